@@ -1,0 +1,1 @@
+"""codio_dht: a libp2p Kademlia DHT node (being written)."""

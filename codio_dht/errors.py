@@ -1,0 +1,91 @@
+"""Every error this package raises on purpose, by who is at fault.
+
+Foreign exceptions (libp2p, sqlite3, protobuf, sockets) are translated once, at the adapter that
+meets them, with ``from``; past it only these are seen.
+"""
+
+from __future__ import annotations
+
+
+class CodioError(Exception):
+    """Base of all errors of this package."""
+
+
+# --- local misuse: the caller's mistake, raised at once, naming the argument -----------------------
+
+
+class UsageError(CodioError, ValueError):
+    """A wrong argument or call; the message names the argument and what would be right."""
+
+
+class ConfigError(UsageError):
+    """An impossible configuration value; the message names the field."""
+
+
+class NotRunningError(CodioError, RuntimeError):
+    """The node is not open (not yet entered, or already closed)."""
+
+
+# --- remote misbehaviour --------------------------------------------------------------------------
+
+
+class RemoteError(CodioError):
+    """A peer broke the protocol."""
+
+
+class FrameError(RemoteError):
+    """A length prefix or frame that no conforming peer sends."""
+
+
+class MessageError(RemoteError):
+    """A frame whose bytes are not a DHT message, or one that cannot be answered."""
+
+
+class AddressError(RemoteError, ValueError):
+    """Bytes or text that are not a usable multiaddr."""
+
+
+class PeerIdError(RemoteError, ValueError):
+    """Bytes or text that are not a peer id."""
+
+
+# --- the network ----------------------------------------------------------------------------------
+
+
+class NetworkError(CodioError):
+    """A peer could not be reached or talked to."""
+
+
+class DialError(NetworkError):
+    """No address of the peer led to an authenticated connection."""
+
+
+class StreamError(NetworkError):
+    """A stream or its connection ended, or the peer does not speak the protocol."""
+
+
+class UnsupportedProtocolError(StreamError):
+    """The peer answered that it does not speak the protocol."""
+
+
+class DeadlineError(NetworkError, TimeoutError):
+    """The deadline passed first."""
+
+
+class NoPeersError(NetworkError):
+    """The routing table is empty: there is nobody to ask."""
+
+
+# --- capacity and storage -------------------------------------------------------------------------
+
+
+class CapacityError(CodioError):
+    """A named bound is reached; the message names it."""
+
+
+class StorageError(CodioError):
+    """The store could not read or write; what was promised durable before stays so."""
+
+
+class IdentityError(CodioError):
+    """A key file that is missing, unreadable, not a libp2p key, or not this node's."""

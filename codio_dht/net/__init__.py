@@ -1,0 +1,1 @@
+"""libp2p: the ``Host`` port and its implementations. Knows nothing of Kademlia."""

@@ -1,0 +1,232 @@
+"""The ``Host`` port: all that the node needs of libp2p, and all it may use.
+
+Decides nothing; it is the contract that every libp2p stack under the node keeps.
+
+Inbound request-response protocols are served by synchronous objects: the host makes one
+``StreamHandler`` per stream and feeds it what arrives, in order. ``feed`` returns what to send::
+
+    bytes            send these (may be empty) and go on reading
+    Parked(data, on_ready)
+                     send ``data``; the answer to the next request waits for a load from the store.
+                     The host feeds nothing until the callback it gave to ``on_ready`` has been
+                     called, then calls ``feed(b"", now)``. Only this stream waits, never its
+                     connection.
+    Reset(reason)    reset the stream; the handler is finished
+
+At the peer's end of sending the host calls ``eof(now)``: it returns bytes still to send, and the
+stream is then closed normally. However a stream ends, ``closed()`` is called exactly once. None of
+these methods raises on a peer's bytes; if one raises all the same, the host resets that stream,
+counts and logs it, and lives on.
+
+Addresses are ``multiaddr.Multiaddr``; deadlines are absolute times of the host's monotonic clock
+(``trio.current_time()``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from multiaddr import Multiaddr
+
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.peer import PeerId
+
+# --- serving --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """Send ``data``, then wait: see the module's contract."""
+
+    data: bytes
+    on_ready: Callable[[Callable[[], None]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """Reset the stream. ``reason`` is for counters and logs, a short fixed phrase."""
+
+    reason: str
+
+
+class StreamHandler(Protocol):
+    """One inbound stream of a request-response protocol, sans I/O."""
+
+    def feed(self, data: bytes, now: Monotonic) -> bytes | Parked | Reset:
+        """Take ``data`` as it arrived; say what to do."""
+        ...
+
+    def eof(self, now: Monotonic) -> bytes | Parked | Reset:
+        """The peer has finished sending."""
+        ...
+
+    def closed(self) -> None:
+        """The stream is over, for whatever reason; called exactly once."""
+        ...
+
+
+StreamHandlerFactory = Callable[[PeerId], StreamHandler]
+
+
+class Stream(Protocol):
+    """A bidirectional stream. Not safe for two readers or two writers at once.
+
+    Every method may raise ``StreamError``. A cancelled ``write`` leaves the stream unusable (it is
+    reset) but never harms its connection.
+    """
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    @property
+    def protocol(self) -> str: ...
+
+    async def read(self, max_bytes: int) -> bytes:
+        """At least one byte, at most ``max_bytes``; ``b""`` when the peer has finished sending."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send all of ``data``."""
+        ...
+
+    async def close_write(self) -> None:
+        """Finish sending; reading goes on."""
+        ...
+
+    async def close(self) -> None:
+        """End the stream normally. Idempotent, never raises."""
+        ...
+
+    async def reset(self) -> None:
+        """Abort the stream. Idempotent, never raises, safe under cancellation."""
+        ...
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PeerIdentified:
+    """A connected peer said (identify or identify push) what it speaks and where it listens."""
+
+    peer_id: PeerId
+    protocols: frozenset[str]
+    addrs: tuple[Multiaddr, ...]
+    agent: str
+    observed_addr: Multiaddr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerGone:
+    """The last connection to a peer ended."""
+
+    peer_id: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class AddrsChanged:
+    """The host's own addresses changed."""
+
+    addrs: tuple[Multiaddr, ...]
+
+
+HostEvent = PeerIdentified | PeerGone | AddrsChanged
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionInfo:
+    """One open connection, for people to look at."""
+
+    peer_id: PeerId
+    addr: Multiaddr | None
+    inbound: bool
+    agent: str
+    protocols: frozenset[str]
+
+
+# --- the port -------------------------------------------------------------------------------------
+
+
+class Host(Protocol):
+    """A libp2p host: identity, connections, streams."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Own identity."""
+        ...
+
+    @property
+    def addrs(self) -> tuple[Multiaddr, ...]:
+        """Own addresses as told to others: listened on (wildcards expanded) or announced,
+        without a trailing ``/p2p``."""
+        ...
+
+    async def connect(
+        self, peer_id: PeerId, addrs: Sequence[Multiaddr], deadline: Monotonic
+    ) -> None:
+        """Make sure that there is a connection to the peer; all of ``addrs`` are tried.
+
+        Returns at once if connected. Concurrent calls for one peer share one dial.
+
+        Raises:
+            DialError: no address led to this peer.
+            DeadlineError: the deadline passed first.
+        """
+        ...
+
+    async def open_stream(self, peer_id: PeerId, protocol: str, deadline: Monotonic) -> Stream:
+        """A new stream to a connected peer.
+
+        Raises:
+            UnsupportedProtocolError: the peer does not speak ``protocol``.
+            StreamError: not connected, or the connection ended.
+            DeadlineError: the deadline passed first.
+        """
+        ...
+
+    async def disconnect(self, peer_id: PeerId) -> None:
+        """Close every connection to the peer, if any."""
+        ...
+
+    async def ping(self, peer_id: PeerId, deadline: Monotonic) -> float:
+        """One round trip of ``/ipfs/ping/1.0.0`` to a connected peer, in seconds.
+
+        Raises as ``open_stream``.
+        """
+        ...
+
+    def is_connected(self, peer_id: PeerId) -> bool:
+        """Whether a connection to the peer is open."""
+        ...
+
+    def connections(self) -> list[ConnectionInfo]:
+        """Every open connection."""
+        ...
+
+    def serve(
+        self, protocol: str, factory: StreamHandlerFactory, *, idle_timeout_s: float
+    ) -> None:
+        """Answer ``protocol`` and advertise it in identify. A stream on which nothing arrives for
+        ``idle_timeout_s`` is reset."""
+        ...
+
+    def serve_stream(self, protocol: str, handler: Callable[[Stream], Awaitable[None]]) -> None:
+        """Answer ``protocol`` with a task per stream, for what is not request-response."""
+        ...
+
+    def unserve(self, protocol: str) -> None:
+        """Stop answering and advertising ``protocol``; its inbound streams are reset."""
+        ...
+
+    def events(self) -> AbstractAsyncContextManager[AsyncIterator[HostEvent]]:
+        """Subscribe. The first events describe the peers already identified. A subscriber that
+        falls behind by more than the host's event bound loses the oldest events and nothing else.
+        """
+        ...
+
+    def stats(self) -> dict[str, int]:
+        """Counters of the host, by name: what it refused, dropped, guarded."""
+        ...

@@ -1,0 +1,1 @@
+"""Durable state: executes what ``core.records`` asks for; decides nothing, knows no network."""
