@@ -33,6 +33,19 @@ class RemoteError(CodioError):
     """A peer broke the protocol."""
 
 
+class ProtocolError(RemoteError):
+    """A peer's bytes break a protocol of the libp2p stack, or prove nothing they should prove.
+
+    ``layer`` (``"multistream"``, ``"noise"``, ``"yamux"``, ...) and ``reason`` are short fixed
+    phrases, fit for counters; nothing of the peer's bytes is in them.
+    """
+
+    def __init__(self, layer: str, reason: str) -> None:
+        super().__init__(f"{layer}: {reason}")
+        self.layer = layer
+        self.reason = reason
+
+
 class FrameError(RemoteError):
     """A length prefix or frame that no conforming peer sends."""
 

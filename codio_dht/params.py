@@ -22,14 +22,38 @@ KEY_BITS: Final = 256
 K: Final = 20
 """Replication parameter: bucket size, and the number of closest peers (SPEC)."""
 
+MAX_K: Final = 1_000
+"""Largest replication parameter taken from a configuration."""
+
 ALPHA: Final = 10
 """Requests in flight in one lookup (GO; SPEC says 10)."""
+
+MAX_ALPHA: Final = 100
+"""Largest concurrency taken from a configuration."""
 
 BETA: Final = 3
 """Closest peers that must have answered before the follow-up starts (GO ``resiliency``)."""
 
+MAX_LOOKUP_TASKS: Final = 256
+"""Requests of one lookup that may be open at once, those past their soft deadline included; a peer
+past the bound counts as failed."""
+
+MAX_LOOKUPS: Final = 256
+"""Lookups that run at once; further ones wait, within their own deadline."""
+
 MAX_CLOSER_PEERS_ACCEPTED: Final = 2 * K
 """Closer peers read from one reply; the rest is cut (GO: 2k, against quadratic stalls)."""
+
+STALL_AFTER_REPLIES: Final = 3
+"""Replies in a row that bring nobody among the k nearest: the lookup is stalled, and asks up to k
+at once (RS)."""
+
+MAX_LOOKUP_PEERS: Final = 2_000
+"""Peers one lookup remembers; then a nearer one replaces the farthest not asked, others are ignored
+(a lookup in an honest network hears of 200 to 400)."""
+
+MAX_PROVIDERS_PER_LOOKUP: Final = 10_000
+"""Providers one lookup collects; it is over when it has them."""
 
 QUERY_TIMEOUT_S: Final = 60.0
 """A whole lookup, seconds (RS ``QueryConfig.timeout``)."""
@@ -41,8 +65,19 @@ DIAL_TIMEOUT_S: Final = 5.0
 """Connecting to one peer, all of its addresses together, seconds (GO dials for up to 60 s; a
 lookup has better peers to ask by then)."""
 
+PEER_TIMEOUT_S: Final = 25.0
+"""One peer in all, seconds: dialling, a reply, and the one retry (GO: dial, 10 s, 10 s)."""
+
+SOFT_DEADLINE_S: Final = 3.0
+"""A lookup waits no longer than this for a peer before it asks others instead, seconds; a later
+answer still counts (RS: 10 s)."""
+
 PROVIDE_RPC_TIMEOUT_S: Final = 10.0
 """Handing one provider record to one peer, dial included, seconds (GO sweep: 10; classic: 30)."""
+
+PROVIDE_CONFIRM_TIMEOUT_S: Final = 3.0
+"""How long a sent provider record waits for the peer to end the stream, seconds; without that it
+counts as sent, not as confirmed."""
 
 # --- frames and replies -------------------------------------------------------------------------
 
@@ -56,6 +91,25 @@ implementation can read every reply."""
 MAX_PEER_ENTRY_BYTES: Final = 8 * 1024
 """One serialised ``Peer`` entry, read or written; addresses past it are dropped (GO 0.42)."""
 
+MAX_REPLY_CLOSER_ENTRIES: Final = 4 * K
+"""Closer-peer entries of one reply that are looked at, broken ones included; later ones are ignored
+(twice what a lookup accepts)."""
+
+MAX_REPLY_PROVIDER_ENTRIES: Final = 1_000
+"""Provider entries of one reply that are looked at; later ones are ignored (GO has sent 30,000 in one
+reply: decoding them all would stop everything else for 0.1 s)."""
+
+MAX_REQUEST_PROVIDER_ENTRIES: Final = 32
+"""Provider entries of one ADD_PROVIDER that are looked at; later ones are ignored (all that count
+are the sender's own, and every implementation sends exactly one)."""
+
+MAX_ENTRY_ADDRS_EXAMINED: Final = 128
+"""Addresses of one peer entry that are looked at, broken ones included; later ones are ignored."""
+
+MAX_MESSAGE_ADDRS_EXAMINED: Final = 4_096
+"""Addresses of one message's provider (or closer) entries that are looked at, all entries together;
+the entries after it are kept without addresses. Judging an unknown address takes about 5 us."""
+
 MAX_VARINT_BYTES: Final = 10
 """A varint longer than this is an error: 64 bits in groups of seven (LEB128)."""
 
@@ -64,6 +118,44 @@ MAX_PROVIDER_KEY_BYTES: Final = 80
 
 STREAM_IDLE_TIMEOUT_S: Final = 60.0
 """An inbound kad stream without a request is reset after this many seconds (GO)."""
+
+KEPT_STREAM_MAX_AGE_S: Final = 50.0
+"""A kept outbound stream idle for longer is not reused: GO's servers reset it after 60 s."""
+
+MAX_KEPT_STREAMS: Final = 1_000
+"""Idle outbound kad streams kept in all; the least recently used one is closed past it."""
+
+MAX_REUSE_FAILURES: Final = 3
+"""After this many dead reused streams a peer gets one stream per request (GO
+``streamReuseTries``)."""
+
+MAX_REQUESTS_PER_TURN: Final = 32
+"""Requests answered from one stream before others run (design: 32 requests or 2 ms)."""
+
+MAX_SECONDS_PER_TURN: Final = 0.002
+"""Time spent on one stream's requests before others run, seconds."""
+
+MAX_LOADS_PER_REQUEST: Final = 3
+"""Times one request may wait for the store (the rows may be evicted again before it is answered);
+then its stream is reset."""
+
+FLUSH_INTERVAL_S: Final = 1.0
+"""Unsaved provider records of others are written this often, seconds: what a crash may lose."""
+
+EXPIRY_INTERVAL_S: Final = 600.0
+"""Expired provider rows are deleted this often, seconds (GO: hourly)."""
+
+EXPIRY_BATCH: Final = 5_000
+"""Rows deleted in one transaction, so that loads and flushes get their turn."""
+
+RESTART_DELAY_S: Final = 1.0
+"""Background work that failed by a bug begins again after this many seconds."""
+
+REPROVIDE_CHECK_S: Final = 60.0
+"""The reprovide schedule is looked at least this often, seconds: the Unix clock may jump."""
+
+SNAPSHOT_INTERVAL_S: Final = 300.0
+"""The routing table is remembered on disk this often, seconds."""
 
 # --- records ------------------------------------------------------------------------------------
 
@@ -87,6 +179,50 @@ no bound: eight public keys have had more than 30,000)."""
 MAX_PROVIDER_RECORDS: Final = 2_000_000
 """Provider records of others kept in all; a new one past it is refused, refreshes never."""
 
+MAX_RECORD_ADDR_BYTES: Final = 4 * 1024
+"""Addresses of one provider record together; later ones are dropped."""
+
+MAX_PROVIDERS_PER_REPLY: Final = 300
+"""Providers of one key put into a reply, chosen at random: at 54 bytes for an Ed25519 peer with one
+IPv4 address, no more fit into ``REPLY_BUDGET_BYTES``."""
+
+MAX_CACHED_PROVIDER_BYTES: Final = 32 * 1024 * 1024
+"""Memory of provider rows read from the store, bytes (estimated); the keys that were not asked for
+for longest leave it."""
+
+MAX_UNSAVED_RECORDS: Final = 65_536
+"""Provider records not yet written to the store. Past it new ones are refused until a flush
+succeeds: they could not be kept anyway."""
+
+MAX_UNSAVED_BYTES: Final = 32 * 1024 * 1024
+"""Memory of those records, bytes (estimated); likewise."""
+
+FLUSH_BATCH_ROWS: Final = 1_024
+"""Rows written in one transaction."""
+
+MAX_TRACKED_LOADS: Final = 1_024
+"""Loads under way whose key is watched for writes that overtake them; past it the oldest is no
+longer watched, and its rows may be missing those writes until they leave the cache."""
+
+LOAD_RETRY_S: Final = 10.0
+"""A key whose rows could not be read is answered from memory for this long, seconds."""
+
+KEY_FILTER_BITS_PER_KEY: Final = 16
+"""Bits of the filter of keys on disk, per key it is made for: with 4 probes, 0.24 % false hits
+(Bloom 1970), each of which costs one read of the store."""
+
+KEY_FILTER_PROBES: Final = 4
+"""Bits set per key."""
+
+MAX_REPROVIDES_AT_ONCE: Final = 8
+"""Own keys announced at once, each with a lookup of its own (JS 10)."""
+
+PROVIDE_RETRY_S: Final = 60.0
+"""A failed announcement is tried again after this many seconds, doubled each time ..."""
+
+PROVIDE_RETRY_MAX_S: Final = 3_600.0
+"""... up to this many."""
+
 # --- routing table ------------------------------------------------------------------------------
 
 REFRESH_INTERVAL_S: Final = 600.0
@@ -101,8 +237,11 @@ LOW_PEERS: Final = 10
 LOW_PEERS_CHECK_S: Final = 120.0
 """How often that is looked at, seconds (GO)."""
 
-MAX_BOOTSTRAP_DIALS: Final = 2
-"""Bootstrap peers dialled at a time when peers run low (GO ``maxNBoostrappers``)."""
+MAX_BOOTSTRAP_DIALS: Final = 4
+"""Bootstrap peers dialled at a time (GO ``maxNBoostrappers``: 2)."""
+
+BOOTSTRAP_DIAL_TIMEOUT_S: Final = 15.0
+"""Connecting to one bootstrap peer, name resolution included, seconds; there are few, so patient."""
 
 PROBE_TIMEOUT_S: Final = 10.0
 """An admission or liveness probe (FIND_NODE for the peer's own id), seconds (GO)."""
@@ -110,6 +249,36 @@ PROBE_TIMEOUT_S: Final = 10.0
 LIVENESS_GRACE_S: Final = 43.2 * 60.0
 """A table entry that has not answered us for this long is probed, seconds (GO:
 ``ln(1/k) / ln(1 - alpha/k) * refresh``)."""
+
+MAX_LIVENESS_PROBES: Final = 16
+"""Liveness probes of table entries in flight at once; the others wait."""
+
+MAX_ADMISSION_PROBES: Final = 64
+"""Admission probes in flight at once (GO 256, NIM 50, ZK 3); further candidates wait."""
+
+MAX_ADMISSION_QUEUE: Final = 512
+"""Candidates waiting for a probe; a new one is refused while it is full."""
+
+ADMISSION_BACKOFF_S: Final = 10.0
+"""A candidate that failed is not probed again for this long, seconds; doubles with each failure."""
+
+MAX_ADMISSION_BACKOFF_S: Final = 300.0
+"""The back-off's ceiling, seconds (NIM 5 min)."""
+
+MAX_ADMISSION_MEMORY: Final = 2_048
+"""Failed candidates remembered; the one that failed longest ago is forgotten when it is full."""
+
+SETTLE_REFRESHES: Final = 2
+"""Peers that enter while the node joins can be replaced until this many refreshes are over ..."""
+
+SETTLE_DELAY_S: Final = 60.0
+"""... and this many seconds more (GO)."""
+
+MAX_PREIMAGE_EFFORT: Final = 64
+"""A preimage search ends after this many times the expected tries (it then fails once in e**64)."""
+
+PREIMAGE_TRIES_PER_SLICE: Final = 1_000
+"""Tries between two chances for others to run: under 1 ms."""
 
 MAX_ADDRS_PER_PEER: Final = 32
 """Addresses kept for one peer; later ones are dropped."""
@@ -120,3 +289,108 @@ HEARD_ADDR_TTL_S: Final = 120.0
 CONNECTED_ADDR_TTL_S: Final = 15 * 60.0
 """Addresses a peer gave itself (identify) live this long after it left, seconds (GO
 ``RecentlyConnectedAddrTTL``)."""
+
+MAX_ADDR_BYTES: Final = 1_024
+"""Longest multiaddr read; a longer one is dropped (those in use stay under 300)."""
+
+ADDRESS_CACHE_ENTRIES: Final = 8_192
+"""Addresses whose classification is remembered; the least recently met is forgotten."""
+
+MAX_HEARD_PEERS: Final = 8_192
+"""Peers in the book that are only hearsay; the one heard of least recently is forgotten."""
+
+MAX_TOLD_PEERS: Final = 8_192
+"""Peers in the book that gave an address themselves and are neither connected nor in the table;
+the one that did so least recently is forgotten."""
+
+# --- the libp2p stack ---------------------------------------------------------------------------
+
+MAX_NEGOTIATION_MESSAGE_BYTES: Final = 512
+"""Longest multistream-select message read from an authenticated peer, newline included (GO reads
+1,024; protocol ids in use stay under 100)."""
+
+MAX_UNAUTHENTICATED_NEGOTIATION_MESSAGE_BYTES: Final = 128
+"""The same before the peer is authenticated, where only security protocols are proposed."""
+
+MAX_NEGOTIATION_ROUNDS: Final = 32
+"""Proposals (or ``ls``) answered in one negotiation; the next one is a protocol error."""
+
+MAX_NOISE_HANDSHAKE_MESSAGE_BYTES: Final = 8 * 1024
+"""Longest Noise handshake message: an RSA-8192 key and signature with room for extensions."""
+
+MAX_EARLY_MUXERS: Final = 16
+"""Stream muxers read from a peer's Noise extensions; the rest is ignored."""
+
+YAMUX_WINDOW_BYTES: Final = 256 * 1024
+"""Receive window of a stream; the specification fixes its initial size (GO and RS raise it for
+bulk transfers, which the DHT has none of)."""
+
+MAX_INBOUND_STREAMS: Final = 512
+"""Streams one connection's peer may have open; a further one is reset (RS 512)."""
+
+MAX_INBOUND_BACKLOG: Final = 256
+"""Inbound streams that have not agreed on a protocol yet; a further one is reset (GO, SPEC)."""
+
+MAX_OUTBOUND_STREAMS: Final = 384
+"""Own streams on one connection: RS ends a connection with more than 512 in both directions."""
+
+MAX_ACK_BACKLOG: Final = 256
+"""Own streams the peer has not acknowledged; the specification allows no more (GO, RS)."""
+
+MAX_CONNECTION_UNREAD_BYTES: Final = 4 * 1024 * 1024
+"""Bytes received on all streams of a connection and not yet taken by their protocols; the stream
+whose data goes past it is reset."""
+
+MAX_STREAM_UNSENT_BYTES: Final = 4 * 1024 * 1024 + 64 * 1024
+"""Bytes of one stream that wait for the peer's window: the largest frame, and a bit."""
+
+MAX_CONNECTION_UNSENT_BYTES: Final = 8 * 1024 * 1024
+"""The same over all streams of one connection."""
+
+MAX_UNFLUSHED_CONTROL_BYTES: Final = 64 * 1024
+"""Answers to pings and refused streams that wait for a peer that does not read; past it the
+connection ends."""
+
+HANDSHAKE_STAGE_TIMEOUT_S: Final = 5.0
+"""Each stage of a connection's upgrade (security agreed, authenticated, muxer agreed), seconds (GO
+15 for all; RS 10)."""
+
+NEGOTIATION_TIMEOUT_S: Final = 10.0
+"""Agreeing on a protocol on an inbound stream, seconds (GO 10); then it is reset."""
+
+KEEP_ALIVE_INTERVAL_S: Final = 30.0
+"""A quiet connection is pinged this often, seconds (GO, JS)."""
+
+KEEP_ALIVE_TIMEOUT_S: Final = 10.0
+"""A ping without an answer, and nothing else received, ends the connection after this, seconds (GO
+``ConnectionWriteTimeout``)."""
+
+MAX_FEEDS_PER_TURN: Final = 32
+"""Pieces handed to protocol handlers before a connection lets others run."""
+
+MAX_FEED_BYTES: Final = 2 * 1024
+"""Size of such a piece: some 30 small requests, under 2 ms of work."""
+
+MAX_FEED_BYTES_PER_TURN: Final = 8 * 1024
+"""All pieces of one turn together."""
+
+STREAM_SWEEP_INTERVAL_S: Final = 5.0
+"""How often a connection looks for streams past their idle time, seconds."""
+
+MAX_IDENTIFY_BYTES: Final = 64 * 1024
+"""Largest identify message, all of its parts together (GO: 8 KiB a part, signed record up to 64
+KiB in all)."""
+
+MAX_IDENTIFY_PROTOCOLS: Final = 256
+"""Protocols kept from one identify message; later ones are dropped (GO 128, later 1,800 seen in an
+attack)."""
+
+MAX_IDENTIFY_TEXT_BYTES: Final = 256
+"""Agent, protocol version and protocol ids longer than this are dropped."""
+
+MAX_MULTIADDR_BYTES: Final = 512
+"""A binary multiaddr longer than this is dropped; the longest in use (WebTransport behind a relay)
+have some 200."""
+
+MAX_ENVELOPE_BYTES: Final = 16 * 1024
+"""Largest signed envelope looked at: 32 addresses and an RSA key fit in 8 KiB."""

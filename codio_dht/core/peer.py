@@ -17,8 +17,8 @@ from codio_dht.core.multihash import is_multihash
 from codio_dht.errors import PeerIdError
 
 if TYPE_CHECKING:
-    from libp2p.peer.id import ID as Libp2pID
-    from libp2p.peer.peerinfo import PeerInfo as Libp2pPeerInfo
+    from libp2p.peer.id import ID as Libp2pID  # noqa: TID251 - a type, never loaded
+    from libp2p.peer.peerinfo import PeerInfo as Libp2pPeerInfo  # noqa: TID251 - as above
 
 MAX_PEER_ID_BYTES: Final = 96
 """Longest peer id taken, bytes: an inlined key is at most 42 bytes, a digest at most 64."""
@@ -56,7 +56,7 @@ class PeerId:
         """The peer id written in base58btc or as a CIDv1 of codec libp2p-key (IPFS peer-ids)."""
         if text.startswith(("1", "Qm")):
             return cls.from_base58(text)
-        from cid import make_cid
+        from cid import make_cid  # noqa: PLC0415 - slow to load, rarely needed
 
         try:
             cid = make_cid(text)
@@ -105,7 +105,7 @@ class PeerId:
 
     def to_libp2p(self) -> Libp2pID:
         """The same identity as a ``libp2p.peer.id.ID`` (imports libp2p)."""
-        from libp2p.peer.id import ID
+        from libp2p.peer.id import ID  # noqa: PLC0415, TID251 - only for who asks for it
 
         return ID(self._bytes)
 
@@ -147,7 +147,9 @@ class PeerInfo:
 
     def to_libp2p(self) -> Libp2pPeerInfo:
         """As a ``libp2p.peer.peerinfo.PeerInfo`` (imports libp2p)."""
-        from libp2p.peer.peerinfo import PeerInfo as Libp2pPeerInfo
+        from libp2p.peer.peerinfo import (  # noqa: PLC0415, TID251 - only for who asks for it
+            PeerInfo as Libp2pPeerInfo,
+        )
 
         return Libp2pPeerInfo(self.peer_id.to_libp2p(), self.addrs)
 

@@ -1,29 +1,388 @@
-"""Provider records of others (being written)."""
+"""Provider records of others: who provides what, as far as this node was told.
+
+Decides which records are taken, which are told, and what must be read from or written to the store,
+which the node does for it:
+
+    add    at once, never waits for the store: into memory, and into the unsaved writes
+    get    rows, or ``Load``: then the node reads the key's rows, calls ``loaded`` (or
+           ``load_failed``), and asks again
+    take_flush / flushed / flush_failed    the node writes one batch at a time
+    expired                                the node deleted rows that had expired
+
+Memory holds three things, each bounded: the rows of keys that were asked for (a cache; the key not
+asked for for longest leaves), the unsaved writes (:mod:`codio_dht.core.unsaved`), and a filter of
+the keys on disk (:mod:`codio_dht.core.key_filter`): a key without records never costs a read.
+
+What happens at the bounds:
+- A key with ``max_per_key`` providers takes no new one. Where the key is not in memory the store
+  holds to this (``Flush.max_per_key``).
+- At ``max_records`` in all no new record is taken. A refresh is; where only the store can tell
+  which it is, the record is written only if it is one.
+- While the unsaved writes are full (the store fails or is too slow), nothing is taken but newer
+  versions of what is waiting there.
+
+All times are Unix time. A record that has expired is never told; its addresses expire before it.
+Reports may come late: what is written while a load is under way is merged into what it brings.
+"""
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
+from math import inf
 
 from codio_dht.core.clock import UnixTime
+from codio_dht.core.key_filter import KeyFilter
 from codio_dht.core.peer import PeerId
+from codio_dht.core.steps import Load
+from codio_dht.core.unsaved import Flush, ProviderRow, Rows, Unsaved
+from codio_dht.params import (
+    LOAD_RETRY_S,
+    MAX_ADDRS_PER_PEER,
+    MAX_CACHED_PROVIDER_BYTES,
+    MAX_PROVIDER_RECORDS,
+    MAX_PROVIDERS_PER_KEY,
+    MAX_RECORD_ADDR_BYTES,
+    MAX_TRACKED_LOADS,
+    MAX_UNSAVED_RECORDS,
+    PROVIDER_ADDR_TTL_S,
+    PROVIDER_TTL_S,
+)
+
+__all__ = ["AddOutcome", "Flush", "ProviderRecords", "ProviderRow", "RecordStats"]
+
+_KEY_OVERHEAD_BYTES = 500
+"""A cached key without its rows, estimated."""
+
+_MIN_STALE_KEYS = 1_024
+"""A filter with fewer keys that are no longer on disk is not worth building anew."""
+
+
+class AddOutcome(Enum):
+    """What became of a record."""
+
+    ADDED = "added"
+    """Taken; also where only the store knows that it had an older one."""
+    REFRESHED = "refreshed"
+    """Taken in place of an older one (or, when full, if the store has an older one)."""
+    REFUSED_KEY_FULL = "refused_key_full"
+    """The key has as many providers as are kept."""
+    REFUSED_FULL = "refused_full"
+    """The records, or the unsaved writes, are as many as are kept."""
 
 
 @dataclass(frozen=True, slots=True)
-class ProviderRow:
-    """One provider of one key as it is kept: all times Unix seconds, addresses binary."""
+class RecordStats:
+    """Counts, for people and metrics."""
 
-    key: bytes
-    provider: PeerId
-    addrs: tuple[bytes, ...]
-    received: UnixTime
-    addrs_expire: UnixTime
-    expires: UnixTime
+    records: int
+    """Records held, unsaved ones and expired ones not yet deleted included."""
+    keys: int
+    """Keys with records on disk, those whose records are gone since the last rebuild included."""
+    unsaved: int
+    cached_keys: int
+    cached_bytes: int
+    loading: int
+    outcomes: dict[str, int]
+    """How often ``add`` came to each outcome."""
 
 
-@dataclass(frozen=True, slots=True)
-class Flush:
-    """Rows to write in one transaction. A new row of a key that already holds ``max_per_key``
-    rows is left out; a row that exists is replaced."""
+class _Cached:
+    """The rows of one key: all of them, or (``partial``) what is known without the store."""
 
-    rows: tuple[ProviderRow, ...]
-    max_per_key: int
+    __slots__ = ("partial_since", "rows", "size", "view", "view_until")
+
+    def __init__(self, rows: Rows, partial_since: UnixTime | None = None) -> None:
+        self.rows = rows
+        self.partial_since = partial_since
+        self.size = _KEY_OVERHEAD_BYTES + sum([row.memory_bytes for row in rows.values()])
+        self.view: tuple[ProviderRow, ...] = ()
+        self.view_until = -inf
+
+    def put(self, row: ProviderRow) -> int:
+        """Take in ``row``; by how much that grew."""
+        provider = row.provider.to_bytes()
+        old = self.rows.get(provider)
+        self.rows[provider] = row
+        self.view_until = -inf
+        growth = row.memory_bytes - (0 if old is None else old.memory_bytes)
+        self.size += growth
+        return growth
+
+    def unexpired(self, now: UnixTime) -> tuple[ProviderRow, ...]:
+        """What may be told; the same object until that changes."""
+        if now >= self.view_until:
+            self.view = tuple([row for row in self.rows.values() if row.expires > now])
+            self.view_until = min([row.expires for row in self.view], default=inf)
+        return self.view
+
+
+class ProviderRecords:
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        ttl_s: float = PROVIDER_TTL_S,
+        addr_ttl_s: float = PROVIDER_ADDR_TTL_S,
+        max_per_key: int = MAX_PROVIDERS_PER_KEY,
+        max_records: int = MAX_PROVIDER_RECORDS,
+        max_cached_bytes: int = MAX_CACHED_PROVIDER_BYTES,
+        unsaved: Unsaved | None = None,
+    ) -> None:
+        self.ttl_s = ttl_s
+        self._addr_ttl_s = min(addr_ttl_s, ttl_s)
+        self._max_per_key = max_per_key
+        self._max_records = max_records
+        self._max_cached_bytes = max_cached_bytes
+        self._unsaved = Unsaved() if unsaved is None else unsaved
+        self._cache: OrderedDict[bytes, _Cached] = OrderedDict()
+        self._cached_bytes = 0
+        self._loading: OrderedDict[bytes, list[tuple[ProviderRow, bool]]] = OrderedDict()
+        """Keys being read, and what was written meanwhile."""
+        self._filter = KeyFilter(max_records)
+        self._on_disk = 0
+        self._stale_keys = 0
+        self._since_rebuild: list[bytes] | None = None
+        self._added_since_rebuild = 0
+        self._outcomes: Counter[str] = Counter()
+
+    # --- records ----------------------------------------------------------------------------------
+
+    def add(
+        self, key: bytes, provider: PeerId, addrs: tuple[bytes, ...], now: UnixTime
+    ) -> AddOutcome:
+        """``provider`` said that it provides ``key`` and is found at ``addrs``."""
+        outcome = self._add(key, provider, addrs, now)
+        self._outcomes[outcome.value] += 1
+        return outcome
+
+    def _add(
+        self, key: bytes, provider: PeerId, addrs: tuple[bytes, ...], now: UnixTime
+    ) -> AddOutcome:
+        unsaved = self._unsaved
+        provider_id = provider.to_bytes()
+        row = ProviderRow(
+            key,
+            provider,
+            _bounded(addrs),
+            now,
+            UnixTime(now + self._addr_ttl_s),
+            UnixTime(now + self.ttl_s),
+        )
+        if not unsaved.has_room(row):
+            return AddOutcome.REFUSED_FULL
+        cached = self._cache.get(key)
+        full = self._on_disk + unsaved.new_rows >= self._max_records
+        sure = True
+        if cached is not None and cached.partial_since is None:
+            old = cached.rows.get(provider_id)
+            known = old is not None and old.expires > now
+            if old is None and len(cached.rows) >= self._max_per_key:
+                return AddOutcome.REFUSED_KEY_FULL
+            if full and not known:
+                return AddOutcome.REFUSED_FULL
+        else:
+            waits = unsaved.is_sure(key, provider_id)
+            known = waits or unsaved.writes(key, provider_id)
+            if not known and unsaved.has_providers(key, self._max_per_key):
+                return AddOutcome.REFUSED_KEY_FULL
+            if full and not known:
+                if key not in self._filter:
+                    return AddOutcome.REFUSED_FULL
+                sure = False
+        unsaved.put(row, sure=sure)
+        if cached is not None:
+            self._cached_bytes += cached.put(row)
+            self._evict()
+        return AddOutcome.REFRESHED if known or not sure else AddOutcome.ADDED
+
+    def get(self, key: bytes, now: UnixTime) -> tuple[ProviderRow, ...] | Load:
+        """The unexpired rows of ``key``; the same tuple until they change."""
+        cached = self._cache.get(key)
+        if cached is not None:
+            if not self._is_due_again(cached, now):
+                self._cache.move_to_end(key)
+                return cached.unexpired(now)
+            self._forget(key)
+        if key in self._filter:
+            if key not in self._loading:
+                if len(self._loading) >= MAX_TRACKED_LOADS:
+                    self._loading.popitem(last=False)
+                self._loading[key] = []
+            return Load(key)
+        rows: Rows = {}
+        self._merge(rows, self._unsaved.rows_of(key))
+        return self._remember(key, _Cached(rows)).unexpired(now) if rows else ()
+
+    # --- loads ------------------------------------------------------------------------------------
+
+    def loaded(self, key: bytes, rows: Iterable[ProviderRow], now: UnixTime) -> None:
+        """The store has ``rows`` for ``key``. A no-op if the rows are in memory already."""
+        overtaking = self._loading.pop(key, [])
+        cached = self._cache.get(key)
+        if cached is not None and cached.partial_since is None:
+            return
+        self._forget(key)
+        merged = {row.provider.to_bytes(): row for row in rows}
+        self._merge(merged, overtaking)
+        self._settle_perhaps(key, merged, now)
+        self._merge(merged, self._unsaved.rows_of(key))
+        self._remember(key, _Cached(merged))
+
+    def load_failed(self, key: bytes, now: UnixTime) -> None:
+        """The store could not read ``key``: for a while it is answered from memory alone."""
+        self._loading.pop(key, None)
+        if key not in self._cache:
+            rows: Rows = {}
+            self._merge(rows, self._unsaved.rows_of(key))
+            self._remember(key, _Cached(rows, partial_since=now))
+
+    def _merge(self, rows: Rows, younger: Iterable[tuple[ProviderRow, bool]]) -> None:
+        """Do to ``rows`` what the store does when it writes ``younger``."""
+        for row, sure in younger:
+            provider = row.provider.to_bytes()
+            if provider in rows or (sure and len(rows) < self._max_per_key):
+                rows[provider] = row
+
+    def _settle_perhaps(self, key: bytes, rows: Rows, now: UnixTime) -> None:
+        """Now it shows which rows refresh one on disk; the others are dropped."""
+        for row in self._unsaved.drop_perhaps(key):
+            old = rows.get(row.provider.to_bytes())
+            if old is not None and old.expires > now:
+                self._unsaved.put(row, sure=True)
+
+    # --- writes -----------------------------------------------------------------------------------
+
+    def take_flush(self) -> Flush | None:
+        """The next batch to write; None while one is being written, or if all is. Report it with
+        :meth:`flushed` or :meth:`flush_failed`."""
+        return self._unsaved.take(self._max_per_key)
+
+    def flushed(self, batch: Flush, added: int | None = None) -> None:
+        """``batch`` is on disk, with ``added`` rows that had no older version there.
+
+        Without ``added`` the total of records is an estimate until the filter is rebuilt. A no-op
+        for any other batch than the one taken last.
+        """
+        if not self._unsaved.written(batch):
+            return
+        adds = batch.max_per_key > 0
+        estimate = 0
+        for row in batch.rows:
+            key = row.key
+            if key in self._loading:
+                self._loading[key].append((row, adds))
+            if adds:
+                if added is None and key not in self._filter:
+                    estimate += 1
+                self._filter.add(key)
+        if adds and self._since_rebuild is not None:
+            self._since_rebuild += [row.key for row in batch.rows]
+            self._added_since_rebuild += len(batch.rows)
+            if len(self._since_rebuild) > MAX_UNSAVED_RECORDS:
+                self._since_rebuild = None  # it takes too long: give it up
+        self._on_disk += estimate if added is None else added
+
+    def flush_failed(self, batch: Flush) -> None:
+        """``batch`` could not be written: nothing of it is lost, :meth:`take_flush` returns it
+        again before anything younger. A no-op for any other batch than the one taken last."""
+        self._unsaved.failed(batch)
+
+    def expired(self, keys: Iterable[bytes]) -> None:
+        """The store deleted an expired row of each of ``keys`` (one may come several times)."""
+        for key in keys:
+            self._forget(key)
+            self._stale_keys += 1
+            self._on_disk = max(0, self._on_disk - 1)
+
+    # --- the filter of keys on disk ---------------------------------------------------------------
+
+    def remember_keys(self, keys: Iterable[tuple[bytes, int]]) -> None:
+        """The store holds these keys, each with so many rows. For the start; may be called with a
+        part at a time."""
+        for key, count in keys:
+            self._filter.add(key)
+            self._on_disk += count
+
+    def rebuild_due(self) -> bool:
+        """Whether so many keys are gone from the disk that the filter should be built anew."""
+        return self._stale_keys > max(_MIN_STALE_KEYS, self._filter.keys // 2)
+
+    def begin_rebuild(self) -> KeyFilter:
+        """An empty filter, to be filled (on any thread) with every key on disk and its count, and
+        then handed to :meth:`finish_rebuild`."""
+        self._since_rebuild = []
+        self._added_since_rebuild = 0
+        return KeyFilter(self._max_records)
+
+    def finish_rebuild(self, rebuilt: KeyFilter) -> bool:
+        """Use ``rebuilt`` from now on. False, and a no-op, without a :meth:`begin_rebuild`, or if
+        more than ``MAX_UNSAVED_RECORDS`` rows were written since."""
+        if self._since_rebuild is None:
+            return False
+        for key in self._since_rebuild:
+            rebuilt.add(key)
+        self._filter = rebuilt
+        self._on_disk = rebuilt.rows + self._added_since_rebuild
+        self._stale_keys = 0
+        self._since_rebuild = None
+        return True
+
+    # --- counts -----------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Records held, expired ones not yet deleted included."""
+        return self._on_disk + self._unsaved.new_rows
+
+    def stats(self) -> RecordStats:
+        """Counts at this moment."""
+        return RecordStats(
+            records=len(self),
+            keys=self._filter.keys,
+            unsaved=len(self._unsaved),
+            cached_keys=len(self._cache),
+            cached_bytes=self._cached_bytes,
+            loading=len(self._loading),
+            outcomes=dict(self._outcomes),
+        )
+
+    # --- the cache --------------------------------------------------------------------------------
+
+    def _is_due_again(self, cached: _Cached, now: UnixTime) -> bool:
+        """Whether rows that miss the store's part are due for another try."""
+        since = cached.partial_since
+        return since is not None and not since <= now < since + LOAD_RETRY_S
+
+    def _remember(self, key: bytes, cached: _Cached) -> _Cached:
+        self._cache[key] = cached
+        self._cached_bytes += cached.size
+        self._evict()
+        return cached
+
+    def _forget(self, key: bytes) -> None:
+        cached = self._cache.pop(key, None)
+        if cached is not None:
+            self._cached_bytes -= cached.size
+
+    def _evict(self) -> None:
+        """Forget keys until the bound holds; one key is always kept, and is bounded itself."""
+        while self._cached_bytes > self._max_cached_bytes and len(self._cache) > 1:
+            _, cached = self._cache.popitem(last=False)
+            self._cached_bytes -= cached.size
+
+
+def _bounded(addrs: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """The first addresses that fit into a record."""
+    if len(addrs) <= MAX_ADDRS_PER_PEER and sum(map(len, addrs)) <= MAX_RECORD_ADDR_BYTES:
+        return addrs
+    kept: list[bytes] = []
+    size = 0
+    for addr in addrs[:MAX_ADDRS_PER_PEER]:
+        size += len(addr)
+        if size > MAX_RECORD_ADDR_BYTES:
+            break
+        kept.append(addr)
+    return tuple(kept)

@@ -1,0 +1,1 @@
+"""The process around a node: start and stop, logs, and the control API that commands talk to."""

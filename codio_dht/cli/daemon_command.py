@@ -1,0 +1,148 @@
+"""``codio-dht daemon`` and ``codio-dht demo``: options into settings; the rest is the daemon's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from codio_dht import __version__
+from codio_dht.cli.options import Duration, chosen_data_dir, data_dir_option
+from codio_dht.cli.output import ExitCode, Output, complain
+from codio_dht.daemon.settings import (
+    KuboConfig,
+    ModeName,
+    Settings,
+    StackName,
+    apply_kubo_config,
+    read_kubo_config,
+)
+
+
+@click.command()
+@data_dir_option
+@click.option(
+    "--listen",
+    multiple=True,
+    envvar="CODIO_DHT_LISTEN",
+    metavar="MULTIADDR",
+    help="Listen here (repeatable).  [default: TCP and QUIC on port 4001, IPv4 and IPv6]",
+)
+@click.option(
+    "--announce",
+    multiple=True,
+    envvar="CODIO_DHT_ANNOUNCE",
+    metavar="MULTIADDR",
+    help="Tell others these addresses instead of the ones listened on (repeatable).",
+)
+@click.option(
+    "--bootstrap",
+    multiple=True,
+    envvar="CODIO_DHT_BOOTSTRAP",
+    metavar="MULTIADDR|default|none",
+    help="Join through these peers (repeatable); default is the public network's list.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "server", "client"]),
+    envvar="CODIO_DHT_MODE",
+    help="Serve the DHT, only use it, or decide by reachability.  [default: auto]",
+)
+@click.option(
+    "--stack",
+    type=click.Choice(["py-libp2p"]),
+    default="py-libp2p",
+    envvar="CODIO_DHT_STACK",
+    show_default=True,
+    help="The libp2p implementation.",
+)
+@click.option(
+    "--provider-timeout",
+    type=Duration(),
+    envvar="CODIO_DHT_PROVIDER_TIMEOUT",
+    help="How long records of others are kept.  [default: 24h; 48h with --bootstrap default]",
+)
+@click.option(
+    "--republish-interval",
+    type=Duration(),
+    envvar="CODIO_DHT_REPUBLISH_INTERVAL",
+    help="How often own keys are announced again.  [default: 12h]",
+)
+@click.option(
+    "--import-kubo-config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="CODIO_DHT_IMPORT_KUBO_CONFIG",
+    metavar="FILE",
+    help="Take identity, addresses, bootstrap and mode from a Kubo config; options go first.",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    envvar="CODIO_DHT_JSON",
+    help="Ready line on stdout and log lines on stderr as JSON.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="info",
+    envvar="CODIO_DHT_LOG_LEVEL",
+    show_default=True,
+)
+@click.pass_context
+def daemon(ctx: click.Context, /, import_kubo_config: Path | None, **options: Any) -> int:
+    r"""Run a DHT node in the foreground. Ctrl-C or SIGTERM stops it cleanly.
+
+    With --json the first line on stdout is {"ready":true,"peer_id":...,"addrs":[...]}.
+
+    \b
+    Examples:
+      codio-dht daemon
+      codio-dht daemon --listen /ip4/127.0.0.1/tcp/0 --bootstrap none --data-dir /tmp/node1
+      codio-dht daemon --bootstrap /ip4/192.0.2.7/tcp/4001/p2p/12D3KooW... --mode server
+    """
+    settings = _settings(ctx, options)
+    kubo = read_kubo_config(import_kubo_config) if import_kubo_config else None
+    if kubo is not None:
+        settings = _with_kubo(settings, kubo)
+    settings.bootstrap_addrs  # noqa: B018 - refused before anything is imported or opened
+    from codio_dht.daemon.service import run  # noqa: PLC0415 - trio, which no other command needs
+
+    return run(settings, __version__)
+
+
+def _settings(ctx: click.Context, options: dict[str, Any]) -> Settings:
+    return Settings(
+        data_dir=chosen_data_dir(ctx, options["data_dir"]),
+        listen=options["listen"],
+        announce=options["announce"],
+        bootstrap=options["bootstrap"],
+        mode=cast("ModeName | None", options["mode"]),
+        stack=cast("StackName", options["stack"]),
+        as_json=options["as_json"],
+        log_level=options["log_level"].lower(),
+        provider_timeout_s=options["provider_timeout"],
+        republish_interval_s=options["republish_interval"],
+    )
+
+
+def _with_kubo(settings: Settings, kubo: KuboConfig) -> Settings:
+    for addr in kubo.skipped:
+        complain(f"from the Kubo config: cannot listen on {addr}, left out")
+    return apply_kubo_config(settings, kubo)
+
+
+@click.command()
+@click.option("--nodes", type=click.IntRange(3, 200), default=25, show_default=True)
+@click.option("--json", "as_json", is_flag=True, envvar="CODIO_DHT_JSON", help="NDJSON steps.")
+def demo(nodes: int, as_json: bool) -> ExitCode:
+    """Watch a private network of 25 nodes in this process provide and find something.
+
+    Nothing outside this machine is contacted. The exit code says whether it worked.
+    """
+    from codio_dht.daemon import demo as network  # noqa: PLC0415 - as in daemon
+
+    out = Output(as_json=as_json)
+    worked = network.run(nodes, lambda step: out.result(step.as_json(), *step.as_text()))
+    return ExitCode.OK if worked else ExitCode.FAILED

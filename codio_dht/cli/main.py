@@ -1,0 +1,114 @@
+"""``codio-dht``: the group of all commands, and what every ending looks like.
+
+Decides exit codes (:class:`~codio_dht.cli.output.ExitCode`) and that an error is one line on
+stderr, never a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from codio_dht import __version__
+from codio_dht.cli.client import DaemonDownError, OutOfTimeError
+from codio_dht.cli.commands import COMMANDS
+from codio_dht.cli.daemon_command import daemon, demo
+from codio_dht.cli.options import DATA_DIR_ENV
+from codio_dht.cli.output import (
+    PROGRAM,
+    ClosedPipeError,
+    ExitCode,
+    complain,
+    exit_code_of,
+)
+from codio_dht.daemon.protocol import ControlError
+from codio_dht.errors import CodioError, UsageError
+
+_EPILOG = """\b
+Shell completion (put it into your shell's start-up file):
+  eval "$(_CODIO_DHT_COMPLETE=bash_source codio-dht)"
+  eval "$(_CODIO_DHT_COMPLETE=zsh_source codio-dht)"
+  _CODIO_DHT_COMPLETE=fish_source codio-dht | source
+
+\b
+Exit codes: 0 done, 1 not found or failed, 2 wrong usage, 3 no daemon runs, 124 out of time,
+130 interrupted, 141 nobody reads the output.
+"""
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(f"{PROGRAM} {__version__}")
+        ctx.exit()
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar=DATA_DIR_ENV,
+    metavar="DIR",
+    help="Directory of the daemon; also an option of each command.",
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version)
+def cli(data_dir: Path | None) -> None:
+    r"""A libp2p Kademlia DHT node: run one, and talk to it.
+
+    \b
+    Start here:
+      codio-dht demo                  watch 25 nodes find something, with no network
+      codio-dht daemon                join the public network
+      codio-dht stats                 how is it going? (in another terminal)
+    """
+
+
+for _command in (daemon, demo, *COMMANDS):
+    cli.add_command(_command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code."""
+    try:
+        code = cli.main(list(arguments), prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    except (ClosedPipeError, BrokenPipeError):
+        return ExitCode.CLOSED_PIPE
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else PROGRAM
+        message = error.format_message().rstrip(".").replace("\n", " ")
+        complain(f"{message} (see: {path} --help)")
+        return ExitCode.USAGE
+    except click.ClickException as error:
+        complain(error.format_message())
+        return ExitCode.FAILED
+    except (CodioError, OSError) as error:
+        return _failed(error)
+    return int(code or ExitCode.OK)
+
+
+def _failed(error: CodioError | OSError) -> ExitCode:
+    complain(str(error))
+    match error:
+        case DaemonDownError():
+            return ExitCode.NO_DAEMON
+        case OutOfTimeError():
+            return ExitCode.TIMEOUT
+        case ControlError():
+            return exit_code_of(error.code)
+        case UsageError():
+            return ExitCode.USAGE
+        case _:
+            return ExitCode.FAILED
+
+
+def main() -> NoReturn:
+    """The program."""
+    sys.exit(run(sys.argv[1:]))

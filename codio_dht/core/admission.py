@@ -1,0 +1,238 @@
+r"""Admission: how a peer gets into the routing table, and how it loses its place.
+
+Decides which candidates are probed, when, and what their answers mean. A candidate is a peer that
+speaks the DHT protocol as a server, seen through identify or an inbound request; it is never put
+straight into the table. Its probe is a FIND_NODE for its own id (GO ``lookupCheck``)::
+
+    offer --> queued --next--> probing --on_probe_answered--> in the table, or refused
+                                   \--on_probe_failed / PROBE_TIMEOUT_S--> backing off
+
+An answer admits, except that it has to name at least one peer once the table holds a bucket's worth
+(a peer that knows nobody is no use then). A probe that hangs does not admit, except while the table
+holds less than that: such a peer enters unverified. It counts as never having answered, so it is
+replaceable by any that did, and the first to be probed for liveness.
+
+A peer that answered a lookup's request needs no probe: ``on_reply``. One that failed a dial or a
+request loses its place: ``on_failure``.
+
+While the node joins (from an empty table until the second refresh and a minute more, GO), peers
+enter as replaceable: who happens to come first does not keep its place for that.
+
+Bounds: ``MAX_ADMISSION_QUEUE`` candidates (then FULL), ``MAX_ADMISSION_PROBES`` at once,
+``MAX_ADMISSION_MEMORY`` failed ones remembered (the oldest is forgotten).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from codio_dht import params
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.keyspace import Key
+from codio_dht.core.lookup import FailureReason, Wait
+from codio_dht.core.peer import PeerId
+from codio_dht.core.routing_table import AddOutcome, RoutingTable
+
+
+class OfferOutcome(Enum):
+    """What became of a candidate."""
+
+    QUEUED = "queued"
+    PENDING = "pending"
+    """It is queued or being probed already."""
+    KNOWN = "known"
+    """It is in the table."""
+    NO_ROOM = "no_room"
+    """Its bucket is full: nothing to probe for."""
+    BACKED_OFF = "backed_off"
+    """It failed not long ago."""
+    FULL = "full"
+    """Too many candidates are waiting."""
+    REFUSED_SELF = "refused_self"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Ask ``peer`` for its own id, and report by ``deadline``: then it has failed by itself."""
+
+    peer: PeerId
+    deadline: Monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """No candidate is waiting."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A peer in back-off."""
+
+    until: Monotonic
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Probing:
+    """A probe that is out."""
+
+    peer: PeerId
+    deadline: Monotonic
+
+
+class Admission:
+    """The door of one routing table."""
+
+    def __init__(
+        self,
+        table: RoutingTable,
+        *,
+        max_probes: int = params.MAX_ADMISSION_PROBES,
+        max_queue: int = params.MAX_ADMISSION_QUEUE,
+        max_memory: int = params.MAX_ADMISSION_MEMORY,
+        probe_timeout_s: float = params.PROBE_TIMEOUT_S,
+    ) -> None:
+        self._table = table
+        self._max_probes = max_probes
+        self._max_queue = max_queue
+        self._max_memory = max_memory
+        self._probe_timeout_s = probe_timeout_s
+        self._queue: dict[Key, PeerId] = {}
+        self._probing: dict[Key, _Probing] = {}
+        self._failed: dict[Key, _Failed] = {}
+        self._refreshes_to_settle = params.SETTLE_REFRESHES
+        self._settle_at: Monotonic | None = None
+
+    # --- candidates -------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Candidates in the queue."""
+        return len(self._queue)
+
+    @property
+    def probing(self) -> int:
+        """Probes that are out."""
+        return len(self._probing)
+
+    @property
+    def remembered(self) -> int:
+        """Failed candidates remembered."""
+        return len(self._failed)
+
+    def offer(self, peer: PeerId, now: Monotonic) -> OfferOutcome:
+        """Consider ``peer``, which speaks the protocol as a server, for the table."""
+        key = peer.key
+        if key == self._table.local:
+            return OfferOutcome.REFUSED_SELF
+        if peer in self._table:
+            return OfferOutcome.KNOWN
+        if key in self._queue or key in self._probing:
+            return OfferOutcome.PENDING
+        failed = self._failed.get(key)
+        if failed is not None and now < failed.until:
+            return OfferOutcome.BACKED_OFF
+        if not self._table.has_room(peer):
+            return OfferOutcome.NO_ROOM
+        if len(self._queue) >= self._max_queue:
+            return OfferOutcome.FULL
+        self._queue[key] = peer
+        return OfferOutcome.QUEUED
+
+    def withdraw(self, peer: PeerId) -> None:
+        """``peer`` is no server any more: no candidate, and out of the table. No back-off."""
+        self._forget(peer.key)
+        self._table.remove(peer)
+
+    def next(self, now: Monotonic) -> Probe | Wait | Idle:
+        """What to do now. To be called until it is not a ``Probe``."""
+        self._settle(now)
+        for probing in [each for each in self._probing.values() if each.deadline <= now]:
+            self.on_probe_failed(probing.peer, FailureReason.TIMEOUT, now)
+        while self._queue:
+            if len(self._probing) >= self._max_probes:
+                return Wait(min(each.deadline for each in self._probing.values()))
+            key = next(iter(self._queue))
+            peer = self._queue.pop(key)
+            if self._table.has_room(peer):
+                deadline = Monotonic(now + self._probe_timeout_s)
+                self._probing[key] = _Probing(peer, deadline)
+                return Probe(peer, deadline)
+        return Idle()
+
+    def on_probe_answered(self, peer: PeerId, closer_count: int, now: Monotonic) -> AddOutcome:
+        """``peer`` answered its probe with ``closer_count`` peers. A late answer counts too."""
+        self._probing.pop(peer.key, None)
+        if closer_count == 0 and not self._table_is_small():
+            self._back_off(peer, now)
+            return AddOutcome.REFUSED_UNVERIFIED
+        return self.on_reply(peer, now)
+
+    def on_probe_failed(self, peer: PeerId, why: FailureReason, now: Monotonic) -> AddOutcome:
+        """``peer`` did not answer its probe. Without effect if no probe of it is out."""
+        if self._probing.pop(peer.key, None) is None:
+            return AddOutcome.REFUSED_UNVERIFIED
+        if why is FailureReason.CAPACITY:
+            return AddOutcome.REFUSED_UNVERIFIED
+        self._back_off(peer, now)
+        if why is FailureReason.TIMEOUT and self._table_is_small():
+            self._joining()
+            return self._table.add(peer, now, replaceable=True, answered=False)
+        return AddOutcome.REFUSED_UNVERIFIED
+
+    # --- what requests tell -----------------------------------------------------------------------
+
+    def on_reply(self, peer: PeerId, now: Monotonic) -> AddOutcome:
+        """``peer`` answered a request of ours: it is alive and a server, so it may enter."""
+        self._forget(peer.key)
+        self._failed.pop(peer.key, None)
+        return self._table.add(peer, now, replaceable=self._joining())
+
+    def on_failure(self, peer: PeerId, why: FailureReason, now: Monotonic) -> bool:
+        """A dial or request to ``peer`` failed: it loses its place; whether it had one."""
+        if why is FailureReason.CAPACITY:
+            return False
+        was_queued = self._queue.pop(peer.key, None) is not None
+        was_in = self._table.remove(peer)
+        if was_queued or was_in:
+            self._back_off(peer, now)
+        return was_in
+
+    def on_refreshed(self, now: Monotonic) -> None:
+        """A refresh of the table is over."""
+        if self._refreshes_to_settle > 0:
+            self._refreshes_to_settle -= 1
+            if self._refreshes_to_settle == 0:
+                self._settle_at = Monotonic(now + params.SETTLE_DELAY_S)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _table_is_small(self) -> bool:
+        return len(self._table) < self._table.bucket_size
+
+    def _joining(self) -> bool:
+        """Whether the table is being filled; it is again once it was empty."""
+        if len(self._table) == 0:
+            self._refreshes_to_settle = params.SETTLE_REFRESHES
+            self._settle_at = None
+        return self._refreshes_to_settle > 0 or self._settle_at is not None
+
+    def _forget(self, key: Key) -> None:
+        self._queue.pop(key, None)
+        self._probing.pop(key, None)
+
+    def _back_off(self, peer: PeerId, now: Monotonic) -> None:
+        """Do not probe ``peer`` for a while, longer each time."""
+        before = self._failed.pop(peer.key, None)
+        delay_s = params.ADMISSION_BACKOFF_S
+        if before is not None:
+            delay_s = min(2 * before.delay_s, params.MAX_ADMISSION_BACKOFF_S)
+        if len(self._failed) >= self._max_memory:
+            del self._failed[next(iter(self._failed))]
+        self._failed[peer.key] = _Failed(Monotonic(now + delay_s), delay_s)
+
+    def _settle(self, now: Monotonic) -> None:
+        if self._settle_at is not None and self._settle_at <= now:
+            self._settle_at = None
+            self._table.settle()

@@ -1,0 +1,65 @@
+"""Preimages: bytes whose key lies where a refresh wants to look.
+
+The wire knows no request for a bare point of the keyspace: to look at a CPL, a node must send bytes
+whose SHA-256 shares exactly that many leading bits with its own key. They are found by trying, on
+average ``2 ** (cpl + 1)`` times, so the search is cut into slices between which others may run.
+
+A preimage has the form of an RSA peer id (a SHA2-256 multihash), which is what every implementation
+sends here (GO, JS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Final
+
+from codio_dht import params
+from codio_dht.core.keyspace import Key
+from codio_dht.core.rng import Rng
+from codio_dht.errors import UsageError
+
+_SHA2_256: Final = bytes((0x12, 0x20))
+"""Multihash code and length of SHA2-256."""
+
+_COUNTER_BYTES: Final = 4
+_SALT_BITS: Final = 8 * (32 - _COUNTER_BYTES)
+_HEAD_BITS: Final = 16
+"""Bits of the digest that are looked at: ``MAX_REFRESH_CPL + 1``."""
+
+
+def search_preimage(
+    local: Key,
+    cpl: int,
+    rng: Rng,
+    *,
+    tries_per_slice: int = params.PREIMAGE_TRIES_PER_SLICE,
+) -> Iterator[bytes | None]:
+    """Search bytes whose key shares exactly ``cpl`` leading bits with ``local``.
+
+    Yields None after each slice of fruitless tries, and at last the preimage. Ends without one
+    after ``MAX_PREIMAGE_EFFORT`` times the expected tries.
+
+    Raises:
+        UsageError: ``cpl`` is not in ``0 .. MAX_REFRESH_CPL`` (at once, not at the first ``next``).
+    """
+    if not 0 <= cpl <= params.MAX_REFRESH_CPL:
+        raise UsageError(f"cpl must be from 0 to {params.MAX_REFRESH_CPL}, not {cpl}")
+    prefix = _SHA2_256 + rng.getrandbits(_SALT_BITS).to_bytes(_SALT_BITS // 8, "big")
+    wanted = (local >> (params.KEY_BITS - cpl - 1)) ^ 1
+    most = params.MAX_PREIMAGE_EFFORT << (cpl + 1)
+    return _search(prefix, wanted, _HEAD_BITS - cpl - 1, most, tries_per_slice)
+
+
+def _search(
+    prefix: bytes, wanted: int, shift: int, most: int, tries_per_slice: int
+) -> Iterator[bytes | None]:
+    """Count up behind ``prefix`` until the digest's head, cut by ``shift`` bits, is ``wanted``."""
+    for begin in range(0, most, tries_per_slice):
+        for counter in range(begin, min(most, begin + tries_per_slice)):
+            preimage = prefix + counter.to_bytes(_COUNTER_BYTES, "big")
+            digest = sha256(preimage).digest()
+            if (digest[0] << 8 | digest[1]) >> shift == wanted:
+                yield preimage
+                return
+        yield None

@@ -1,0 +1,282 @@
+"""What a server answers: one synchronous call per request, from the connection's read loop.
+
+Decides the content of every reply, to be what go's server says (kad.md A.4 to A.7): what it puts
+first, whom it leaves out, what it refuses by resetting the stream, and that ADD_PROVIDER is never
+answered. Whether this node answers at all (server or client mode) its caller decides; how a reply
+looks, and what is cut so that it fits, the codec.
+
+Never waits: where rows must come from the store it says ``Load`` and is asked again. Never trusts:
+a provider record is taken only from the provider itself. Raises nothing on any request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+from typing import Protocol, TypeVar
+
+from codio_dht.core.addresses import KEEP_ALL, AddressFilter, is_readable
+from codio_dht.core.clock import Now, UnixTime
+from codio_dht.core.keyspace import Key, key_of
+from codio_dht.core.messages import (
+    AddProvider,
+    ConnectionType,
+    FindNode,
+    GetProviders,
+    GetValue,
+    MessageType,
+    PeerEntry,
+    Ping,
+    PutValue,
+    Record,
+    Reply,
+    Request,
+)
+from codio_dht.core.peer import PeerId
+from codio_dht.core.peer_book import PeerBook
+from codio_dht.core.records import ProviderRecords, ProviderRow
+from codio_dht.core.rng import Rng
+from codio_dht.core.steps import Answer, Load, NoReply, Refuse
+from codio_dht.params import MAX_PROVIDER_KEY_BYTES, MAX_PROVIDERS_PER_REPLY, K
+
+_T = TypeVar("_T")
+
+_EMPTY_KEY = Refuse("empty key")
+_LONG_KEY = Refuse("provider key too long")
+_NO_PROVIDER = Refuse("no valid provider")
+_NOT_SERVED = Refuse("not served")
+_TAKEN = NoReply()
+
+
+class NearestPeers(Protocol):
+    """What is needed of the routing table."""
+
+    def nearest(self, key: Key, n: int, exclude: Iterable[PeerId] = ()) -> Sequence[PeerId]:
+        """The ``n`` peers nearest to ``key``, nearest first, without those of ``exclude``."""
+        ...
+
+
+class ValueStore(Protocol):
+    """Where value records are kept and judged."""
+
+    def get(self, key: bytes, now: UnixTime) -> Record | Load | None:
+        """The record under ``key`` that may be told, if any."""
+        ...
+
+    def put(self, key: bytes, record: Record, now: UnixTime) -> Record | Load | Refuse:
+        """Judge ``record`` and keep it; what is told of it."""
+        ...
+
+
+class NoValues:
+    """Holds no values and takes none, but knows that the question is a fair one."""
+
+    def get(self, key: bytes, now: UnixTime) -> None:
+        """Nothing."""
+
+    def put(self, key: bytes, record: Record, now: UnixTime) -> Refuse:
+        """No."""
+        return Refuse("values are not kept")
+
+
+class Responder:
+    """Answers for one network.
+
+    ``records`` or ``values`` of None: this node does not serve them, and such requests are refused.
+    ``own_keys`` are the multihashes this node provides itself; it is consulted at each request, so
+    it may change.
+    """
+
+    def __init__(
+        self,
+        local: PeerId,
+        *,
+        table: NearestPeers,
+        book: PeerBook,
+        records: ProviderRecords | None,
+        rng: Rng,
+        address_filter: AddressFilter = KEEP_ALL,
+        own_keys: Container[bytes] = (),
+        values: ValueStore | None = NoValues(),  # noqa: B008 - it has no state
+        k: int = K,
+    ) -> None:
+        self._local = local
+        self._local_id = local.to_bytes()
+        self._table = table
+        self._book = book
+        self._records = records
+        self._rng = rng
+        self._filter = address_filter
+        self._own_keys = own_keys
+        self._values = values
+        self._k = k
+        self._own_entry = PeerEntry(local)
+
+    def set_own_addrs(self, addrs: Iterable[bytes]) -> None:
+        """What others are told of this node itself, once the network's filter has seen it."""
+        self._own_entry = PeerEntry(self._local, self._filter(addrs))
+
+    def respond(self, peer: PeerId, request: Request, now: Now) -> Answer:
+        """The answer to ``request`` of the authenticated ``peer``."""
+        match request:
+            case FindNode():
+                return self._find_node(peer, request, now)
+            case GetProviders():
+                return self._get_providers(peer, request, now)
+            case AddProvider():
+                return self._add_provider(peer, request, now)
+            case GetValue():
+                return self._get_value(peer, request, now)
+            case PutValue():
+                return self._put_value(request, now)
+            case Ping():
+                return Reply(
+                    MessageType.PING,
+                    request.key,
+                    request.record,
+                    cluster_level=request.cluster_level,
+                )
+
+    # --- routing ----------------------------------------------------------------------------------
+
+    def _nearest(self, peer: PeerId, key: bytes) -> Sequence[PeerId]:
+        return self._table.nearest(key_of(key), self._k, (peer, self._local))
+
+    def _find_node(self, peer: PeerId, request: FindNode, now: Now) -> Answer:
+        """The target first, whoever it is (a client, the requester, this node), then the k nearest
+        of the table; none without an address."""
+        key = request.key
+        if not key:
+            return _EMPTY_KEY
+        nearest = self._nearest(peer, key)
+        closer = self._book.entries(nearest, now.monotonic)
+        if not (nearest and nearest[0].to_bytes() == key):
+            target = (
+                self._own_entry
+                if key == self._local_id
+                else self._book.entry_of(key, now.monotonic)
+            )
+            if target is not None and target.addrs:
+                closer.insert(0, target)
+        return Reply(
+            MessageType.FIND_NODE,
+            closer_peers=tuple(closer),
+            cluster_level=request.cluster_level,
+        )
+
+    # --- providers --------------------------------------------------------------------------------
+
+    def _get_providers(self, peer: PeerId, request: GetProviders, now: Now) -> Answer:
+        refusal = self._refuse_provider_key(request.key)
+        if refusal is not None or self._records is None:
+            return refusal or _NOT_SERVED
+        rows = self._records.get(request.key, now.unix)
+        if isinstance(rows, Load):
+            return rows
+        nearest = self._nearest(peer, request.key)
+        return Reply(
+            MessageType.GET_PROVIDERS,
+            request.key,
+            closer_peers=tuple(self._book.all_entries(nearest, now.monotonic)),
+            provider_peers=self._provider_entries(request.key, rows, now),
+            cluster_level=request.cluster_level,
+        )
+
+    def _provider_entries(
+        self, key: bytes, rows: Sequence[ProviderRow], now: Now
+    ) -> tuple[PeerEntry, ...]:
+        """A random choice in random order of as many as may fit, this node among them if it
+        provides ``key`` (go keeps itself in its own provider store)."""
+        candidates: list[ProviderRow | None] = list(rows)
+        if key in self._own_keys:
+            candidates.append(None)
+        return tuple(
+            [
+                self._own_entry if row is None else self._provider_entry(row, now)
+                for row in _draw(candidates, MAX_PROVIDERS_PER_REPLY, self._rng)
+            ]
+        )
+
+    def _provider_entry(self, row: ProviderRow, now: Now) -> PeerEntry:
+        """What the provider said of itself, last and here first; the record's own addresses (they
+        outlive a restart, and expire before the record); else hearsay, or the bare id."""
+        book, provider = self._book, row.provider
+        entry = book.told_entry(provider, now.monotonic)
+        if entry is not None:
+            return entry
+        if row.addrs_expire > now.unix:
+            connection = (
+                ConnectionType.CONNECTED
+                if book.is_connected(provider)
+                else ConnectionType.NOT_CONNECTED
+            )
+            entry = row.entry
+            if entry is None or entry.connection is not connection:
+                entry = PeerEntry(provider, self._filter(row.addrs), connection)
+                object.__setattr__(row, "entry", entry)
+            if entry.addrs:
+                return entry
+        return book.all_entries((provider,), now.monotonic)[0]
+
+    def _add_provider(self, peer: PeerId, request: AddProvider, now: Now) -> Answer:
+        """Only the sender's word about itself counts, and only with an address. The filter comes
+        after that: a peer behind a relay announces itself too (go)."""
+        refusal = self._refuse_provider_key(request.key)
+        if refusal is not None or self._records is None:
+            return refusal or _NOT_SERVED
+        named = [
+            entry.addrs
+            for entry in request.providers
+            if entry.peer_id == peer and any(map(is_readable, entry.addrs))
+        ]
+        if not named or peer == self._local:
+            return _NO_PROVIDER
+        addrs = self._filter(dict.fromkeys([addr for addrs in named for addr in addrs]))
+        self._records.add(request.key, peer, addrs, now.unix)
+        if addrs:
+            self._book.provided(peer, addrs, now.monotonic)
+        return _TAKEN
+
+    def _refuse_provider_key(self, key: bytes) -> Refuse | None:
+        if not key:
+            return _EMPTY_KEY
+        return _LONG_KEY if len(key) > MAX_PROVIDER_KEY_BYTES else None
+
+    # --- values -----------------------------------------------------------------------------------
+
+    def _get_value(self, peer: PeerId, request: GetValue, now: Now) -> Answer:
+        if not request.key or self._values is None:
+            return _NOT_SERVED if request.key else _EMPTY_KEY
+        record = self._values.get(request.key, now.unix)
+        if isinstance(record, Load):
+            return record
+        nearest = self._nearest(peer, request.key)
+        return Reply(
+            MessageType.GET_VALUE,
+            request.key,
+            record,
+            tuple(self._book.all_entries(nearest, now.monotonic)),
+            cluster_level=request.cluster_level,
+        )
+
+    def _put_value(self, request: PutValue, now: Now) -> Answer:
+        """The record is echoed, without any peers the request may have carried."""
+        if not request.key or self._values is None:
+            return _NOT_SERVED if request.key else _EMPTY_KEY
+        if request.record is None:
+            return Refuse("no record")
+        if request.record.key != request.key:
+            return Refuse("key and record key differ")
+        kept = self._values.put(request.key, request.record, now.unix)
+        if not isinstance(kept, Record):
+            return kept
+        return Reply(MessageType.PUT_VALUE, request.key, kept, cluster_level=request.cluster_level)
+
+
+def _draw(items: list[_T], limit: int, rng: Rng) -> list[_T]:
+    """Up to ``limit`` of ``items``, each with the same chance, in random order (Fisher-Yates, as
+    far as needed). ``items`` is used up."""
+    size = len(items)
+    for index in range(min(size - 1, limit)):
+        other = index + int(rng.random() * (size - index))
+        items[index], items[other] = items[other], items[index]
+    return items[:limit]

@@ -1,0 +1,183 @@
+"""The data directory as daemon and commands share it: where it is, who owns it, its socket.
+
+Decides the default place, that one daemon at a time owns a directory, and how a socket whose path
+is too long for the system is reached. Imports neither trio nor libp2p: every command uses it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from codio_dht.errors import CodioError
+
+SOCKET_NAME: Final = "control.sock"
+LOCK_NAME: Final = "daemon.lock"
+
+DIR_MODE: Final = 0o700
+"""The directory holds a private key: for its owner only."""
+
+MAX_SOCKET_PATH_BYTES: Final = 107 if sys.platform == "linux" else 103
+"""Longest path of a Unix socket (``sun_path`` less its NUL)."""
+
+_LISTEN_BACKLOG: Final = 64
+"""Control connections that may wait for accept."""
+
+_PROBE_TIMEOUT_S: Final = 1.0
+"""How long an existing socket may take to accept before it counts as alive and stuck."""
+
+_OPEN_FDS = Path("/proc/self/fd")
+"""Where Linux shows a process its own open files, directories included."""
+
+
+class DataDirError(CodioError):
+    """The data directory cannot be used; the message says why and names it."""
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """``$CODIO_DHT_DATA``, else ``codio-dht`` in the user's data directory (XDG)."""
+    if chosen := environ.get("CODIO_DHT_DATA"):
+        return Path(chosen)
+    data_home = environ.get("XDG_DATA_HOME", "")
+    if Path(data_home).is_absolute():  # the XDG specification: relative values are ignored
+        return Path(data_home) / "codio-dht"
+    return Path.home() / ".local" / "share" / "codio-dht"
+
+
+@contextmanager
+def own_data_dir(path: Path) -> Iterator[Path]:
+    """Create the directory if needed and own it until the context ends.
+
+    The lock is the kernel's: it goes with the process, however that ends.
+
+    Raises:
+        DataDirError: it cannot be created or written, or another daemon owns it.
+    """
+    path = path.expanduser().absolute()
+    try:
+        path.mkdir(mode=DIR_MODE, parents=True, exist_ok=True)
+        lock = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        msg = f"cannot use the data directory {path}: {_reason(error)}"
+        raise DataDirError(msg) from error
+    try:
+        _take(lock, path)
+        yield path
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            msg = f"cannot lock the data directory {path}: {_reason(error)}"
+            raise DataDirError(msg) from error
+        owner = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
+        pid = f" (process {owner})" if owner.isdigit() else ""
+        msg = f"another daemon{pid} already uses the data directory {path}"
+        raise DataDirError(msg) from error
+    with suppress(OSError):  # only for that message; a full disk must not stop the start
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
+
+
+@contextmanager
+def socket_path(data_dir: Path) -> Iterator[str]:
+    """A path of the control socket that is short enough, valid while the context lasts.
+
+    Raises:
+        DataDirError: the path is too long and this system offers no shorter one.
+        OSError: the directory cannot be opened (only for a path that is too long).
+    """
+    path = str(data_dir.expanduser().absolute() / SOCKET_NAME)
+    if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
+        yield path
+        return
+    if not _OPEN_FDS.is_dir():
+        msg = (
+            f"the path {path} is longer than the {MAX_SOCKET_PATH_BYTES} bytes a Unix socket may"
+            " have; choose a shorter --data-dir"
+        )
+        raise DataDirError(msg)
+    directory = os.open(data_dir.expanduser(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield str(_OPEN_FDS / str(directory) / SOCKET_NAME)
+    finally:
+        os.close(directory)
+
+
+@contextmanager
+def listening_socket(data_dir: Path) -> Iterator[socket.socket]:
+    """A listening control socket of mode 0600, removed when the context ends.
+
+    What a dead daemon left there is removed; a live one, or a file that is no socket, is respected.
+
+    Raises:
+        DataDirError: the socket is alive or cannot be made.
+    """
+    try:
+        with socket_path(data_dir) as path:
+            _remove_stale(path)
+            listener = _bind(path)
+            made = Path(path).lstat()
+    except OSError as error:
+        msg = f"cannot make the control socket {data_dir / SOCKET_NAME}: {_reason(error)}"
+        raise DataDirError(msg) from error
+    try:
+        yield listener
+    finally:
+        listener.close()
+        with suppress(OSError):
+            there = (data_dir / SOCKET_NAME).lstat()
+            if (there.st_dev, there.st_ino) == (made.st_dev, made.st_ino):
+                (data_dir / SOCKET_NAME).unlink()
+
+
+def _bind(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        mask = os.umask(0o177)  # the socket must never be open to others, not even for a moment
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(mask)
+        listener.listen(_LISTEN_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        mode = Path(path).lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(errno.EEXIST, "a file that is not a socket is in its place")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_TIMEOUT_S)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink()
+            return
+        except FileNotFoundError:
+            return
+        except TimeoutError:
+            pass
+    raise FileExistsError(errno.EADDRINUSE, "another daemon answers there")
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -1,0 +1,247 @@
+"""A private network in one process, to watch: start, join, provide, ask every node, find.
+
+Decides the story and how each step is told; everything in it is done by ordinary nodes over
+loopback sockets. The question who holds the record is asked over the wire by an outsider that is
+not part of the DHT, so that no node vouches for itself.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, Final
+
+import trio
+from multiaddr import Multiaddr
+
+from codio_dht import DHTConfig, DHTManager
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.messages import GetProviders
+from codio_dht.core.peer import PeerId
+from codio_dht.daemon import logs
+from codio_dht.daemon.methods import full_addrs, raw_cid
+from codio_dht.errors import CodioError, NetworkError, RemoteError
+from codio_dht.node.hosting import open_host
+from codio_dht.node.rpc import RpcClient
+from codio_dht.params import DIAL_TIMEOUT_S, KAD_PROTOCOL, REQUEST_TIMEOUT_S, K
+
+LOOPBACK: Final = Multiaddr("/ip4/127.0.0.1/tcp/0")
+CONTENT: Final = b"Hello from a small network of codio_dht nodes.\n"
+
+JOIN_LIMIT_S: Final = 60.0
+"""How long the nodes may take to know one another, seconds."""
+
+ASKED_AT_ONCE: Final = 10
+"""Nodes that the outsider asks at a time."""
+
+_LOOK_S: Final = 0.05
+_SHA2_256_PREFIX: Final = b"\x12\x20"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step as it is told: ``facts`` for programs, ``text`` for people."""
+
+    name: str
+    seconds: float
+    text: tuple[str, ...]
+    facts: dict[str, object] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, object]:
+        """One object a step."""
+        return {"step": self.name, "seconds": round(self.seconds, 3), **self.facts}
+
+    def as_text(self) -> list[str]:
+        """A heading with the time it took, then what happened."""
+        head, *rest = self.text
+        return [f"[{self.seconds:6.2f} s] {head}", *(f"           {line}" for line in rest)]
+
+
+Tell = Callable[[Step], None]
+
+
+def run(nodes: int, tell: Tell) -> bool:
+    """Run the demo with ``nodes`` nodes; whether everything worked.
+
+    Raises:
+        CodioError: the machine did not let it (no loopback network, for example).
+    """
+    logs.configure("error", as_json=False)
+    try:
+        return trio.run(_Demo(nodes, tell).run)
+    except BaseExceptionGroup as group:
+        raise next(_leaves(group)) from group
+
+
+class _Demo:
+    def __init__(self, nodes: int, tell: Tell) -> None:
+        self._count = nodes
+        self._tell = tell
+        self._nodes: list[DHTManager] = []
+        self._began = 0.0
+        self._multihash = _SHA2_256_PREFIX + sha256(CONTENT).digest()
+        self._cid = raw_cid(self._multihash)
+
+    async def run(self) -> bool:
+        """The story."""
+        started = trio.current_time()
+        async with AsyncExitStack() as stack:
+            await self._start(stack)
+            joined = await self._join()
+            provider, finder = self._nodes[-1], self._nodes[self._count // 2]
+            provided = await self._provide(provider)
+            holders = await self._ask_all(provider)
+            if (outsider := self._node_without(holders, provider)) is not None:
+                finder = outsider
+            found = await self._find(finder, provider, holders)
+        wanted = min(K, self._count - 1)
+        worked = joined and provided and found and len(holders) >= wanted
+        self._end(worked, wanted, trio.current_time() - started)
+        return worked
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        self._begin()
+        for _ in range(self._count):
+            first = self._nodes[:1]
+            bootstrap = [addr for node in first for addr in full_addrs(node.peer_id, node.addrs)]
+            node = DHTManager.open(
+                DHTConfig(), data_dir=None, listen=[LOOPBACK], bootstrap=bootstrap
+            )
+            logs.tame_libp2p()
+            self._nodes.append(await stack.enter_async_context(node))
+        self._say(
+            "start",
+            f"Started {self._count} DHT nodes in this process, each on a port of its own.",
+            "All but the first know one address only: the first node's.",
+            nodes=self._count,
+            bootstrap=full_addrs(self._nodes[0].peer_id, self._nodes[0].addrs),
+        )
+
+    async def _join(self) -> bool:
+        self._begin()
+        wanted = min(K, self._count - 1)
+        with trio.move_on_after(JOIN_LIMIT_S):
+            while min(self._known()) < wanted:  # noqa: ASYNC110 - a table tells nobody that it grew
+                await trio.sleep(_LOOK_S)
+        known = self._known()
+        self._say(
+            "join",
+            f"Each node now knows {min(known)} to {max(known)} others: it asked the first node for"
+            " its neighbours, and those for theirs.",
+            known_min=min(known),
+            known_max=max(known),
+        )
+        return min(known) >= wanted
+
+    async def _provide(self, provider: DHTManager) -> bool:
+        self._begin()
+        result = await provider.provide(self._cid)
+        self._say(
+            "provide",
+            f"Node {_short(provider.peer_id)} says that it provides {self._cid}.",
+            f"It looked for the {K} nodes whose ids are closest to that key (XOR of SHA-256) and"
+            f" gave {result.holders} of them the record.",
+            cid=self._cid,
+            provider=str(provider.peer_id),
+            holders=result.holders,
+            attempted=result.attempted,
+        )
+        return result.holders > 0
+
+    async def _ask_all(self, provider: DHTManager) -> list[PeerId]:
+        """The nodes that name the provider when they are asked for the key."""
+        self._begin()
+        asked = [node for node in self._nodes if node is not provider]
+        addrs = {node.peer_id: node.addrs for node in asked}
+        holders: list[PeerId] = []
+        at_once = trio.CapacityLimiter(ASKED_AT_ONCE)
+        async with open_host(None, [LOOPBACK], []) as host:
+            rpc = RpcClient(
+                host,
+                KAD_PROTOCOL,
+                lambda peer: addrs[peer],
+                dial_timeout_s=DIAL_TIMEOUT_S,
+                request_timeout_s=REQUEST_TIMEOUT_S,
+            )
+
+            async def ask(peer: PeerId) -> None:
+                async with at_once:
+                    if await self._holds(rpc, peer, provider.peer_id):
+                        holders.append(peer)
+
+            async with trio.open_nursery() as nursery:
+                for peer in addrs:
+                    nursery.start_soon(ask, peer)
+            await rpc.aclose()
+        self._say(
+            "ask",
+            f"Asked each of the {len(asked)} others over the wire: {len(holders)} hold the record.",
+            asked=len(asked),
+            holders=len(holders),
+        )
+        return holders
+
+    async def _holds(self, rpc: RpcClient, peer: PeerId, provider: PeerId) -> bool:
+        deadline = Monotonic(trio.current_time() + DIAL_TIMEOUT_S + REQUEST_TIMEOUT_S)
+        try:
+            reply = await rpc.request(peer, GetProviders(self._multihash), deadline)
+        except (NetworkError, RemoteError):
+            return False
+        return any(entry.peer_id == provider for entry in reply.provider_peers)
+
+    def _node_without(self, holders: Sequence[PeerId], provider: DHTManager) -> DHTManager | None:
+        """A node that has to ask others, if there is one."""
+        rest = [n for n in self._nodes if n is not provider and n.peer_id not in holders]
+        return random.choice(rest) if rest else None
+
+    async def _find(
+        self, finder: DHTManager, provider: DHTManager, holders: Sequence[PeerId]
+    ) -> bool:
+        self._begin()
+        try:
+            found = await finder.find_providers(self._cid, count=1)
+        except CodioError:
+            found = []
+        worked = [info.peer_id for info in found] == [provider.peer_id]
+        knew = "itself holds the record" if finder.peer_id in holders else "does not hold it"
+        self._say(
+            "find",
+            f"Node {_short(finder.peer_id)}, which {knew}, looked for the key"
+            + (f" and found {_short(provider.peer_id)}." if worked else " and did not find it."),
+            *(addr for info in found for addr in full_addrs(info.peer_id, info.addrs)),
+            finder=str(finder.peer_id),
+            found=[str(info.peer_id) for info in found],
+        )
+        return worked
+
+    def _end(self, worked: bool, wanted: int, seconds: float) -> None:
+        text = (
+            f"Everything worked: at least {wanted} nodes hold the record and it was found."
+            if worked
+            else f"Something went wrong: {wanted} holders and a find were expected."
+        )
+        self._tell(Step("done", seconds, (text,), {"worked": worked}))
+
+    def _known(self) -> list[int]:
+        return [len(node.routing_table_peers()) for node in self._nodes]
+
+    def _begin(self) -> None:
+        self._began = trio.current_time()
+
+    def _say(self, name: str, *text: str, **facts: object) -> None:
+        self._tell(Step(name, trio.current_time() - self._began, text, facts))
+
+
+def _short(peer: PeerId) -> str:
+    return f"...{str(peer)[-6:]}"
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

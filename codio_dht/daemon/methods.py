@@ -1,0 +1,398 @@
+"""What each method of the control API does with the node, and how its results look as JSON.
+
+Decides names, parameters and results (docs/control-api.md lists them); connections, bounds and
+cancellation are :mod:`codio_dht.daemon.control`'s. Every address told ends in ``/p2p/<peer id>``,
+so that it can be pasted into another command; durations are seconds, times Unix seconds.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from base64 import b32encode
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any, Final
+
+import trio
+from multiaddr import Multiaddr
+
+from codio_dht.core.peer import PeerId
+from codio_dht.daemon.node_port import Dht
+from codio_dht.daemon.parameters import Params, parse_key, parse_peer, usage
+from codio_dht.daemon.protocol import API_VERSION, ControlError, ErrorCode
+from codio_dht.daemon.settings import DEFAULT_BOOTSTRAP
+from codio_dht.errors import (
+    AddressError,
+    CapacityError,
+    CodioError,
+    DeadlineError,
+    DialError,
+    NetworkError,
+    NoPeersError,
+    NotRunningError,
+    PeerIdError,
+    StorageError,
+    UsageError,
+)
+from codio_dht.net.host import ConnectionInfo
+
+MAX_PROVIDERS_ASKED: Final = 100_000
+"""Largest ``count`` of findprovs; 0 asks for all there are."""
+
+MAX_PINGS: Final = 10_000
+MAX_PING_INTERVAL_S: Final = 3600.0
+PING_INTERVAL_S: Final = 1.0
+PINGS: Final = 5
+
+_RAW_CID_PREFIX: Final = b"\x01\x55"
+"""CIDv1, codec raw."""
+
+_CODES: Final[tuple[tuple[type[CodioError], ErrorCode], ...]] = (
+    (UsageError, ErrorCode.USAGE),
+    (PeerIdError, ErrorCode.USAGE),
+    (AddressError, ErrorCode.USAGE),
+    (NoPeersError, ErrorCode.NO_PEERS),
+    (DeadlineError, ErrorCode.TIMEOUT),
+    (NetworkError, ErrorCode.NETWORK),
+    (CapacityError, ErrorCode.CAPACITY),
+    (StorageError, ErrorCode.STORAGE),
+    (NotRunningError, ErrorCode.STOPPING),
+)
+"""The first class that fits decides."""
+
+Emit = Callable[[object], Awaitable[None]]
+"""Sends one item to the client; waits while it does not read."""
+
+Method = Callable[[Params, Emit], Awaitable[object]]
+"""Runs a request: emits items, returns the result, raises ``ControlError`` or ``CodioError``."""
+
+
+class Methods:
+    """The control API's methods over one node.
+
+    ``daemon_stats`` gives what the daemon itself counts; it becomes ``stats``' field ``daemon``.
+    ``bootstrap_addrs`` is what the daemon joins through when nobody says where.
+    """
+
+    def __init__(
+        self,
+        dht: Dht,
+        version: str,
+        daemon_stats: Callable[[], Mapping[str, object]],
+        bootstrap_addrs: Sequence[str] = (),
+    ) -> None:
+        self._dht = dht
+        self._version = version
+        self._bootstrap_addrs = bootstrap_addrs
+        self._daemon_stats = daemon_stats
+
+    def table(self) -> dict[str, Method]:
+        """Every method by its name in the API."""
+        return {
+            "version": self._version_,
+            "id": self._id,
+            "provide.add": self._provide_add,
+            "provide.once": self._provide_once,
+            "provide.rm": self._provide_rm,
+            "provide.ls": self._provide_ls,
+            "findprovs": self._findprovs,
+            "findpeer": self._findpeer,
+            "closest": self._closest,
+            "ping": self._ping,
+            "swarm.peers": self._swarm_peers,
+            "swarm.connect": self._swarm_connect,
+            "stats": self._stats,
+            "bootstrap": self._bootstrap,
+        }
+
+    # --- this node ---
+
+    async def _version_(self, params: Params, emit: Emit) -> object:
+        params.done()
+        return {
+            "version": self._version,
+            "api": API_VERSION,
+            "python": platform.python_version(),
+        }
+
+    async def _id(self, params: Params, emit: Emit) -> object:
+        asked = params.optional_text("peer")
+        params.done()
+        if asked is None:
+            return self._own_id()
+        peer = parse_peer(asked, "peer")
+        if peer == self._dht.peer_id:
+            return self._own_id()
+        open_ = [info for info in self._dht.connections() if info.peer_id == peer]
+        if open_:
+            addrs: Sequence[Multiaddr] = [info.addr for info in open_ if info.addr is not None]
+        else:
+            addrs = await self._dht.find_peer(peer)
+        if not open_ and not addrs:
+            raise ControlError(ErrorCode.NOT_FOUND, f"peer {peer} was not found")
+        best = open_[0] if open_ else None
+        return {
+            "peer_id": str(peer),
+            "addrs": full_addrs(peer, addrs),
+            "connected": bool(open_),
+            "agent": best.agent if best else None,
+            "protocols": sorted(best.protocols) if best else None,
+        }
+
+    def _own_id(self) -> object:
+        dht = self._dht
+        return {
+            "peer_id": str(dht.peer_id),
+            "addrs": full_addrs(dht.peer_id, dht.addrs),
+            "mode": to_json(dht.mode),
+            "version": self._version,
+        }
+
+    async def _stats(self, params: Params, emit: Emit) -> object:
+        params.done()
+        stats = to_json(self._dht.stats())
+        if not isinstance(stats, dict):
+            raise TypeError(type(stats))
+        return {**stats, "daemon": to_json(self._daemon_stats())}
+
+    # --- providing ---
+
+    async def _provide_add(self, params: Params, emit: Emit) -> object:
+        try:
+            return await self._announce(params, self._dht.provide)
+        except NetworkError as error:  # it is kept all the same
+            raise ControlError(
+                code_of(error), f"{error}; the key is kept and tried again by and by"
+            ) from error
+
+    async def _provide_once(self, params: Params, emit: Emit) -> object:
+        return await self._announce(params, self._dht.provide_once)
+
+    async def _announce(self, params: Params, announce: Callable[[str], Awaitable[Any]]) -> object:
+        cid, _ = params.cid("cid")
+        params.done()
+        outcome = await announce(cid)
+        if outcome.holders == 0:
+            raise NetworkError(f"none of the {outcome.attempted} peers tried took the record")
+        return {
+            "cid": cid,
+            "holders": outcome.holders,
+            "attempted": outcome.attempted,
+            "seconds": round(outcome.seconds, 6),
+        }
+
+    async def _provide_rm(self, params: Params, emit: Emit) -> object:
+        cid, multihash = params.cid("cid")
+        params.done()
+        if all(own.key != multihash for own in await self._dht.own_keys()):
+            raise ControlError(ErrorCode.NOT_FOUND, f"{cid} is not among the provided keys")
+        await self._dht.stop_providing(cid)
+        return {"cid": cid}
+
+    async def _provide_ls(self, params: Params, emit: Emit) -> object:
+        params.done()
+        count = 0
+        for own in await self._dht.own_keys():
+            count += 1
+            await emit(
+                {
+                    "cid": raw_cid(own.key),
+                    "added": to_json(own.added),
+                    "last_provided": to_json(own.last_provided),
+                }
+            )
+        return {"count": count}
+
+    # --- lookups ---
+
+    async def _findprovs(self, params: Params, emit: Emit) -> object:
+        cid, _ = params.cid("cid")
+        count = params.integer("count", 0, 0, MAX_PROVIDERS_ASKED)
+        params.done()
+        began = trio.current_time()
+        found: set[PeerId] = set()
+        async with aclosing(self._dht.iter_providers(cid, count or None)) as providers:
+            async for info in providers:
+                await emit(peer_json(info.peer_id, info.addrs))
+                found.add(info.peer_id)
+        return {"found": len(found), "seconds": _since(began)}
+
+    async def _findpeer(self, params: Params, emit: Emit) -> object:
+        peer = params.peer("peer")
+        params.done()
+        addrs = await self._dht.find_peer(peer)
+        if not addrs:
+            raise ControlError(ErrorCode.NOT_FOUND, f"peer {peer} was not found")
+        return peer_json(peer, addrs)
+
+    async def _closest(self, params: Params, emit: Emit) -> object:
+        preimage = parse_key(params.text("key"), "key")
+        local = params.flag("local")
+        params.done()
+        began = trio.current_time()
+        found = 0
+        if local:
+            for peer in self._dht.get_closest_peers(preimage):
+                await emit(peer_json(peer, ()))
+                found += 1
+        else:
+            for info in await self._dht.find_closest_peers(preimage):
+                await emit(peer_json(info.peer_id, info.addrs))
+                found += 1
+        return {"found": found, "seconds": _since(began)}
+
+    # --- peers ---
+
+    async def _ping(self, params: Params, emit: Emit) -> object:
+        target = params.text("target")
+        count = params.integer("count", PINGS, 1, MAX_PINGS)
+        interval_s = params.number("interval", PING_INTERVAL_S, 0.0, MAX_PING_INTERVAL_S)
+        params.done()
+        peer = await self._target(target)
+        times: list[float] = []
+        for seq in range(1, count + 1):
+            if seq > 1:
+                await trio.sleep(interval_s)
+            try:
+                seconds = await self._dht.ping(peer)
+            except (DialError, NoPeersError):  # not reached: another try would tell the same
+                raise
+            except NetworkError as error:
+                await emit({"peer_id": str(peer), "seq": seq, "error": str(error)})
+            else:
+                times.append(seconds)
+                await emit({"peer_id": str(peer), "seq": seq, "seconds": round(seconds, 6)})
+        if not times:
+            raise ControlError(ErrorCode.NETWORK, f"peer {peer} did not answer")
+        return {
+            "peer_id": str(peer),
+            "sent": count,
+            "received": len(times),
+            "min": round(min(times), 6),
+            "avg": round(sum(times) / len(times), 6),
+            "max": round(max(times), 6),
+        }
+
+    async def _target(self, target: str) -> PeerId:
+        """Whom to ping; an address is connected to first."""
+        if target.startswith("/") and not target.startswith("/p2p/"):
+            return await self._connect(target, "target")
+        peer = parse_peer(target, "target")
+        if peer == self._dht.peer_id:
+            raise usage("target: that is this node itself")
+        return peer
+
+    async def _swarm_peers(self, params: Params, emit: Emit) -> object:
+        params.done()
+        connections = sorted(self._dht.connections(), key=lambda info: info.peer_id)
+        for info in connections:
+            await emit(_connection_json(info))
+        return {"count": len(connections)}
+
+    async def _swarm_connect(self, params: Params, emit: Emit) -> object:
+        text = params.text("addr")
+        params.done()
+        return {"peer_id": str(await self._connect(text, "addr")), "addr": text}
+
+    async def _connect(self, text: str, name: str) -> PeerId:
+        peer = _peer_of_addr(text, name)
+        if peer == self._dht.peer_id:
+            raise usage(f"{name}: that is this node itself")
+        await self._dht.connect(text)
+        return peer
+
+    async def _bootstrap(self, params: Params, emit: Emit) -> object:
+        addrs = params.texts("addrs") or list(self._bootstrap_addrs)
+        params.done()
+        if not addrs:
+            raise usage("addrs: this daemon has no bootstrap peers of its own; name at least one")
+        for addr in addrs:
+            if addr != DEFAULT_BOOTSTRAP:
+                _peer_of_addr(addr, "addrs")
+        began = trio.current_time()
+        answered = await self._dht.bootstrap(addrs)
+        stats = self._dht.stats()
+        return {
+            "answered": answered,
+            "num_peers": stats.num_peers,
+            "routing_table_size": stats.routing_table_size,
+            "seconds": _since(began),
+        }
+
+
+# --- results as JSON ------------------------------------------------------------------------------
+
+
+def peer_json(peer: PeerId, addrs: Iterable[Multiaddr]) -> dict[str, object]:
+    """A peer and its addresses."""
+    return {"peer_id": str(peer), "addrs": full_addrs(peer, addrs)}
+
+
+def full_addrs(peer: PeerId, addrs: Iterable[Multiaddr]) -> list[str]:
+    """The addresses with their ``/p2p/<peer id>``, each once, in order."""
+    tail = f"/p2p/{peer}"
+    texts = (str(addr) for addr in addrs)
+    return list(dict.fromkeys(text if text.endswith(tail) else text + tail for text in texts))
+
+
+def raw_cid(multihash: bytes) -> str:
+    """The CIDv1 of codec raw for a multihash: all that the DHT knows of a CID is its multihash."""
+    return "b" + b32encode(_RAW_CID_PREFIX + multihash).decode("ascii").lower().rstrip("=")
+
+
+def to_json(value: object) -> object:
+    """``value`` as JSON: dataclasses and mappings as objects, enums by name, the rest as text."""
+    match value:
+        case None | bool() | int() | str() if not isinstance(value, Enum):
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case Enum():
+            return value.value if isinstance(value.value, str) else value.name.lower()
+        case bytes():
+            return value.hex()
+        case Mapping():
+            return {str(key): to_json(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [to_json(item) for item in value]
+        case _ if is_dataclass(value):
+            return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
+        case _:
+            return str(value)
+
+
+def code_of(error: CodioError) -> ErrorCode:
+    """The code that a request which failed with ``error`` is answered with."""
+    for kind, code in _CODES:
+        if isinstance(error, kind):
+            return code
+    return ErrorCode.INTERNAL
+
+
+def _connection_json(info: ConnectionInfo) -> dict[str, object]:
+    addrs = full_addrs(info.peer_id, [info.addr] if info.addr is not None else [])
+    return {
+        "peer_id": str(info.peer_id),
+        "addr": addrs[0] if addrs else None,
+        "direction": "inbound" if info.inbound else "outbound",
+        "agent": info.agent,
+        "protocols": sorted(info.protocols),
+    }
+
+
+def _peer_of_addr(text: str, name: str) -> PeerId:
+    try:
+        Multiaddr(text)
+    except Exception as error:  # multiaddr's codecs raise what they like
+        raise usage(f"{name}: {text[:80]!r} is not a multiaddr") from error
+    _, found, peer = text.rpartition("/p2p/")
+    if not found or "/" in peer:
+        raise usage(f"{name}: {text[:80]!r} does not end in /p2p/<peer id>")
+    return parse_peer(peer, name)
+
+
+def _since(began: float) -> float:
+    return round(trio.current_time() - began, 6)

@@ -1,0 +1,81 @@
+"""What the control API needs of a node, as a type. ``DHTManager`` has it; so has the tests' fake.
+
+Decides nothing. Meanings are documented on :class:`codio_dht.DHTManager`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from typing import Any, Protocol
+
+from multiaddr import Multiaddr
+
+from codio_dht.core.peer import PeerId, PeerInfo
+from codio_dht.net.host import ConnectionInfo
+
+
+class ProvideOutcome(Protocol):
+    """``ProvideResult``: how a provide went."""
+
+    @property
+    def holders(self) -> int: ...
+
+    @property
+    def attempted(self) -> int: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+
+class KeptKey(Protocol):
+    """``OwnKey``: a key that is kept announced; times are Unix seconds."""
+
+    @property
+    def key(self) -> bytes: ...
+
+    @property
+    def added(self) -> float: ...
+
+    @property
+    def last_provided(self) -> float | None: ...
+
+
+class Dht(Protocol):
+    """The part of ``DHTManager`` that the daemon uses."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    @property
+    def addrs(self) -> Sequence[Multiaddr]: ...
+
+    @property
+    def mode(self) -> Any: ...
+
+    async def bootstrap(self, addrs: Iterable[Multiaddr | str]) -> int: ...
+
+    async def connect(self, addr: Multiaddr | str) -> Any: ...
+
+    async def ping(self, peer_id: PeerId) -> float: ...
+
+    async def provide(self, cid: str | bytes) -> ProvideOutcome: ...
+
+    async def provide_once(self, cid: str | bytes) -> ProvideOutcome: ...
+
+    async def stop_providing(self, cid: str | bytes) -> Any: ...
+
+    async def own_keys(self) -> Iterable[KeptKey]: ...
+
+    def iter_providers(
+        self, cid: str | bytes, count: int | None
+    ) -> AsyncGenerator[PeerInfo, None]: ...
+
+    async def find_peer(self, peer_id: PeerId) -> Sequence[Multiaddr]: ...
+
+    async def find_closest_peers(self, key: bytes) -> Sequence[PeerInfo]: ...
+
+    def get_closest_peers(self, key: bytes) -> Sequence[PeerId]: ...
+
+    def connections(self) -> Sequence[ConnectionInfo]: ...
+
+    def stats(self) -> Any: ...

@@ -1,0 +1,271 @@
+"""The daemon's process: start, tell that it is ready, run, stop cleanly.
+
+    CHECKING  settings, data directory, lock           fails: one line, exit code 1 or 2
+    OPENING   node and control socket                  fails: one line, exit code 1
+    READY     the ready line is out; until a signal
+    STOPPING  at most 10 s, then exit code 0           (:mod:`codio_dht.daemon.stopping`)
+
+Never prints a traceback for what a user or the system did wrong; a fault of our own is logged with
+its traceback and ends the process with code 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import trio
+
+from codio_dht.daemon import logs
+from codio_dht.daemon.control import ControlServer
+from codio_dht.daemon.datadir import SOCKET_NAME, default_data_dir, listening_socket, own_data_dir
+from codio_dht.daemon.methods import Methods, full_addrs
+from codio_dht.daemon.node_port import Dht
+from codio_dht.daemon.protocol import API_VERSION, Hello
+from codio_dht.daemon.settings import DEFAULT_LISTEN_IP4, DEFAULT_LISTEN_IP6, Settings
+from codio_dht.daemon.stopping import STOP_GRACE_S, Stopping
+from codio_dht.errors import CodioError, UsageError
+
+OpenDht = Callable[[Settings], AbstractAsyncContextManager[Dht]]
+
+WATCH_INTERVAL_S: Final = 1.0
+"""How often the node's bootstrap state is looked at, to log when it changes."""
+
+REMIND_INTERVAL_S: Final = 600.0
+"""How often a daemon that reaches nobody says so again."""
+
+_OK: Final = 0
+_RUNTIME_ERROR: Final = 1
+_USAGE_ERROR: Final = 2
+
+log = structlog.get_logger(__name__)
+
+
+def run(settings: Settings, version: str, open_dht: OpenDht | None = None) -> int:
+    """Run a daemon in this process until it is told to stop; return its exit code."""
+    stopping = Stopping()
+    stopping.install()
+    as_json = settings.as_json or not sys.stderr.isatty()
+    foreign = logs.configure(settings.log_level, as_json=as_json)
+    try:
+        with own_data_dir(settings.data_dir) as data_dir:
+            daemon = _Daemon(settings, data_dir, version, foreign)
+            stopping.enter()
+            trio.run(daemon.run, stopping, open_dht or open_node)
+    except UsageError as error:
+        return _fail(_USAGE_ERROR, str(error))
+    except (CodioError, OSError) as error:
+        return _fail(_RUNTIME_ERROR, str(error))
+    except BaseExceptionGroup as group:
+        expected, unexpected = group.split((CodioError, OSError))
+        if expected is None or unexpected is not None:
+            return _fault(group)
+        first = next(_leaves(expected))
+        code = _USAGE_ERROR if isinstance(first, UsageError) else _RUNTIME_ERROR
+        return _fail(code, str(first))
+    except Exception as error:  # noqa: BLE001 - the outermost edge of the process
+        return _fault(error)
+    return _OK
+
+
+def open_node(settings: Settings) -> AbstractAsyncContextManager[Dht]:
+    """A ``DHTManager`` as the settings say."""
+    from codio_dht import DHTConfig, DHTManager  # noqa: PLC0415 - libp2p, after the checks
+
+    durations: dict[str, Any] = {
+        "provider_timeout": settings.provider_timeout_s,
+        "republish_interval": settings.republish_interval_s,
+    }
+    config = DHTConfig(**{name: value for name, value in durations.items() if value is not None})
+    manager: AbstractAsyncContextManager[Dht] = DHTManager.open(
+        config,
+        data_dir=settings.data_dir,
+        listen=list(settings.listen) if settings.listen else default_listen(),
+        announce=list(settings.announce),
+        bootstrap=list(settings.bootstrap_addrs),
+        mode=settings.mode or "auto",
+    )
+    logs.tame_libp2p()
+    return manager
+
+
+def default_listen() -> list[str]:
+    """Where a node listens that was not told: TCP and QUIC on 4001, IPv6 where there is one."""
+    return [*DEFAULT_LISTEN_IP4, *(DEFAULT_LISTEN_IP6 if _has_ipv6() else ())]
+
+
+def _has_ipv6() -> bool:
+    if not socket.has_ipv6:
+        return False
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True
+
+
+class _Daemon:
+    """One run of the daemon inside its event loop."""
+
+    def __init__(
+        self, settings: Settings, data_dir: Path, version: str, foreign: logs.ForeignLogs
+    ) -> None:
+        self._settings = settings
+        self._data_dir = data_dir
+        self._version = version
+        self._foreign = foreign
+        self._started = time.monotonic()
+        self._control: ControlServer | None = None
+
+    async def run(self, stopping: Stopping, open_dht: OpenDht) -> None:
+        """Open, be ready, wait for the stop, close."""
+        stop = stopping.attach()
+        with trio.CancelScope() as whole:
+            async with trio.open_nursery() as watching:
+                ready = trio.Event()
+                watching.start_soon(_limit_stop, stop, ready, whole)
+                async with open_dht(self._settings) as dht:
+                    with listening_socket(self._data_dir) as listener:
+                        ready.set()
+                        await self._serve(dht, listener, stop)
+                    log.info("stopping")
+                watching.cancel_scope.cancel()
+        log.info("stopped")
+
+    async def _serve(self, dht: Dht, listener: socket.socket, stop: trio.Event) -> None:
+        hello = Hello(API_VERSION, self._version, str(dht.peer_id))
+        methods = Methods(dht, self._version, self._stats, self._settings.bootstrap_addrs).table()
+        self._control = ControlServer(methods, hello)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._control.serve, listener)
+            nursery.start_soon(_watch_bootstrap, dht)
+            self._say_ready(dht)
+            await stop.wait()
+            nursery.cancel_scope.cancel()
+
+    def _say_ready(self, dht: Dht) -> None:
+        addrs = full_addrs(dht.peer_id, dht.addrs)
+        log.info(
+            "ready", peer_id=str(dht.peer_id), version=self._version, data_dir=str(self._data_dir)
+        )
+        if self._settings.as_json:
+            ready = {"ready": True, "peer_id": str(dht.peer_id), "addrs": addrs}
+            _say(json.dumps(ready, separators=(",", ":")))
+        else:
+            _say(_welcome(self._settings, self._data_dir, str(dht.peer_id), addrs))
+
+    def _stats(self) -> Mapping[str, object]:
+        control = self._control.stats() if self._control is not None else {}
+        return {
+            "version": self._version,
+            "pid": os.getpid(),
+            "uptime_s": round(time.monotonic() - self._started, 3),
+            "data_dir": str(self._data_dir),
+            "bootstrap_peers": list(self._settings.bootstrap_addrs),
+            "control": control,
+            "foreign_log_records": self._foreign.stats(),
+        }
+
+
+async def _limit_stop(stop: trio.Event, ready: trio.Event, whole: trio.CancelScope) -> None:
+    """A stop during the opening cancels it; later it has its time, then it is cancelled too."""
+    await stop.wait()
+    if ready.is_set():
+        await trio.sleep(STOP_GRACE_S)
+        log.warning("stop_cut_short", after_s=STOP_GRACE_S)
+    whole.cancel()
+
+
+async def _watch_bootstrap(dht: Dht) -> None:
+    """Log how joining the network goes, for ever; the node itself does the retrying."""
+    before, said_at = "", trio.current_time()
+    while True:
+        stats = dht.stats()
+        now = trio.current_time()
+        if stats.bootstrap != before or (
+            stats.bootstrap == "unreachable" and now - said_at >= REMIND_INTERVAL_S
+        ):
+            before, said_at = stats.bootstrap, now
+            _log_bootstrap(stats)
+        await trio.sleep(WATCH_INTERVAL_S)
+
+
+def _log_bootstrap(stats: Any) -> None:
+    peers = {"num_peers": stats.num_peers, "routing_table_size": stats.routing_table_size}
+    if stats.bootstrap == "unreachable":
+        log.warning(
+            "bootstrap_unreachable",
+            hint="none of the bootstrap peers could be reached; staying up, retrying with back-off",
+            **peers,
+        )
+    else:
+        log.info("bootstrap", state=stats.bootstrap, **peers)
+
+
+def _welcome(settings: Settings, data_dir: Path, peer_id: str, addrs: list[str]) -> str:
+    """What a person sees when the daemon is ready: what to copy, and what to try next."""
+    command = "codio-dht"
+    given = settings.data_dir
+    option = "" if _is_default(given) else f" --data-dir {given}"
+    bootstrap = ", ".join(settings.bootstrap_addrs) or "none: others have to connect to this node"
+    return "\n".join(
+        [
+            f"This node is {peer_id}",
+            "It can be reached at",
+            *(f"  {addr}" for addr in addrs or ["  (no address)"]),
+            f"Bootstrap: {bootstrap}",
+            f"Data and control socket ({SOCKET_NAME}): {data_dir}",
+            "",
+            "Try, in another terminal:",
+            f"  {command} stats{option}",
+            f"  {command} provide add{option} CID",
+            f"  {command} findprovs{option} CID",
+            "Stop with Ctrl-C.",
+        ]
+    )
+
+
+def _is_default(data_dir: Path) -> bool:
+    return data_dir == default_data_dir(os.environ)
+
+
+def _say(text: str) -> None:
+    """To stdout; a reader that is gone must not end the daemon."""
+    try:
+        print(text, flush=True)  # noqa: T201 - stdout is where results go
+    except OSError as error:
+        log.warning("stdout_closed", error=str(error))
+        _discard_stdout()
+
+
+def _discard_stdout() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _fail(code: int, message: str) -> int:
+    print(f"codio-dht: {message}", file=sys.stderr)  # noqa: T201 - for the person who started it
+    return code
+
+
+def _fault(error: BaseException) -> int:
+    log.error("daemon_failed", exc_info=error)
+    return _fail(_RUNTIME_ERROR, "stopped by a fault of its own; the log above has the traceback")
+
+
+def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -1,0 +1,196 @@
+"""What a daemon is started with, read from options and files before anything runs.
+
+Decides defaults and what a Kubo configuration contributes; checking addresses and durations in
+depth is the node's, which refuses them with the same words wherever they come from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64decode
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from codio_dht.errors import ConfigError, UsageError
+
+ModeName = Literal["auto", "server", "client"]
+StackName = Literal["py-libp2p"]
+
+DEFAULT_LISTEN_IP4: Final = ("/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1")
+DEFAULT_LISTEN_IP6: Final = ("/ip6/::/tcp/4001", "/ip6/::/udp/4001/quic-v1")
+"""Left out where the machine has no IPv6."""
+
+NO_BOOTSTRAP: Final = "none"
+DEFAULT_BOOTSTRAP: Final = "default"
+
+MAX_KUBO_CONFIG_BYTES: Final = 4 * 1024 * 1024
+"""A larger file is not a Kubo configuration."""
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+_UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+_LISTENABLE = re.compile(r"/ip[46]/[^/]+/(tcp/\d+|udp/\d+/quic-v1)")
+"""What this node's stack can listen on."""
+
+_KUBO_MODES: Final[dict[str, ModeName]] = {
+    "dht": "auto",
+    "auto": "auto",
+    "autoclient": "client",
+    "dhtclient": "client",
+    "dhtserver": "server",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How to run a daemon. ``None`` or empty means: not said, use the default."""
+
+    data_dir: Path
+    listen: tuple[str, ...] = ()
+    announce: tuple[str, ...] = ()
+    bootstrap: tuple[str, ...] = ()
+    mode: ModeName | None = None
+    stack: StackName = "py-libp2p"
+    as_json: bool = False
+    log_level: str = "info"
+    provider_timeout_s: float | None = None
+    republish_interval_s: float | None = None
+    private_key: bytes | None = field(default=None, repr=False)
+    """A key to take over as this node's identity: the libp2p protobuf, from a Kubo config."""
+
+    @property
+    def bootstrap_addrs(self) -> tuple[str, ...]:
+        """Whom to join through: addresses, ``default``, or nothing for ``none``.
+
+        Raises:
+            ConfigError: ``none`` stands beside others.
+        """
+        chosen = self.bootstrap or (DEFAULT_BOOTSTRAP,)
+        if NO_BOOTSTRAP in chosen:
+            if len(set(chosen)) > 1:
+                raise ConfigError("--bootstrap none cannot stand beside other bootstrap peers")
+            return ()
+        return tuple(dict.fromkeys(chosen))
+
+    @property
+    def listen_is_default(self) -> bool:
+        """Nobody said where to listen."""
+        return not self.listen
+
+
+def seconds_of(text: str) -> float:
+    """A duration such as ``90``, ``1.5s``, ``30m``, ``24h`` or ``2d``, in seconds.
+
+    Raises:
+        UsageError: it is none, or not positive.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    value = float(match[1]) * _UNIT_S[match[2] or "s"] if match else 0.0
+    if not 0 < value < float("inf"):
+        raise UsageError(f"{text!r} is not a duration like 30s, 15m, 24h or 2d")
+    return value
+
+
+# --- a Kubo configuration -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class KuboConfig:
+    """What a Kubo configuration file says that this node can use."""
+
+    private_key: bytes = field(repr=False)
+    """The libp2p protobuf."""
+
+    peer_id: str
+    listen: tuple[str, ...]
+    announce: tuple[str, ...]
+    bootstrap: tuple[str, ...]
+    mode: ModeName | None
+    skipped: tuple[str, ...]
+    """Listen addresses of transports that this node does not have."""
+
+
+def read_kubo_config(path: Path) -> KuboConfig:
+    """Read a Kubo ``config`` file.
+
+    Raises:
+        ConfigError: it cannot be read or is not one; the message names the key at fault.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_KUBO_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read the Kubo config {path}: {error.strerror}") from error
+    if len(data) > MAX_KUBO_CONFIG_BYTES:
+        raise ConfigError(f"{path} is too large to be a Kubo config")
+    try:
+        config = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not JSON, so not a Kubo config") from error
+    return _kubo_config(_Section(config, str(path)))
+
+
+def apply_kubo_config(settings: Settings, kubo: KuboConfig) -> Settings:
+    """The settings with what the file adds; what was said on the command line stays."""
+    return replace(
+        settings,
+        listen=settings.listen or kubo.listen,
+        announce=settings.announce or kubo.announce,
+        bootstrap=settings.bootstrap or kubo.bootstrap,
+        mode=settings.mode or kubo.mode,
+        private_key=kubo.private_key,
+    )
+
+
+class _Section:
+    """A JSON object of the file, read by key; complaints name the key's path."""
+
+    def __init__(self, value: Any, name: str) -> None:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{name} must be a JSON object in a Kubo config")
+        self._value = value
+        self._name = name
+
+    def section(self, key: str) -> _Section:
+        return _Section(self._value.get(key) or {}, key)
+
+    def text(self, key: str) -> str:
+        value = self._value.get(key) or ""
+        if not isinstance(value, str):
+            raise ConfigError(f"{self._name}.{key} must be text in a Kubo config")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        values = self._value.get(key) or []
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise ConfigError(f"{self._name}.{key} must be a list of texts in a Kubo config")
+        return tuple(values)
+
+
+def _kubo_config(root: _Section) -> KuboConfig:
+    identity = root.section("Identity")
+    addresses = root.section("Addresses")
+    try:
+        private_key = b64decode(identity.text("PrivKey"), validate=True)
+    except ValueError as error:
+        raise ConfigError("Identity.PrivKey is not base64") from error
+    if not private_key:
+        raise ConfigError("Identity.PrivKey is missing: this is not a Kubo config with a key")
+    swarm = addresses.texts("Swarm")
+    routing = root.section("Routing").text("Type")
+    return KuboConfig(
+        private_key=private_key,
+        peer_id=identity.text("PeerID"),
+        listen=tuple(addr for addr in swarm if _LISTENABLE.fullmatch(addr)),
+        announce=addresses.texts("Announce") or addresses.texts("AppendAnnounce"),
+        bootstrap=_kubo_bootstrap(root),
+        mode=_KUBO_MODES.get(routing),
+        skipped=tuple(addr for addr in swarm if not _LISTENABLE.fullmatch(addr)),
+    )
+
+
+def _kubo_bootstrap(root: _Section) -> tuple[str, ...]:
+    chosen = root.texts("Bootstrap") or (NO_BOOTSTRAP,)
+    return tuple(DEFAULT_BOOTSTRAP if addr == "auto" else addr for addr in chosen)

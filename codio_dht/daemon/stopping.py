@@ -1,0 +1,84 @@
+"""How a daemon is told to stop, from the first moment of the process to the last.
+
+Decides what each SIGINT or SIGTERM does::
+
+    STARTING --signal--> the process ends cleanly (imports and checks are interrupted)
+    RUNNING  --signal--> STOPPING: the event is set, the clean stop begins
+    STOPPING --signal--> the process ends at once
+    STOPPING --10 s--> the process ends, saying so
+
+The last two do not rely on the event loop, which may be what hangs. Ending hard is safe: what was
+promised durable is on disk already.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from types import FrameType
+from typing import Final
+
+import trio
+
+STOP_GRACE_S: Final = 8.0
+"""A clean stop is cut short (cancelled) after this, seconds."""
+
+STOP_LIMIT_S: Final = 9.5
+"""The process ends after this whatever hangs, seconds: callers wait 10."""
+
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_OK: Final = 0
+_STUCK: Final = 1
+_SIGNAL_BASE: Final = 128
+"""A shell's code of a process ended by signal n is 128 + n."""
+
+
+class Stopping:
+    """Installs the handlers; one per process, from the main thread."""
+
+    def __init__(self) -> None:
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._event: trio.Event | None = None
+        self._entering = False
+        self._begun = False
+
+    def install(self) -> None:
+        """From now on a signal ends the process cleanly."""
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    def enter(self) -> None:
+        """The event loop is about to start: a signal waits until :meth:`attach`."""
+        self._entering = True
+
+    def attach(self) -> trio.Event:
+        """Called inside the event loop: from now on a signal sets the event returned."""
+        self._event = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+        if self._begun:
+            self._event.set()
+        return self._event
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._begun:
+            _leave(_SIGNAL_BASE + number, "stopped at once")
+        if not self._entering:
+            raise SystemExit(_OK)
+        self._begun = True
+        watchdog = threading.Timer(
+            STOP_LIMIT_S, _leave, (_STUCK, f"did not stop within {STOP_LIMIT_S:g} s, ended anyway")
+        )
+        watchdog.daemon = True
+        watchdog.start()
+        if self._token is not None and self._event is not None:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._event.set)
+
+
+def _leave(code: int, why: str) -> None:
+    with suppress(OSError):
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"codio-dht: {why}\n".encode())
+    os._exit(code)

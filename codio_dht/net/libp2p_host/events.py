@@ -1,0 +1,82 @@
+"""Host events for any number of subscribers, none of whom can hold up the host.
+
+Each subscriber has a queue of ``MAX_EVENTS_PER_SUBSCRIBER``; when it is full the oldest event is
+dropped and counted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
+
+import trio
+
+from codio_dht.net.host import HostEvent
+from codio_dht.net.libp2p_host.guards.counters import Counters
+from codio_dht.net.libp2p_host.limits import MAX_EVENTS_PER_SUBSCRIBER
+
+
+class _Subscriber:
+    """One queue, read as an async iterator that ends with the host."""
+
+    def __init__(self, first: Iterable[HostEvent], counters: Counters) -> None:
+        self._events: deque[HostEvent] = deque(first)
+        self._counters = counters
+        self._ready = trio.Event()
+        self._ended = False
+
+    def put(self, event: HostEvent) -> None:
+        if len(self._events) >= MAX_EVENTS_PER_SUBSCRIBER:
+            self._events.popleft()
+            self._counters.add("events_dropped")
+        self._events.append(event)
+        self._ready.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._ready.set()
+
+    def __aiter__(self) -> AsyncIterator[HostEvent]:
+        return self
+
+    async def __anext__(self) -> HostEvent:
+        while not self._events:
+            if self._ended:
+                raise StopAsyncIteration
+            self._ready = trio.Event()
+            await self._ready.wait()
+        await trio.lowlevel.checkpoint()
+        return self._events.popleft()
+
+
+class EventBus:
+    """Hands every event to every subscriber."""
+
+    def __init__(self, counters: Counters) -> None:
+        self._counters = counters
+        self._subscribers: set[_Subscriber] = set()
+        self._ended = False
+
+    def emit(self, event: HostEvent) -> None:
+        """Tell everyone, at once and without waiting."""
+        for subscriber in self._subscribers:
+            subscriber.put(event)
+
+    @contextmanager
+    def subscribed(self, first: Iterable[HostEvent]) -> Iterator[AsyncIterator[HostEvent]]:
+        """The events from now on, after ``first``."""
+        subscriber = _Subscriber(first, self._counters)
+        if self._ended:
+            subscriber.end()
+        self._subscribers.add(subscriber)
+        try:
+            yield subscriber
+        finally:
+            self._subscribers.discard(subscriber)
+
+    def end(self) -> None:
+        """No more events: every iterator ends after what it still has."""
+        self._ended = True
+        for subscriber in self._subscribers:
+            subscriber.end()

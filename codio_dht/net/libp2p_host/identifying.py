@@ -1,0 +1,305 @@
+"""Runs identify and identify push on a host: who is connected, and what they say of themselves.
+
+Takes the place of py-libp2p's own identify on that host while the adapter is mounted, and feeds
+its peer store as upstream does. Upstream asks a peer once and never again while its peer store
+remembers it, tells nobody of the answer, reads a push without a bound, and sends wildcards and
+``/p2p``.
+
+Each connection that comes is identified, ``MAX_CONCURRENT_IDENTIFIES`` at once. A peer is *known*
+from its first message to the end of its last connection.
+"""
+
+# ruff: noqa: SLF001 - stands in for parts of BasicHost that have no public switch
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+import trio
+from libp2p.abc import INetConn, INetStream, INetwork, INotifee
+from libp2p.custom_types import StreamHandlerFn, TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.identity.update import update_peerstore_from_identify
+from libp2p.transport.quic.connection import QUICConnection
+from multiaddr import Multiaddr
+
+from codio_dht.core.peer import PeerId
+from codio_dht.errors import CodioError
+from codio_dht.net.host import PeerGone, PeerIdentified
+from codio_dht.net.libp2p_host.events import EventBus
+from codio_dht.net.libp2p_host.guards.counters import Counters
+from codio_dht.net.libp2p_host.guards.upstream import Symbol, check
+from codio_dht.net.libp2p_host.identify import (
+    IDENTIFY_PROTOCOL,
+    IDENTIFY_PUSH_PROTOCOL,
+    MessageReader,
+    Said,
+    build_message,
+    read_message,
+)
+from codio_dht.net.libp2p_host.limits import (
+    IDENTIFY_TIMEOUT_S,
+    MAX_CONCURRENT_IDENTIFIES,
+    MAX_PUSHES,
+    READ_CHUNK_BYTES,
+)
+from codio_dht.net.libp2p_host.stream import Libp2pStream
+
+_log = structlog.get_logger(__name__)
+
+SYMBOLS = (
+    Symbol("libp2p.host.basic_host", "BasicHost._schedule_identify", ("self", "peer_id", "reason")),
+    Symbol("libp2p.host.basic_host", "BasicHost._push_identify_to_all_peers", ("self",)),
+    Symbol(
+        "libp2p.identity.update",
+        "update_peerstore_from_identify",
+        ("peerstore", "peer_id", "identify_msg"),
+    ),
+)
+
+
+class ConnectionWatch(INotifee):
+    """Tells the identifier of connections that come and go."""
+
+    def __init__(self, identifier: Identifier) -> None:
+        self._identifier = identifier
+
+    async def connected(self, network: INetwork, conn: INetConn) -> None:
+        self._identifier.connected(conn)
+
+    async def disconnected(self, network: INetwork, conn: INetConn) -> None:
+        self._identifier.disconnected(PeerId.coerce(conn.muxed_conn.peer_id))
+
+    async def opened_stream(self, network: INetwork, stream: INetStream) -> None:
+        pass
+
+    async def closed_stream(self, network: INetwork, stream: INetStream) -> None:
+        pass
+
+    async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None:
+        self._identifier.self_changed()
+
+    async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None:
+        pass
+
+
+class Identifier:
+    """Identify, both ways, for one host."""
+
+    def __init__(
+        self,
+        ihost: BasicHost,
+        nursery: trio.Nursery,
+        bus: EventBus,
+        counters: Counters,
+        *,
+        addrs: Callable[[], tuple[Multiaddr, ...]],
+        agent: str,
+        open_stream: Callable[[INetConn, str], Awaitable[Libp2pStream]],
+        adopt: Callable[[INetStream, str], Libp2pStream],
+    ) -> None:
+        self._ihost = ihost
+        self._nursery = nursery
+        self._bus = bus
+        self._counters = counters
+        self._addrs = addrs
+        self._agent = agent
+        self._open_stream = open_stream
+        self._adopt = adopt
+        self._limiter = trio.CapacityLimiter(MAX_CONCURRENT_IDENTIFIES)
+        self._pushes = trio.CapacityLimiter(MAX_PUSHES)
+        self._push_due = False
+        self._watch = ConnectionWatch(self)
+        self._replaced: dict[str, StreamHandlerFn | None] = {}
+        self.known: dict[PeerId, PeerIdentified] = {}
+
+    # --- mounting ---------------------------------------------------------------------------------
+
+    def mount(self) -> None:
+        """Take over from py-libp2p's identify, and identify who is connected already."""
+        check(SYMBOLS)
+        handlers: dict[Any, Any] = self._ihost.multiselect.handlers
+        for protocol, handler in (
+            (IDENTIFY_PROTOCOL, self._answer),
+            (IDENTIFY_PUSH_PROTOCOL, self._take_push),
+        ):
+            self._replaced[protocol] = handlers.get(TProtocol(protocol))
+            handlers[TProtocol(protocol)] = handler
+        self._ihost._schedule_identify = _leave_to_us  # type: ignore[method-assign]
+        self._ihost._push_identify_to_all_peers = self._push_soon  # type: ignore[method-assign]
+        self._network.register_notifee(self._watch)
+        for conn in self._network.get_connections():
+            self.connected(conn)
+
+    def unmount(self) -> None:
+        """Give identify back to py-libp2p."""
+        handlers: dict[Any, Any] = self._ihost.multiselect.handlers
+        for protocol, handler in self._replaced.items():
+            if handler is None:
+                handlers.pop(TProtocol(protocol), None)
+            else:
+                handlers[TProtocol(protocol)] = handler
+        del self._ihost._schedule_identify
+        del self._ihost._push_identify_to_all_peers
+        self._network.remove_notifee(self._watch)
+
+    @property
+    def _network(self) -> Any:
+        return self._ihost.get_network()
+
+    # --- connections ------------------------------------------------------------------------------
+
+    def connected(self, conn: INetConn) -> None:
+        """Ask whoever is at the other end."""
+        self._nursery.start_soon(self._identify, conn)
+
+    def disconnected(self, peer_id: PeerId) -> None:
+        """Note that a connection ended; the peer is gone with its last."""
+        if self._is_connected(peer_id):
+            return
+        if self.known.pop(peer_id, None) is not None:
+            self._bus.emit(PeerGone(peer_id))
+
+    def _is_connected(self, peer_id: PeerId) -> bool:
+        connections = self._network.get_connections(peer_id.to_libp2p())
+        return any(not conn.is_closed for conn in connections)
+
+    async def _identify(self, conn: INetConn) -> None:
+        peer_id = PeerId.coerce(conn.muxed_conn.peer_id)
+        async with self._limiter:
+            try:
+                with trio.fail_after(IDENTIFY_TIMEOUT_S):
+                    said = await self._ask(conn, peer_id)
+            except (CodioError, trio.TooSlowError) as error:
+                self._counters.add("identify_failed")
+                _log.debug("identify failed", peer=str(peer_id), error=repr(error))
+                return
+            await self._learn(peer_id, said)
+            self._observe(conn, said)
+
+    async def _ask(self, conn: INetConn, peer_id: PeerId) -> Said:
+        stream = await self._open_stream(conn, IDENTIFY_PROTOCOL)
+        try:
+            return await _read_message(stream, peer_id)
+        finally:
+            await stream.close()
+
+    async def _learn(self, peer_id: PeerId, said: Said) -> None:
+        libp2p_id = peer_id.to_libp2p()
+        await update_peerstore_from_identify(self._ihost.get_peerstore(), libp2p_id, said.message)
+        if not self._is_connected(peer_id):
+            return
+        event = said.as_event(peer_id, self.known.get(peer_id))
+        if self.known.get(peer_id) != event:
+            self.known[peer_id] = event
+            self._bus.emit(event)
+
+    def _observe(self, conn: INetConn, said: Said) -> None:
+        """What upstream's identify does with the address under which a peer sees us."""
+        manager = self._ihost._observed_addr_manager
+        if manager is None or said.observed_addr is None:
+            return
+        try:
+            manager.record_observation(conn, said.observed_addr, self._ihost.get_transport_addrs())
+        except Exception as error:  # noqa: BLE001 - fed with a peer's bytes, as upstream guards it
+            _log.debug("observed address not recorded", error=repr(error))
+
+    # --- answering --------------------------------------------------------------------------------
+
+    async def _answer(self, net_stream: INetStream) -> None:
+        stream = self._adopt(net_stream, IDENTIFY_PROTOCOL)
+        try:
+            with trio.fail_after(IDENTIFY_TIMEOUT_S):
+                await stream.write(self._message(_remote_addr(net_stream)))
+        finally:
+            await stream.close()
+
+    def _message(self, observed_addr: Multiaddr | None = None) -> bytes:
+        protocols = (str(name) for name in self._ihost.get_mux().get_protocols() if name)
+        return build_message(
+            self._ihost.get_private_key(), self._addrs(), protocols, self._agent, observed_addr
+        )
+
+    async def _take_push(self, net_stream: INetStream) -> None:
+        stream = self._adopt(net_stream, IDENTIFY_PUSH_PROTOCOL)
+        try:
+            with trio.fail_after(IDENTIFY_TIMEOUT_S):
+                said = await _read_message(stream, stream.peer_id)
+        except (CodioError, trio.TooSlowError) as error:
+            self._counters.add("identify_push_failed")
+            _log.debug("identify push failed", peer=str(stream.peer_id), error=repr(error))
+            await stream.reset()
+            return
+        await stream.close()
+        await self._learn(stream.peer_id, said)
+
+    # --- pushing ----------------------------------------------------------------------------------
+
+    def self_changed(self) -> None:
+        """Our protocols or addresses changed: tell everyone connected, once for all changes that
+        come together."""
+        if self._push_due:
+            return
+        self._push_due = True
+        self._nursery.start_soon(self._push_soon)
+
+    async def _push_soon(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._push_due = False
+        message = self._message()
+        async with trio.open_nursery() as nursery:
+            for peer_id, peer in list(self.known.items()):
+                if IDENTIFY_PUSH_PROTOCOL in peer.protocols:
+                    conns = self._network.get_connections(peer_id.to_libp2p())
+                    if conns:
+                        nursery.start_soon(self._push, conns[0], message)
+
+    async def _push(self, conn: INetConn, message: bytes) -> None:
+        async with self._pushes:
+            try:
+                with trio.fail_after(IDENTIFY_TIMEOUT_S):
+                    stream = await self._open_stream(conn, IDENTIFY_PUSH_PROTOCOL)
+                    try:
+                        await stream.write(message)
+                    finally:
+                        await stream.close()
+            except (CodioError, trio.TooSlowError) as error:
+                self._counters.add("identify_push_failed")
+                _log.debug("identify push not sent", error=repr(error))
+
+
+def _leave_to_us(peer_id: Any, *, reason: str) -> None:
+    """Stands in for ``BasicHost._schedule_identify``: every connection is identified anyway."""
+
+
+async def _read_message(stream: Libp2pStream, sender: PeerId) -> Said:
+    reader = MessageReader()
+    while data := await stream.read(READ_CHUNK_BYTES):
+        reader.feed(data)
+    return read_message(reader.finish(), sender)
+
+
+def _remote_addr(net_stream: INetStream) -> Multiaddr | None:
+    """Where the peer comes from, for its ``observedAddr``."""
+    try:
+        return remote_addr(net_stream)
+    except Exception:  # noqa: BLE001 - a missing observedAddr is better than no answer
+        return None
+
+
+def remote_addr(conn: Any) -> Multiaddr | None:
+    """Where the peer of a connection comes from or was dialled, if it is known.
+
+    Not upstream's ``get_transport_addresses``, which for TCP tells what the peer store knows.
+    """
+    muxed_conn: Any = conn.muxed_conn
+    endpoint: tuple[str, int] | None = muxed_conn.get_remote_address()
+    if endpoint is None:
+        return None
+    host, port = endpoint
+    family = "ip6" if ":" in host else "ip4"
+    if isinstance(muxed_conn, QUICConnection):
+        return Multiaddr(f"/{family}/{host}/udp/{port}/quic-v1")
+    return Multiaddr(f"/{family}/{host}/tcp/{port}")

@@ -1,0 +1,16 @@
+"""A bounded shield: for the last words of something that must be said also when cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+
+@contextmanager
+def shielded(seconds: float) -> Iterator[trio.CancelScope]:
+    """The block is not cancelled from outside, and gives up after ``seconds``."""
+    with trio.move_on_after(seconds) as scope:
+        scope.shield = True
+        yield scope

@@ -1,0 +1,68 @@
+"""Where a node's host, identity and store come from. Imports a libp2p stack only when asked to."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, cast
+
+import trio
+from multiaddr import Multiaddr
+
+from codio_dht.crypto.keys import PrivateKey
+from codio_dht.errors import UsageError
+from codio_dht.net.host import Host
+from codio_dht.store.identity import load_or_create_identity
+from codio_dht.store.interface import Store
+from codio_dht.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from libp2p.abc import IHost
+
+KEY_FILE: Final = "identity.key"
+"""The identity's file in the data directory."""
+
+
+@asynccontextmanager
+async def open_host(
+    data_dir: Path | None, listen: Sequence[Multiaddr], announce: Sequence[Multiaddr]
+) -> AsyncGenerator[Host, None]:
+    """A host of the node's own, under the identity of ``data_dir`` (a new one without it)."""
+    from codio_dht.net.libp2p_host import make_libp2p_host  # noqa: PLC0415 - costs 80 MiB
+
+    key = await trio.to_thread.run_sync(_identity, data_dir)
+    async with make_libp2p_host(key.to_protobuf(), listen, announce) as host:
+        yield host
+
+
+def host_of(host: IHost | Host) -> AbstractAsyncContextManager[Host]:
+    """``host`` as a ``Host``: as it is, or a py-libp2p host through the adapter.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if hasattr(host, "serve_stream") and hasattr(host, "connections"):
+        return nullcontext(cast(Host, host))
+    if hasattr(host, "get_id") and hasattr(host, "get_network"):
+        from codio_dht.net.libp2p_host import Libp2pHost  # noqa: PLC0415 - costs 80 MiB
+
+        return Libp2pHost(host)
+    raise UsageError(f"host must be a libp2p IHost or a codio_dht Host, not {host!r}")
+
+
+@asynccontextmanager
+async def open_store(data_dir: Path | None) -> AsyncIterator[Store]:
+    """The store in ``data_dir``, or in memory without one."""
+    store = await trio.to_thread.run_sync(SqliteStore, data_dir)
+    try:
+        yield store
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(store.close)
+
+
+def _identity(data_dir: Path | None) -> PrivateKey:
+    if data_dir is None:
+        return PrivateKey.generate_ed25519()
+    return load_or_create_identity(data_dir / KEY_FILE)

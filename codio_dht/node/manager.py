@@ -1,0 +1,502 @@
+"""``DHTManager``: the DHT as a program sees it.
+
+Decides in which order host, store and background work start and stop, and checks what callers pass.
+What happens then, the parts decide (:mod:`codio_dht.node.assembly` puts them together).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import structlog
+import trio
+from multiaddr import Multiaddr
+
+from codio_dht import params
+from codio_dht.config import DHTConfig
+from codio_dht.core.addresses import is_public, node_is_public
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.keyspace import distance, key_of
+from codio_dht.core.messages import PeerEntry
+from codio_dht.core.mode import Mode, initial_mode
+from codio_dht.core.peer import PeerId, PeerInfo
+from codio_dht.errors import DialError, NetworkError, NotRunningError, StorageError, UsageError
+from codio_dht.net.host import (
+    AddrsChanged,
+    ConnectionInfo,
+    Host,
+    HostEvent,
+    PeerGone,
+    PeerIdentified,
+)
+from codio_dht.node import arguments
+from codio_dht.node.assembly import Node, assemble
+from codio_dht.node.bootstrap import DEFAULT_NAME, PUBLIC_BOOTSTRAP
+from codio_dht.node.clock import Clock
+from codio_dht.node.hosting import host_of, open_host, open_store
+from codio_dht.node.results import DHTStats, ProvideResult, ProviderRecord
+from codio_dht.store.interface import OwnKey, SnapshotPeer
+
+if TYPE_CHECKING:
+    from libp2p.abc import IHost
+
+log = structlog.get_logger(__name__)
+
+MakeHost = Callable[[], AbstractAsyncContextManager[Host]]
+Addresses = Iterable[Multiaddr | str | bytes]
+
+
+class DHTManager:
+    """A DHT node. Use it as ``async with``; outside of the block every call raises
+    ``NotRunningError``.
+
+    ``DHTManager(host, ...)`` mounts the DHT on a py-libp2p host that the program already runs (or
+    on any :class:`codio_dht.net.host.Host`); :meth:`open` makes a host of its own.
+
+    Args:
+        host: a running ``libp2p.abc.IHost``, or a ``Host``.
+        config: settings; the defaults if None.
+        data_dir: where keys, records and the routing table are kept over a restart; None keeps
+            everything in memory and leaves nothing on disk.
+        bootstrap: addresses that end in ``/p2p/<id>``; ``"default"`` stands for the public list.
+        mode: ``"auto"``, ``"server"`` or ``"client"``.
+
+    Raises:
+        UsageError: an argument is wrong; the message names it.
+    """
+
+    def __init__(
+        self,
+        host: IHost | Host,
+        config: DHTConfig | None = None,
+        *,
+        data_dir: str | Path | None = None,
+        bootstrap: Addresses = (),
+        mode: str = "auto",
+    ) -> None:
+        self._configure(lambda: host_of(host), config, data_dir, bootstrap, mode)
+
+    @classmethod
+    def open(
+        cls,
+        config: DHTConfig | None = None,
+        *,
+        data_dir: str | Path | None = None,
+        listen: Addresses = ("/ip4/0.0.0.0/tcp/4001",),
+        announce: Addresses = (),
+        bootstrap: Addresses = (),
+        mode: str = "auto",
+    ) -> Self:
+        """A node with a host of its own, for ``async with``.
+
+        Its identity is ``identity.key`` in ``data_dir``, made at the first start; without
+        ``data_dir`` it is a new one each time. ``announce``, where given, is told to others in
+        place of the addresses listened on. The rest is as for the class.
+        """
+        listen_on = arguments.multiaddr_list_argument(listen, "listen")
+        announced = arguments.multiaddr_list_argument(announce, "announce")
+        directory = _data_dir(data_dir)
+        self = cls.__new__(cls)
+        self._configure(
+            lambda: open_host(directory, listen_on, announced), config, directory, bootstrap, mode
+        )
+        return self
+
+    def _configure(
+        self,
+        make_host: MakeHost,
+        config: DHTConfig | None,
+        data_dir: str | Path | None,
+        bootstrap: Addresses,
+        mode: str,
+    ) -> None:
+        if config is not None and not isinstance(config, DHTConfig):
+            raise UsageError(f"config must be a DHTConfig, not {config!r}")
+        if mode not in ("auto", *(each.value for each in Mode)):
+            raise UsageError(f"mode must be 'auto', 'server' or 'client', not {mode!r}")
+        self._make_host = make_host
+        self._config = config or DHTConfig()
+        self._data_dir = _data_dir(data_dir)
+        self._bootstrap, self._joins_public_list = _bootstrap_argument(bootstrap)
+        self._wanted_mode = mode
+        self._clock = Clock()
+        self._rng = random.Random()
+        self._stack = AsyncExitStack()
+        self._running: Node | None = None
+        self._mode = Mode.CLIENT
+        self._nursery: trio.Nursery
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context(open_store(self._data_dir))
+            host = await stack.enter_async_context(self._make_host())
+            public = self._is_public(host)
+            node = assemble(
+                host,
+                store,
+                self._config,
+                self._clock,
+                self._rng,
+                bootstrap=self._bootstrap,
+                public=public,
+                provider_ttl_s=self._provider_ttl_s(),
+            )
+            self._mode = initial_mode(
+                self._wanted_mode,
+                public=public,
+                has_public_address=any(is_public(addr.to_bytes()) for addr in host.addrs),
+            )
+            await node.storage.open()
+            await node.providing.open()
+            remembered = await node.storage.call(store.load_snapshot)
+            events = await stack.enter_async_context(host.events())
+            stack.push_async_callback(self._save_snapshot, node)
+            stack.push_async_callback(node.rpc.aclose)
+            self._nursery = await stack.enter_async_context(trio.open_nursery())
+            stack.callback(self._nursery.cancel_scope.cancel)
+            self._running = node
+            stack.callback(self._stopped)
+            self._start(node, events)
+            if self._mode is Mode.SERVER:
+                node.serve()
+            self._remember(node, remembered)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        return await self._stack.__aexit__(kind, error, trace)
+
+    def _start(self, node: Node, events: AsyncIterator[HostEvent]) -> None:
+        for name, work in (
+            ("events", lambda: self._follow(node, events)),
+            ("loads", node.storage.run_loads),
+            ("flushes", node.storage.run_flushes),
+            ("expiry", node.storage.run_expiry),
+            ("admission", node.upkeep.run_admission),
+            ("bootstrap", node.upkeep.run_bootstrap),
+            ("refresh", lambda: node.upkeep.run_refresh(node.lookups)),
+            ("reprovide", node.providing.run),
+            ("snapshot", lambda: self._run_snapshots(node)),
+        ):
+            self._nursery.start_soon(self._supervise, node, name, work)
+
+    async def _supervise(self, node: Node, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run background work for ever: a bug in it is logged and counted, and it begins again."""
+        while True:
+            try:
+                await work()
+                return
+            except Exception:
+                node.failures[name] += 1
+                log.exception("background_work_failed", work=name)
+            await trio.sleep(params.RESTART_DELAY_S)
+
+    def _stopped(self) -> None:
+        if self._running is not None:
+            self._running.unserve()
+        self._running = None
+
+    async def _follow(self, node: Node, events: AsyncIterator[HostEvent]) -> None:
+        """What the host tells of peers, for ever."""
+        async for event in events:
+            now = self._clock.monotonic()
+            match event:
+                case PeerIdentified(peer_id, protocols, addrs):
+                    node.network.identified(peer_id, protocols, arguments.binary(addrs), now)
+                    node.upkeep.stir()
+                case PeerGone(peer_id):
+                    node.network.gone(peer_id, now)
+                    await node.rpc.forget(peer_id)
+                case AddrsChanged(addrs):
+                    node.server.responder.set_own_addrs(arguments.binary(addrs))
+                    log.info("addresses_changed", addrs=[str(addr) for addr in addrs])
+
+    def _remember(self, node: Node, peers: Sequence[SnapshotPeer]) -> None:
+        """Candidates from before the restart: each is probed before it enters the table."""
+        now = self._clock.monotonic()
+        for peer in peers:
+            node.network.book.heard(peer.peer_id, node.network.address_filter(peer.addrs), now)
+            node.network.offer(peer.peer_id, now)
+        node.upkeep.stir()
+
+    async def _run_snapshots(self, node: Node) -> None:
+        while True:
+            await trio.sleep(params.SNAPSHOT_INTERVAL_S)
+            await self._save_snapshot(node)
+
+    async def _save_snapshot(self, node: Node) -> None:
+        peers = node.snapshot(self._clock.monotonic())
+        if not peers:
+            return
+        with trio.CancelScope(shield=True):
+            try:
+                await node.storage.call(lambda: node.storage.store.save_snapshot(peers))
+            except StorageError as error:
+                log.warning("snapshot_failed", error=str(error))
+
+    def _is_public(self, host: Host) -> bool:
+        bootstrap = [addr for info in self._bootstrap for addr in info.addrs]
+        return node_is_public((), arguments.binary(host.addrs), arguments.binary(bootstrap))
+
+    def _provider_ttl_s(self) -> float:
+        if self._joins_public_list:
+            return max(self._config.provider_timeout, params.PROVIDER_TTL_PUBLIC_S)
+        return self._config.provider_timeout
+
+    @property
+    def _node(self) -> Node:
+        if self._running is None:
+            raise NotRunningError("the DHT is not open: use it inside `async with`")
+        return self._running
+
+    # --- what the node is -------------------------------------------------------------------------
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Own identity."""
+        return self._node.host.peer_id
+
+    @property
+    def addrs(self) -> list[Multiaddr]:
+        """Own addresses as told to others, without ``/p2p``."""
+        return list(self._node.host.addrs)
+
+    @property
+    def mode(self) -> Mode:
+        """Server (answers and is found in others' tables) or client."""
+        return self._mode
+
+    def connections(self) -> list[ConnectionInfo]:
+        """Every open connection."""
+        return self._node.host.connections()
+
+    def stats(self) -> DHTStats:
+        """Counts and counters, at once and without touching the disk."""
+        return self._node.stats(self._mode)
+
+    # --- the routing table ------------------------------------------------------------------------
+
+    def routing_table_peers(self) -> list[PeerId]:
+        """The peers in the routing table, longest in it first."""
+        return self._node.network.table.peers()
+
+    def get_closest_peers(self, key: bytes | PeerId) -> list[PeerId]:
+        """Up to 20 peers of the own routing table closest to ``key``, nearest first."""
+        target = key_of(arguments.key_argument(key))
+        return self._node.network.table.nearest(target, self._config.replication_factor)
+
+    async def bootstrap(self, addrs: Addresses) -> int:
+        """Join through these peers, and look around; how many of them answered.
+
+        Raises:
+            DialError: none of them did.
+        """
+        node = self._node
+        peers, _ = _bootstrap_argument(addrs, "addrs")
+        if not peers:
+            raise UsageError("addrs must name at least one peer")
+        answered = await node.upkeep.join(peers)
+        if not answered:
+            raise DialError(f"none of the {len(peers)} bootstrap peers answered as a DHT server")
+        with trio.move_on_after(self._config.query_timeout):
+            await node.upkeep.refresh_now()
+        return answered
+
+    async def refresh(self) -> None:
+        """Refresh the routing table now: look up the own key and every part of the keyspace.
+
+        Raises:
+            NoPeersError: the table is empty.
+        """
+        await self._node.upkeep.refresh_now()
+
+    # --- peers ------------------------------------------------------------------------------------
+
+    async def connect(self, addr: Multiaddr | str | bytes) -> PeerId:
+        """Connect to the peer at an address that ends in ``/p2p/<id>``.
+
+        Raises:
+            DialError, DeadlineError: it could not be reached there.
+        """
+        node = self._node
+        info = arguments.peer_address_argument(addr, "addr")
+        if info.peer_id == node.host.peer_id:
+            raise UsageError("addr is this node's own")
+        deadline = Monotonic(trio.current_time() + params.BOOTSTRAP_DIAL_TIMEOUT_S)
+        await node.host.connect(info.peer_id, info.addrs, deadline)
+        return info.peer_id
+
+    async def ping(self, peer_id: PeerId | str | bytes) -> float:
+        """One round trip of ``/ipfs/ping/1.0.0``, seconds; connects, and finds the peer, if need
+        be.
+
+        Raises:
+            NetworkError: it could not be found, reached, or did not answer.
+        """
+        node = self._node
+        peer = arguments.peer_argument(peer_id)
+        if peer == node.host.peer_id:
+            raise UsageError("peer_id is this node's own")
+        if not node.host.is_connected(peer):
+            addrs = node.addrs_of(peer) or await self.find_peer(peer)
+            if not addrs:
+                raise DialError(f"no address of {peer} is known")
+            by = Monotonic(trio.current_time() + self._config.dial_timeout)
+            await node.host.connect(peer, addrs, by)
+        return await node.host.ping(
+            peer, Monotonic(trio.current_time() + self._config.request_timeout)
+        )
+
+    async def find_peer(self, peer_id: PeerId | str | bytes) -> list[Multiaddr]:
+        """The addresses of a peer; empty if nobody knows it.
+
+        Raises:
+            NoPeersError: there is nobody to ask.
+        """
+        node = self._node
+        peer = arguments.peer_argument(peer_id)
+        if peer == node.host.peer_id:
+            return list(node.host.addrs)
+        if node.host.is_connected(peer) and (addrs := node.addrs_of(peer)):
+            return addrs
+        return node.addrs_of(peer) if await node.lookups.peer(peer) else []
+
+    async def find_closest_peers(self, key: bytes | PeerId) -> list[PeerInfo]:
+        """The peers of the network closest to ``key``, nearest first; each has answered.
+
+        Raises:
+            NoPeersError: there is nobody to ask.
+        """
+        node = self._node
+        done = await node.lookups.closest(arguments.key_argument(key))
+        return [PeerInfo(peer, node.addrs_of(peer)) for peer in done.answered]
+
+    # --- providers --------------------------------------------------------------------------------
+
+    async def provide(self, cid: object) -> ProvideResult:
+        """Announce a CID now, and keep it announced until :meth:`stop_providing`, over restarts
+        too if there is a data directory.
+
+        Raises:
+            StorageError: it could not be noted; it is not kept.
+            NoPeersError: nobody to tell; it is kept, and announced as soon as there is somebody.
+        """
+        return await self._node.providing.provide(arguments.multihash_of(cid))
+
+    async def provide_once(self, cid: object) -> ProvideResult:
+        """Announce a CID now, without keeping it announced.
+
+        Raises:
+            NoPeersError: nobody to tell.
+        """
+        return await self._node.providing.announce(arguments.multihash_of(cid))
+
+    async def stop_providing(self, cid: object) -> bool:
+        """Announce a CID no more; False if it was not kept. Records already out expire by
+        themselves: the network has no message to take one back."""
+        return await self._node.providing.stop(arguments.multihash_of(cid))
+
+    async def own_keys(self) -> list[OwnKey]:
+        """What this node keeps announced (multihashes)."""
+        node = self._node
+        return await node.storage.call(node.storage.store.own_keys)
+
+    async def provider_records(self, cid: object) -> list[ProviderRecord]:
+        """The provider records of others that this node holds for a CID."""
+        key = arguments.multihash_of(cid)
+        rows = await self._node.storage.rows(key)
+        return [
+            ProviderRecord(
+                cid=key,
+                provider=PeerInfo(row.provider, arguments.multiaddrs(row.addrs)),
+                timestamp=row.received,
+                distance=distance(key_of(key), row.provider.key),
+            )
+            for row in rows
+        ]
+
+    async def find_providers(self, cid: object, count: int | None = None) -> list[PeerInfo]:
+        """Up to ``count`` providers of a CID, in the order they were found; None asks until the
+        lookup is complete.
+
+        Raises:
+            NoPeersError: there is nobody to ask.
+        """
+        found: dict[PeerId, PeerEntry] = {}
+
+        def take(entry: PeerEntry) -> None:
+            found[entry.peer_id] = entry
+
+        node, key = self._node, arguments.multihash_of(cid)
+        await node.find_providers(key, arguments.count_argument(count), take)
+        return [node.info(entry) for entry in found.values()]
+
+    def iter_providers(
+        self, cid: object, count: int | None = None
+    ) -> AsyncGenerator[PeerInfo, None]:
+        """The providers of a CID as they are found, while the lookup goes on. One that was found
+        without an address may come again with one. Leaving the loop ends the lookup.
+
+        Raises:
+            NoPeersError: there is nobody to ask.
+        """
+        node, key = self._node, arguments.multihash_of(cid)
+        return self._stream(node, key, arguments.count_argument(count))
+
+    async def _stream(
+        self, node: Node, key: bytes, count: int | None
+    ) -> AsyncGenerator[PeerInfo, None]:
+        send, receive = trio.open_memory_channel[PeerEntry](2 * params.MAX_PROVIDERS_PER_LOOKUP)
+        scope = trio.CancelScope()
+        failure: list[NetworkError] = []
+
+        async def search() -> None:
+            with scope, send:
+                try:
+                    await node.find_providers(key, count, send.send_nowait)
+                except NetworkError as error:
+                    failure.append(error)
+
+        self._nursery.start_soon(search)
+        try:
+            async for entry in receive:
+                yield node.info(entry)
+        finally:
+            scope.cancel()
+            receive.close()
+        if failure:
+            raise failure[0]
+
+
+def _data_dir(value: str | Path | None) -> Path | None:
+    if value is None or isinstance(value, str | Path):
+        return None if value is None else Path(value)
+    raise UsageError(f"data_dir must be a path or None, not {value!r}")
+
+
+def _bootstrap_argument(values: Addresses, name: str = "bootstrap") -> tuple[list[PeerInfo], bool]:
+    """The peers to join through, those of the public list included, and whether it was named."""
+    if isinstance(values, str | bytes | Multiaddr) or not isinstance(values, Iterable):
+        raise UsageError(f"{name} must be a list of multiaddrs, not {values!r}")
+    given = list(values)
+    named = DEFAULT_NAME in given
+    addrs = [addr for addr in given if addr != DEFAULT_NAME]
+    if named:
+        addrs += PUBLIC_BOOTSTRAP
+    peers: dict[PeerId, PeerInfo] = {}
+    for addr in addrs:
+        info = arguments.peer_address_argument(addr, name)
+        peers.setdefault(info.peer_id, PeerInfo(info.peer_id)).addrs.extend(info.addrs)
+    return list(peers.values()), named

@@ -1,0 +1,83 @@
+"""What a node tells of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from codio_dht.core.peer import PeerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class ProvideResult:
+    """How one announcement went."""
+
+    key: bytes
+    """The multihash announced."""
+
+    holders: int
+    """Peers that have the record."""
+
+    confirmed: int
+    """Those of them that said so by ending the stream normally."""
+
+    attempted: int
+    """Peers tried; more than the replication factor where others took a failing one's place."""
+
+    seconds: float
+    """From the call to the last record."""
+
+
+@dataclass(frozen=True, slots=True)
+class DHTStats:
+    """A snapshot of the node's state; every field is a count unless it says otherwise."""
+
+    num_peers: int
+    """Connected peers."""
+
+    num_providers: int
+    """Provider records of others held, expired ones not yet deleted included."""
+
+    routing_table_size: int
+    pending_queries: int
+    """Requests to peers that are waiting for an answer."""
+
+    mode: str
+    own_keys: int
+    """Keys this node keeps provided."""
+
+    provider_keys: int
+    """Keys for which provider records of others are held."""
+
+    unsaved_records: int
+    provider_ttl_s: float
+    bootstrap: str
+    """``joined``, ``joining``, ``unreachable`` or ``alone`` (no bootstrap peers given)."""
+
+    lookups: dict[str, int] = field(default_factory=dict)
+    """Ended lookups, by why they ended."""
+
+    served: dict[str, int] = field(default_factory=dict)
+    """Inbound requests by type, and resets by reason."""
+
+    rpc: dict[str, int] = field(default_factory=dict)
+    """Outbound requests by outcome."""
+
+    storage: dict[str, int] = field(default_factory=dict)
+    host: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, int] = field(default_factory=dict)
+    """Unexpected errors in background work, by task; anything here is a bug."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderRecord:
+    """A provider record of another peer, as held here."""
+
+    cid: bytes
+    """The multihash provided (the network keeps no more of a CID)."""
+
+    provider: PeerInfo
+    timestamp: float
+    """When it was received, Unix seconds."""
+
+    distance: int
+    """XOR of the SHA-256 of the multihash and of the provider's id."""

@@ -1,0 +1,225 @@
+"""The RPC client: one request to one peer, over a stream that is kept and reused.
+
+Decides when a stream is reused and when a request is tried again; knows nothing of lookups.
+
+One request is outstanding on a stream at a time; answers match by order (SPEC). A request that
+fails on a stream is tried once more on a new one (go), within the same deadline. ADD_PROVIDER is
+never answered (go, rust, js), so it travels on a stream of its own: the sender finishes sending and
+waits for the peer's end. A normal end says that the peer has read the record and not refused it; a
+peer that echoes it (py-libp2p) is read and ignored.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+
+import trio
+from multiaddr import Multiaddr
+
+from codio_dht import params
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.messages import AddProvider, Reply, Request
+from codio_dht.core.peer import PeerId
+from codio_dht.errors import (
+    DeadlineError,
+    MessageError,
+    NetworkError,
+    RemoteError,
+    StreamError,
+    UnsupportedProtocolError,
+)
+from codio_dht.net.host import Host, Stream
+from codio_dht.node.stream_pool import StreamPool
+from codio_dht.wire.codec import decode_reply, encode_request, expected_reply
+from codio_dht.wire.framing import FrameReader
+
+_READ_BYTES = 64 * 1024
+
+
+class Delivery(Enum):
+    """What is known of a provider record that was sent."""
+
+    CONFIRMED = auto()
+    """The peer read it and ended the stream normally."""
+
+    SENT = auto()
+    """It was sent; the peer did not end the stream in time."""
+
+
+class RpcClient:
+    """Requests to peers over ``host`` on one protocol id. ``addrs_of`` says where to dial."""
+
+    def __init__(
+        self,
+        host: Host,
+        protocol: str,
+        addrs_of: Callable[[PeerId], Sequence[Multiaddr]],
+        *,
+        dial_timeout_s: float,
+        request_timeout_s: float,
+    ) -> None:
+        self._host = host
+        self._protocol = protocol
+        self._addrs_of = addrs_of
+        self._dial_timeout_s = dial_timeout_s
+        self._request_timeout_s = request_timeout_s
+        self._pool = StreamPool()
+        self.pending = 0
+        self.counters: Counter[str] = Counter()
+
+    async def request(self, peer: PeerId, request: Request, deadline: Monotonic) -> Reply:
+        """The peer's answer.
+
+        Raises:
+            NetworkError: not reached, no kad, the stream ended, or the deadline passed.
+            RemoteError: the answer is not one.
+        """
+        frame = encode_request(request)
+        self.pending += 1
+        try:
+            await self._connect(peer, deadline)
+            reply = await self._exchange(peer, frame, deadline)
+            if reply is None:
+                self.counters["retries"] += 1
+                reply = await self._exchange(peer, frame, deadline, last=True)
+            assert reply is not None
+        except (NetworkError, RemoteError) as error:
+            self.counters[f"failed:{type(error).__name__}"] += 1
+            raise
+        finally:
+            self.pending -= 1
+        if reply.type is not expected_reply(request):
+            raise MessageError(f"asked {expected_reply(request).name}, was told {reply.type.name}")
+        self.counters["answered"] += 1
+        return reply
+
+    async def add_provider(
+        self, peer: PeerId, request: AddProvider, deadline: Monotonic
+    ) -> Delivery:
+        """Hand a provider record to a peer.
+
+        Raises:
+            NetworkError: not reached, no kad, refused (the stream was reset), or out of time
+                before the record was sent.
+        """
+        self.pending += 1
+        try:
+            await self._connect(peer, deadline)
+            stream = await self._host.open_stream(peer, self._protocol, deadline)
+            try:
+                with _failing_at(deadline, "sending a provider record"):
+                    await stream.write(encode_request(request))
+                    await stream.close_write()
+                return await self._await_end(stream, deadline)
+            except BaseException:
+                await stream.reset()
+                raise
+        finally:
+            self.pending -= 1
+
+    async def forget(self, peer: PeerId) -> None:
+        """The peer is gone: drop what is kept of it."""
+        stream = self._pool.forget(peer)
+        if stream is not None:
+            await stream.reset()
+
+    async def aclose(self) -> None:
+        """Drop every kept stream."""
+        for stream in self._pool.drain():
+            await stream.reset()
+
+    async def _connect(self, peer: PeerId, deadline: Monotonic) -> None:
+        if not self._host.is_connected(peer):
+            by = min(deadline, trio.current_time() + self._dial_timeout_s)
+            await self._host.connect(peer, self._addrs_of(peer), Monotonic(by))
+
+    async def _exchange(
+        self, peer: PeerId, frame: bytes, deadline: Monotonic, *, last: bool = False
+    ) -> Reply | None:
+        """One try. None: the stream failed and a second try is worth it."""
+        stream = None if last else await self._take_kept(peer)
+        reused = stream is not None
+        if stream is None:
+            stream = await self._host.open_stream(peer, self._protocol, deadline)
+        by = Monotonic(min(deadline, trio.current_time() + self._request_timeout_s))
+        clean = False
+        try:
+            with _failing_at(by, "waiting for an answer"):
+                await stream.write(frame)
+                payload, clean = await _read_frame(stream)
+            return decode_reply(payload)
+        except UnsupportedProtocolError:
+            raise
+        except StreamError:
+            if reused:
+                self._pool.reuse_failed(peer)
+            if last:
+                raise
+            return None
+        except DeadlineError:
+            if last or trio.current_time() >= deadline:
+                raise
+            return None
+        finally:
+            if clean:
+                await self._give_back(peer, stream)
+            else:
+                await stream.reset()
+
+    async def _take_kept(self, peer: PeerId) -> Stream | None:
+        stream, stale = self._pool.take(peer, Monotonic(trio.current_time()))
+        if stale is not None:
+            await stale.reset()
+        self.counters["streams_reused" if stream else "streams_opened"] += 1
+        return stream
+
+    async def _give_back(self, peer: PeerId, stream: Stream) -> None:
+        surplus = self._pool.give_back(peer, stream, Monotonic(trio.current_time()))
+        if surplus is not None:
+            await surplus.close()
+
+    async def _await_end(self, stream: Stream, deadline: Monotonic) -> Delivery:
+        by = min(deadline, trio.current_time() + params.PROVIDE_CONFIRM_TIMEOUT_S)
+        drained = 0
+        with trio.move_on_at(by):
+            while data := await stream.read(_READ_BYTES):
+                drained += len(data)
+                if drained > params.REPLY_BUDGET_BYTES:
+                    break
+            else:
+                await stream.close()
+                return Delivery.CONFIRMED
+        await stream.reset()
+        return Delivery.SENT
+
+
+class _failing_at:  # noqa: N801 - reads as the context manager that it is
+    """``trio.fail_at`` that raises this package's ``DeadlineError``."""
+
+    def __init__(self, deadline: float, doing: str) -> None:
+        self._scope = trio.CancelScope(deadline=deadline)
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        self._scope.__enter__()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        handled = self._scope.__exit__(kind, error, trace)  # type: ignore[arg-type]
+        if self._scope.cancelled_caught:
+            raise DeadlineError(f"out of time {self._doing}")
+        return bool(handled)
+
+
+async def _read_frame(stream: Stream) -> tuple[bytes, bool]:
+    """One frame's payload, and whether nothing came after it."""
+    reader = FrameReader()
+    while True:
+        data = await stream.read(_READ_BYTES)
+        if not data:
+            raise StreamError("the peer ended the stream without an answer")
+        reader.feed(data)
+        payload = reader.next_frame()
+        if payload is not None:
+            return payload, reader.at_boundary

@@ -1,0 +1,119 @@
+"""The RPC server: one inbound kad stream, bytes in, replies out, no task and no await.
+
+Decides how much of one stream's work is done before others run; what a request means only the
+responder decides, what bytes mean only the codec.
+
+    READING --request--> answered at once, many per feed
+    READING --request whose records are on disk--> PARKED --loaded--> READING
+    READING --32 requests or 2 ms--> PARKED for a turn of the event loop --> READING
+    any --bad bytes or a refusal--> RESET
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from time import perf_counter
+
+from codio_dht import params
+from codio_dht.core.clock import Monotonic, Now
+from codio_dht.core.messages import Reply
+from codio_dht.core.peer import PeerId
+from codio_dht.core.responder import Responder
+from codio_dht.core.steps import Load, NoReply, Refuse
+from codio_dht.errors import RemoteError
+from codio_dht.net.host import Parked, Reset
+from codio_dht.node.clock import Clock
+from codio_dht.wire.codec import decode_request, encode_reply
+from codio_dht.wire.framing import FrameReader
+
+Loader = Callable[[bytes, Callable[[], None]], None]
+"""``load(key, done)``: bring the rows of ``key`` into memory, then call ``done`` (always)."""
+
+
+class KadServer:
+    """Makes a :class:`KadStream` per inbound stream and counts what they do."""
+
+    def __init__(self, responder: Responder, load: Loader, clock: Clock) -> None:
+        self.responder = responder
+        self.load = load
+        self.clock = clock
+        self.counters: Counter[str] = Counter()
+
+    def __call__(self, peer: PeerId) -> KadStream:
+        self.counters["streams"] += 1
+        return KadStream(self, peer)
+
+
+class KadStream:
+    """A ``StreamHandler`` (:mod:`codio_dht.net.host`) for ``/ipfs/kad/1.0.0``."""
+
+    __slots__ = ("_head", "_loads", "_peer", "_reader", "_server")
+
+    def __init__(self, server: KadServer, peer: PeerId) -> None:
+        self._server = server
+        self._peer = peer
+        self._reader = FrameReader()
+        self._head: bytes | None = None
+        self._loads = 0
+
+    def feed(self, data: bytes, now: Monotonic) -> bytes | Parked | Reset:
+        """Answer every whole request in ``data``, in order."""
+        try:
+            self._reader.feed(data)
+            return self._answer(now)
+        except RemoteError as error:
+            return self._reset(type(error).__name__)
+
+    def eof(self, now: Monotonic) -> bytes | Parked | Reset:
+        """The peer half-closed: what it asked before is still answered."""
+        answer = self.feed(b"", now)
+        if isinstance(answer, bytes) and not self._reader.at_boundary:
+            return self._reset("truncated frame")
+        return answer
+
+    def closed(self) -> None:
+        """Nothing is held beyond this object."""
+
+    def _answer(self, monotonic: Monotonic) -> bytes | Parked | Reset:
+        server = self._server
+        now = Now(monotonic, server.clock.unix())
+        out: list[bytes] = []
+        stop_at = perf_counter() + params.MAX_SECONDS_PER_TURN
+        while (payload := self._next_request()) is not None:
+            if len(out) >= params.MAX_REQUESTS_PER_TURN or perf_counter() > stop_at:
+                return Parked(b"".join(out), _at_once)
+            request = decode_request(payload)
+            answer = server.responder.respond(self._peer, request, now)
+            match answer:
+                case Reply():
+                    out.append(encode_reply(answer))
+                case NoReply():
+                    pass
+                case Load(key):
+                    self._loads += 1
+                    if self._loads > params.MAX_LOADS_PER_REQUEST:
+                        return self._reset("store unavailable")
+                    return Parked(b"".join(out), partial(server.load, key))
+                case Refuse(reason):
+                    return self._reset(reason)
+            server.counters[type(request).__name__] += 1
+            self._head = None
+            self._loads = 0
+        return b"".join(out)
+
+    def _next_request(self) -> bytes | None:
+        """The request to answer now: the one that was parked, or the next whole frame."""
+        if self._head is None:
+            self._head = self._reader.next_frame()
+        return self._head
+
+    def _reset(self, reason: str) -> Reset:
+        self._server.counters[f"reset:{reason}"] += 1
+        return Reset(reason)
+
+
+def _at_once(wake: Callable[[], None]) -> None:
+    """Park for no longer than the host needs to let others run."""
+    wake()

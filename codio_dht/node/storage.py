@@ -1,0 +1,152 @@
+"""Runs the store: one worker thread, in order, for the event loop that must never wait for a disk.
+
+Decides when records are flushed, expired and loaded; what they are only ``core.records`` decides.
+Every store call goes through one :class:`trio.CapacityLimiter` of one token, so calls never overlap
+and keep their order. A failure is counted and logged, and what was not written stays in memory for
+the next flush.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+import trio
+
+from codio_dht import params
+from codio_dht.core.records import ProviderRecords, ProviderRow
+from codio_dht.core.steps import Load
+from codio_dht.errors import StorageError
+from codio_dht.node.clock import Clock
+from codio_dht.store.interface import Store
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+class Storage:
+    """The store and the provider records that live on it."""
+
+    def __init__(self, store: Store, records: ProviderRecords, clock: Clock) -> None:
+        self.store = store
+        self.records = records
+        self.counters: Counter[str] = Counter()
+        self._clock = clock
+        self._one_at_a_time = trio.CapacityLimiter(1)
+        self._wanted: dict[bytes, list[Callable[[], None]]] = {}
+        self._wake = trio.Event()
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """``function()`` on the worker thread.
+
+        A cancelled caller does not stop it: what was begun is finished.
+
+        Raises:
+            StorageError: as the store says.
+        """
+        return await trio.to_thread.run_sync(function, limiter=self._one_at_a_time)
+
+    async def open(self) -> None:
+        """Learn which keys are on disk; call once, before serving."""
+        keys = await self.call(lambda: list(self.store.provider_keys()))
+        self.records.remember_keys(keys)
+
+    def load(self, key: bytes, done: Callable[[], None]) -> None:
+        """Bring the rows of ``key`` into memory, then call ``done``, whether that worked or not.
+
+        Streams that want the same key share one load.
+        """
+        waiting = self._wanted.setdefault(key, [])
+        waiting.append(done)
+        self._wake.set()
+
+    async def run_loads(self) -> None:
+        """Serve :meth:`load` for ever: a batch of keys in one hop to the thread."""
+        while True:
+            await self._wake.wait()
+            self._wake = trio.Event()
+            wanted, self._wanted = self._wanted, {}
+            for key, waiting in wanted.items():
+                try:
+                    rows = await self.call(lambda key=key: self.store.load_providers(key))  # type: ignore[misc]
+                    self.records.loaded(key, rows, self._clock.unix())
+                except StorageError as error:
+                    self.records.load_failed(key, self._clock.unix())
+                    self._failed("load", error)
+                for done in waiting:
+                    done()
+
+    async def run_flushes(self) -> None:
+        """Write unsaved records for ever, and once more on the way out."""
+        try:
+            while True:
+                await trio.sleep(params.FLUSH_INTERVAL_S)
+                await self.flush()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.flush()
+
+    async def flush(self) -> bool:
+        """Write everything unsaved; False if the store could not."""
+        while (batch := self.records.take_flush()) is not None:
+            try:
+                await self.call(lambda batch=batch: self.store.flush(batch))  # type: ignore[misc]
+            except StorageError as error:
+                self.records.flush_failed(batch)
+                self._failed("flush", error)
+                return False
+            self.records.flushed(batch)
+            self.counters["rows_written"] += len(batch.rows)
+        return True
+
+    async def run_expiry(self) -> None:
+        """Delete expired rows for ever, a bounded batch at a time."""
+        while True:
+            await trio.sleep(params.EXPIRY_INTERVAL_S)
+            await self.expire()
+
+    async def expire(self) -> None:
+        """Delete every row that has expired by now."""
+        now = self._clock.unix()
+        while True:
+            try:
+                keys = await self.call(lambda: self.store.delete_expired(now, params.EXPIRY_BATCH))
+            except StorageError as error:
+                self._failed("expiry", error)
+                return
+            self.records.expired(keys)
+            self.counters["rows_expired"] += len(keys)
+            if len(keys) < params.EXPIRY_BATCH:
+                break
+        if self.records.rebuild_due():
+            await self._rebuild_filter()
+
+    async def rows(self, key: bytes) -> tuple[ProviderRow, ...]:
+        """The unexpired rows of ``key``, read from the store if need be."""
+        while True:
+            rows = self.records.get(key, self._clock.unix())
+            if not isinstance(rows, Load):
+                return rows
+            loaded = trio.Event()
+            self.load(key, loaded.set)
+            await loaded.wait()
+
+    async def _rebuild_filter(self) -> None:
+        rebuilt = self.records.begin_rebuild()
+
+        def fill() -> None:
+            for key, count in self.store.provider_keys():
+                rebuilt.add(key, count)
+
+        try:
+            await self.call(fill)
+        except StorageError as error:
+            self._failed("rebuild", error)
+        else:
+            self.records.finish_rebuild(rebuilt)
+
+    def _failed(self, what: str, error: StorageError) -> None:
+        self.counters[f"{what}_failed"] += 1
+        log.error("storage_failed", doing=what, error=str(error))

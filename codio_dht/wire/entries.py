@@ -1,0 +1,133 @@
+"""Peer entries: one peer of a message, bytes to ``PeerEntry`` and back.
+
+Decides what of an entry is usable, and how large one may be; never how many a message carries
+(:mod:`codio_dht.wire.shaping`) nor what they mean.
+
+Every entry keeps its encoded bytes once they are made: whole in ``PeerEntry.encoded``, and with its
+shortest address only in ``PeerEntry.shortest``. Both stand behind their length, without the tag of
+the message's field. Only this module touches them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from codio_dht.core.addresses import strip_peer_id
+from codio_dht.core.messages import ConnectionType, PeerEntry
+from codio_dht.core.peer import PeerId
+from codio_dht.crypto.protobuf import bytes_field, uvarint
+from codio_dht.errors import PeerIdError
+from codio_dht.params import (
+    MAX_ADDRS_PER_PEER,
+    MAX_ENTRY_ADDRS_EXAMINED,
+    MAX_MESSAGE_ADDRS_EXAMINED,
+    MAX_PEER_ENTRY_BYTES,
+)
+from codio_dht.wire import dht_pb2
+
+_ID: Final = 1
+_ADDRS: Final = 2
+
+_CONNECTED_FIELD: Final = b"\x18\x01"
+"""``Peer.connection`` of a connected peer; GO sends 0 or 1, and 0 is left out."""
+
+_CONNECTIONS: Final = tuple(ConnectionType)
+
+_LONG: Final = 128
+"""A field from this size on takes a second length byte."""
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def decode_entries(raw: Sequence[bytes], limit: int) -> tuple[PeerEntry, ...]:
+    """The usable ones of the first ``limit`` entries, in order."""
+    entries = []
+    examined = 0
+    for data in raw[:limit]:
+        try:
+            peer = dht_pb2.Peer.FromString(data)
+            peer_id = PeerId(peer.id)
+        except (DecodeError, PeerIdError):
+            continue
+        addrs = peer.addrs[:MAX_ENTRY_ADDRS_EXAMINED]
+        if len(data) > MAX_PEER_ENTRY_BYTES:
+            addrs = _within_entry_limit(len(peer.id), addrs)
+        examined += len(addrs)
+        if examined > MAX_MESSAGE_ADDRS_EXAMINED:
+            addrs = []
+        usable = [own for addr in addrs if (own := strip_peer_id(addr, peer_id)) is not None]
+        entries.append(
+            PeerEntry(peer_id, tuple(usable[:MAX_ADDRS_PER_PEER]), _connection(peer.connection))
+        )
+    return tuple(entries)
+
+
+def _connection(value: int) -> ConnectionType:
+    """An unknown value counts as not connected (RS drops such a peer, GO keeps it)."""
+    return _CONNECTIONS[value] if 0 <= value < len(_CONNECTIONS) else _CONNECTIONS[0]
+
+
+def _within_entry_limit(id_bytes: int, addrs: Iterable[bytes]) -> list[bytes]:
+    """The leading addresses that fit one entry beside an id of ``id_bytes`` (GO: the first one that
+    does not fit ends the list)."""
+    kept = []
+    size = 2 + id_bytes + len(_CONNECTED_FIELD)
+    for addr in addrs:
+        size += address_bytes(addr)
+        if size > MAX_PEER_ENTRY_BYTES:
+            break
+        kept.append(addr)
+    return kept
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def encode_entry(entry: PeerEntry) -> bytes:
+    """The entry behind its length; the last addresses are left out past 8 KiB."""
+    return entry.encoded or _keep(entry, "encoded", _encode(entry, entry.addrs))
+
+
+def encode_shortest(entry: PeerEntry) -> bytes:
+    """The entry with its shortest address only (of equals, the first), behind its length."""
+    return entry.shortest or _keep(entry, "shortest", encode_with(entry, (shortest(entry),)))
+
+
+def encode_with(entry: PeerEntry, places: Iterable[int]) -> bytes:
+    """The entry with the addresses at ``places``, behind its length; places past the end do not
+    count."""
+    addrs = entry.addrs
+    return _encode(entry, [addrs[place] for place in places if place < len(addrs)])
+
+
+def shortest(entry: PeerEntry) -> int:
+    """The place of the entry's shortest address (of equals, the first); 0 if it has none."""
+    sizes = [len(addr) for addr in entry.addrs]
+    return sizes.index(min(sizes)) if sizes else 0
+
+
+def address_bytes(addr: bytes) -> int:
+    """What ``addr`` takes in an entry: tag, length, bytes."""
+    size = len(addr)
+    return size + 2 if size < _LONG else size + 3
+
+
+def _encode(entry: PeerEntry, addrs: Sequence[bytes]) -> bytes:
+    peer_id = entry.peer_id.to_bytes()
+    connection = _CONNECTED_FIELD if entry.connection is ConnectionType.CONNECTED else b""
+    fields = [bytes_field(_ID, peer_id)]
+    fields += [bytes_field(_ADDRS, addr) for addr in addrs]
+    body = b"".join(fields) + connection
+    if len(body) > MAX_PEER_ENTRY_BYTES:
+        kept = _within_entry_limit(len(peer_id), addrs)
+        body = b"".join(fields[: len(kept) + 1]) + connection
+    return uvarint(len(body)) + body
+
+
+def _keep(entry: PeerEntry, name: str, data: bytes) -> bytes:
+    object.__setattr__(entry, name, data)
+    return data

@@ -1,0 +1,135 @@
+r"""Frames of a kad stream: an unsigned varint length, then that many bytes.
+
+Decides where a frame ends, and which length prefixes no conforming peer sends. Never looks into a
+frame, and never sets memory aside on the word of a prefix: what is buffered has arrived.
+
+:class:`FrameReader` is pulled, so that a handler that has to stop in the middle of what arrived (a
+load from the store) leaves the rest where it is::
+
+    LENGTH --prefix complete--> BODY --body complete--> LENGTH
+       \--prefix impossible--> FAILED   (every later call raises the same FrameError)
+
+An empty frame is impossible too: it would be a PUT_VALUE without a key, which nobody can answer.
+GO resets the stream on all of these, and reads a prefix only in its shortest form.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from codio_dht.crypto.protobuf import uvarint
+from codio_dht.errors import FrameError
+from codio_dht.params import MAX_FRAME_BYTES, MAX_VARINT_BYTES
+
+_CONTINUES: Final = 0x80
+"""A varint byte from here on says that another byte follows."""
+
+_BITS_PER_BYTE: Final = 7
+"""Payload bits of a varint byte."""
+
+
+def encode_frame(payload: bytes) -> bytes:
+    """``payload`` behind its length."""
+    return uvarint(len(payload)) + payload
+
+
+class FrameReader:
+    """Cuts what arrives on a stream into frames. See the module for its states.
+
+    Holds at most one unfinished frame (``max_frame_bytes`` and its prefix) beside what the last
+    ``feed`` brought, provided that the caller pulls frames until None before it feeds again.
+    """
+
+    __slots__ = ("_buffer", "_end", "_failure", "_max", "_start")
+
+    def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._max = max_frame_bytes
+        self._buffer: bytes | bytearray = b""
+        self._start = 0
+        """Where the next frame's prefix begins (LENGTH) or its body (BODY)."""
+        self._end = -1
+        """Where the body ends, or -1 while the length is not known (LENGTH)."""
+        self._failure: str | None = None
+
+    @property
+    def buffered(self) -> int:
+        """Bytes held that no returned frame contains, a prefix that was read not counted."""
+        return len(self._buffer) - self._start
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the stream stands between two frames: an end of stream here is a clean one."""
+        return self._end < 0 and self._start == len(self._buffer) and self._failure is None
+
+    def feed(self, data: bytes) -> None:
+        """Take what arrived, in order; it is kept, not copied, where that is possible.
+
+        After a failure it is dropped.
+        """
+        buffer = self._buffer
+        if not data or self._failure is not None:
+            return
+        if self._start == len(buffer) and self._end < 0:
+            self._buffer = data
+            self._start = 0
+            return
+        if isinstance(buffer, bytearray):
+            del buffer[: self._start]  # cheap: a bytearray drops a head without moving the rest
+        else:
+            buffer = self._buffer = bytearray(memoryview(buffer)[self._start :])
+        if self._end >= 0:
+            self._end -= self._start
+        self._start = 0
+        buffer += data
+
+    def next_frame(self) -> bytes | None:
+        """The next whole frame's payload, or None until more has arrived.
+
+        Raises:
+            FrameError: the length is too large, empty, longer than a varint may be, or not in its
+                shortest form. There is no way to go on with this stream.
+        """
+        if self._end < 0 and not self._read_length():
+            return None
+        end = self._end
+        buffer = self._buffer
+        if len(buffer) < end:
+            return None
+        start = self._start
+        self._start = end
+        self._end = -1
+        if isinstance(buffer, bytes):
+            return buffer[start:end]
+        return bytes(memoryview(buffer)[start:end])
+
+    def _read_length(self) -> bool:
+        """LENGTH -> BODY: whether the prefix was complete."""
+        if self._failure is not None:
+            raise FrameError(self._failure)
+        buffer = self._buffer
+        start = self._start
+        length = shift = 0
+        for index in range(start, min(len(buffer), start + MAX_VARINT_BYTES)):
+            byte = buffer[index]
+            length |= (byte & 0x7F) << shift
+            if byte < _CONTINUES:
+                if byte == 0 and index > start:
+                    raise self._fail("frame length not in its shortest form")
+                if length == 0:
+                    raise self._fail("empty frame")
+                if length > self._max:
+                    raise self._fail(f"frame of {length} bytes, more than {self._max}")
+                self._start = index + 1
+                self._end = self._start + length
+                return True
+            shift += _BITS_PER_BYTE
+        if len(buffer) - start >= MAX_VARINT_BYTES:
+            raise self._fail(f"frame length of more than {MAX_VARINT_BYTES} bytes")
+        return False
+
+    def _fail(self, why: str) -> FrameError:
+        """-> FAILED: drops what is buffered."""
+        self._failure = why
+        self._buffer = b""
+        self._start = 0
+        return FrameError(why)

@@ -1,0 +1,48 @@
+"""Nodes on a ``MemoryNet``, for component tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import trio
+from memory_host import MemoryHost, MemoryNet
+from multiaddr import Multiaddr
+
+from codio_dht import DHTConfig, DHTManager
+
+
+def full_addr(host: MemoryHost) -> Multiaddr:
+    return Multiaddr(f"{host.addrs[0]}/p2p/{host.peer_id}")
+
+
+@asynccontextmanager
+async def memory_net(latency_s: float = 0.0) -> AsyncIterator[MemoryNet]:
+    async with trio.open_nursery() as nursery:
+        yield MemoryNet(nursery, latency_s)
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_nodes(
+    net: MemoryNet, count: int, *, first: int = 0, config: DHTConfig | None = None
+) -> AsyncIterator[list[DHTManager]]:
+    """``count`` servers, all bootstrapping from the first of the net."""
+    async with AsyncExitStack() as stack:
+        nodes = []
+        for number in range(first, first + count):
+            bootstrap = [full_addr(next(iter(net.hosts.values())))] if net.hosts else []
+            host = net.host(number)
+            nodes.append(
+                await stack.enter_async_context(
+                    DHTManager(host, config or DHTConfig(), bootstrap=bootstrap)
+                )
+            )
+        yield nodes
+
+
+async def settle(nodes: list[DHTManager], peers: int) -> None:
+    """Until each node has at least ``peers`` in its table."""
+    with trio.fail_after(600):
+        while any(len(node.routing_table_peers()) < peers for node in nodes):
+            await trio.sleep(0.1)

@@ -1,0 +1,393 @@
+"""``codio-dht daemon`` as a process: start, ready line, signals, clean stop, and what goes wrong.
+
+What concerns the process alone runs with a fake node (tests/unit/fake_daemon.py), which starts
+quickly and can be told to misbehave; what a user does with it runs with the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FAKE = [sys.executable, str(ROOT / "tests" / "unit" / "fake_daemon.py")]
+REAL = [sys.executable, "-m", "codio_dht.cli"]
+CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
+LOOPBACK = ("--listen", "/ip4/127.0.0.1/tcp/0", "--bootstrap", "none")
+
+STOP_LIMIT_S = 10.0
+"""What the daemon promises."""
+
+
+class Daemon:
+    """A daemon process under test."""
+
+    def __init__(self, command: list[str], data_dir: Path, *options: str, **env: str) -> None:
+        self.data_dir = data_dir
+        self._err = (data_dir.parent / f"{data_dir.name}.stderr").open("w+")
+        self.process = subprocess.Popen(
+            [*command, "daemon", "--data-dir", str(data_dir), *options],
+            stdout=subprocess.PIPE,
+            stderr=self._err,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}", **env},
+        )
+
+    def line(self, within_s: float = 60.0) -> str:
+        """The next line on stdout."""
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            assert selector.select(within_s), f"no line on stdout; stderr: {self.err()}"
+        return self.process.stdout.readline()
+
+    def ready(self) -> Any:
+        """The ready line."""
+        line = self.line()
+        assert line, self.err()
+        return json.loads(line)
+
+    def until_logged(self, text: str, within_s: float = 20.0) -> None:
+        """Wait until stderr has ``text``."""
+        end = time.monotonic() + within_s
+        while text not in self.err():
+            assert time.monotonic() < end, self.err()
+            assert self.process.poll() is None, self.err()
+            time.sleep(0.02)
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, within_s: float = STOP_LIMIT_S) -> int:
+        """The exit code."""
+        return self.process.wait(within_s)
+
+    def err(self) -> str:
+        self._err.flush()
+        return Path(self._err.name).read_text()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self._err.close()
+
+
+Start = Callable[..., Daemon]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts daemons (the fake one unless told otherwise) that end with the test."""
+    daemons: list[Daemon] = []
+
+    def start(
+        *options: str, command: list[str] = FAKE, data_dir: Path | None = None, **env: str
+    ) -> Daemon:
+        daemons.append(Daemon(command, data_dir or tmp_path / "node", *options, **env))
+        return daemons[-1]
+
+    yield start
+    for daemon in daemons:
+        daemon.close()
+
+
+def ask(
+    data_dir: Path, *arguments: str, timeout_s: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """Run one client command."""
+    return subprocess.run(
+        [*REAL, *arguments, "--data-dir", str(data_dir)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout_s,
+        cwd=ROOT,
+    )
+
+
+def asked(data_dir: Path, *arguments: str) -> Any:
+    """The one JSON object that a command prints."""
+    done = ask(data_dir, *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+# --- start and stop, with a fake node --------------------------------------------------------------
+
+
+def test_the_first_line_under_json_is_the_ready_line(start: Start) -> None:
+    ready = start("--json").ready()
+    assert ready["ready"] is True
+    assert [f"/ip4/127.0.0.1/tcp/4001/p2p/{ready['peer_id']}"] == ready["addrs"]
+
+
+def test_people_see_addresses_to_copy_and_what_to_try_next(start: Start) -> None:
+    daemon = start()
+    text = daemon.line()
+    while "Ctrl-C" not in text:
+        text += daemon.line()
+    assert "/ip4/127.0.0.1/tcp/4001/p2p/" in text
+    assert f"codio-dht stats --data-dir {daemon.data_dir}" in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_cleanly(start: Start, number: int) -> None:
+    daemon = start("--json")
+    daemon.ready()
+    daemon.signal(number)
+    assert daemon.wait() == 0
+    assert not (daemon.data_dir / "control.sock").exists()
+    assert all(json.loads(line) for line in daemon.err().splitlines())
+
+
+def test_a_signal_while_it_opens_stops_it_cleanly(start: Start) -> None:
+    daemon = start("--json", "--log-level", "debug", FAKE_DHT="never_opens")
+    time.sleep(1.0)
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    assert "Traceback" not in daemon.err()
+
+
+@pytest.mark.parametrize("delay_s", [0.02, 0.1, 0.2, 0.3, 0.5])
+def test_a_signal_at_any_moment_of_the_start_leaves_no_traceback(
+    start: Start, delay_s: float
+) -> None:
+    daemon = start("--json")
+    time.sleep(delay_s)
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() in (0, -signal.SIGTERM)  # the latter before Python has read our code
+    assert "Traceback" not in daemon.err()
+
+
+def test_what_needs_to_be_cancelled_to_end_is_cancelled_in_time(start: Start) -> None:
+    daemon = start("--json", FAKE_DHT="closes_only_when_cancelled")
+    daemon.ready()
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    assert "stop_cut_short" in daemon.err()
+
+
+@pytest.mark.parametrize("fault", ["never_closes", "blocks_the_loop"])
+def test_what_hangs_for_good_is_ended_in_time_and_named(start: Start, fault: str) -> None:
+    daemon = start("--json", FAKE_DHT=fault)
+    daemon.ready()
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 1
+    assert "did not stop within" in daemon.err()
+
+
+@pytest.mark.parametrize("fault", ["never_closes", "blocks_the_loop"])
+def test_a_second_signal_ends_it_at_once(start: Start, fault: str) -> None:
+    daemon = start("--json", FAKE_DHT=fault)
+    daemon.ready()
+    daemon.signal(signal.SIGINT)
+    daemon.until_logged("stopping")
+    daemon.signal(signal.SIGINT)
+    assert daemon.wait(3.0) == 130
+
+
+def test_a_reader_of_stdout_that_left_does_not_end_it(start: Start) -> None:
+    daemon = start("--json")
+    assert daemon.process.stdout is not None
+    daemon.process.stdout.close()
+    daemon.until_logged("stdout_closed")
+    assert asked(daemon.data_dir, "id")["mode"] == "server"
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+
+
+# --- what goes wrong at the start -------------------------------------------------------------------
+
+
+def failed(daemon: Daemon, code: int) -> str:
+    """The daemon ended with ``code``; the one line for people that it left."""
+    assert daemon.wait(60) == code, daemon.err()
+    (line,) = [line for line in daemon.err().splitlines() if line.startswith("codio-dht: ")]
+    assert "Traceback" not in daemon.err()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "says"),
+    [
+        ("refuses_config", 2, "provider_timeout must be longer"),
+        ("fails_in_a_nursery", 1, "the disk is full"),
+        ("port_in_use", 1, "Address already in use"),
+    ],
+)
+def test_what_the_node_refuses_is_one_line(start: Start, fault: str, code: int, says: str) -> None:
+    assert says in failed(start("--json", FAKE_DHT=fault), code)
+
+
+def test_a_fault_of_our_own_is_logged_with_its_traceback(start: Start) -> None:
+    daemon = start("--json", FAKE_DHT="has_a_bug")
+    assert daemon.wait(60) == 1
+    events = [json.loads(line) for line in daemon.err().splitlines() if line.startswith("{")]
+    assert any("ZeroDivisionError" in event.get("exception", "") for event in events)
+
+
+def test_a_second_daemon_on_the_same_directory_names_the_first(start: Start) -> None:
+    first = start("--json")
+    first.ready()
+    line = failed(start("--json"), 1)
+    assert f"another daemon (process {first.process.pid})" in line
+    assert asked(first.data_dir, "version")["daemon"] is not None
+
+
+def test_a_directory_that_cannot_be_used_is_named(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    line = failed(start("--json", data_dir=tmp_path / "file" / "node"), 1)
+    assert str(tmp_path / "file" / "node") in line
+    assert "directory" in line
+
+
+def test_a_file_in_the_sockets_place_is_respected(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / "control.sock").write_text("mine")
+    assert "not a socket" in failed(start("--json"), 1)
+    assert (tmp_path / "node" / "control.sock").read_text() == "mine"
+
+
+def test_a_live_socket_of_somebody_else_is_respected(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "node").mkdir()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "node" / "control.sock"))
+        other.listen()
+        assert "another daemon answers there" in failed(start("--json"), 1)
+
+
+def test_after_kill_9_the_next_one_starts(start: Start) -> None:
+    first = start("--json")
+    first.ready()
+    first.signal(signal.SIGKILL)
+    first.wait()
+    assert (first.data_dir / "control.sock").exists()
+    assert ask(first.data_dir, "id").returncode == 3
+    second = start("--json")
+    second.ready()
+    assert asked(second.data_dir, "id")["mode"] == "server"
+
+
+def test_a_path_too_long_for_a_socket_works_all_the_same(start: Start, tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    daemon = start("--json", data_dir=deep)
+    daemon.ready()
+    assert asked(deep, "id")["mode"] == "server"
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    assert not (deep / "control.sock").exists()
+
+
+def test_options_come_from_the_environment(start: Start, tmp_path: Path) -> None:
+    daemon = start(CODIO_DHT_JSON="1", CODIO_DHT_BOOTSTRAP="none", CODIO_DHT_LOG_LEVEL="error")
+    assert daemon.ready()["ready"]
+    assert asked(daemon.data_dir, "stats")["daemon"]["bootstrap_peers"] == []
+    assert daemon.err() == ""
+
+
+def test_a_daemon_that_reaches_nobody_stays_up_and_says_so(start: Start) -> None:
+    daemon = start("--json", FAKE_DHT="cannot_join")
+    daemon.ready()
+    daemon.until_logged("bootstrap_unreachable")
+    assert asked(daemon.data_dir, "stats")["bootstrap"] == "unreachable"
+
+
+# --- clients and their ends -------------------------------------------------------------------------
+
+
+def test_ctrl_c_ends_a_search_with_130_and_no_traceback(start: Start) -> None:
+    daemon = start("--json", FAKE_DHT="searches_for_ever")
+    daemon.ready()
+    with subprocess.Popen(
+        [*REAL, "findprovs", CID, "--data-dir", str(daemon.data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline()
+        client.send_signal(signal.SIGINT)
+        _, err = client.communicate(timeout=10)
+    assert client.returncode == 130
+    assert "Traceback" not in err
+
+
+def test_a_closed_pipe_ends_a_command_quietly_with_141(start: Start) -> None:
+    daemon = start("--json")
+    daemon.ready()
+    cids = " ".join([CID] * 200)
+    done = subprocess.run(
+        [
+            "bash", "-c",
+            f'{" ".join(REAL)} provide once {cids} --data-dir "$1" | head -1; '
+            'echo "code ${PIPESTATUS[0]}"',
+            "-", str(daemon.data_dir),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        cwd=ROOT,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "code 141"
+    assert done.stderr == ""
+
+
+def test_a_daemon_that_dies_under_a_command_is_exit_code_3(start: Start) -> None:
+    daemon = start("--json", FAKE_DHT="searches_for_ever")
+    daemon.ready()
+    with subprocess.Popen(
+        [*REAL, "findprovs", CID, "--data-dir", str(daemon.data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as client:
+        assert client.stdout is not None
+        client.stdout.readline()
+        daemon.signal(signal.SIGKILL)
+        _, err = client.communicate(timeout=10)
+    assert client.returncode == 3
+    assert "went away" in err
+
+
+def test_a_daemon_that_is_stopped_in_its_tracks_times_commands_out(start: Start) -> None:
+    daemon = start("--json")
+    daemon.ready()
+    daemon.signal(signal.SIGSTOP)
+    done = ask(daemon.data_dir, "id", "--timeout", "1s", timeout_s=20)
+    daemon.signal(signal.SIGCONT)
+    assert done.returncode == 124
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_clean_stop_does_not_wait_for_clients(start: Start) -> None:
+    daemon = start("--json", FAKE_DHT="searches_for_ever")
+    daemon.ready()
+    with subprocess.Popen(
+        [*REAL, "findprovs", CID, "--data-dir", str(daemon.data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    ) as client:
+        assert client.stdout is not None
+        client.stdout.readline()
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait(5) == 0
+        assert client.wait(10) == 3

@@ -1,0 +1,157 @@
+"""A DHT that answers at once from dictionaries, with ``DHTManager``'s names."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import base58
+import trio
+from multiaddr import Multiaddr
+
+from codio_dht.core.mode import Mode
+from codio_dht.core.peer import PeerId, PeerInfo
+from codio_dht.daemon.parameters import parse_cid
+from codio_dht.errors import DialError, NoPeersError, StreamError
+from codio_dht.net.host import ConnectionInfo
+
+CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
+
+
+def peer(number: int) -> PeerId:
+    """A peer id that only ``number`` decides."""
+    return PeerId(b"\x00\x24\x08\x01\x12\x20" + sha256(number.to_bytes(4, "big")).digest())
+
+
+def info(number: int) -> PeerInfo:
+    """That peer with one address."""
+    return PeerInfo(peer(number), [Multiaddr(f"/ip4/192.0.2.{number}/tcp/4001")])
+
+
+def raw_cid_of(text: str) -> str:
+    """A CIDv0: quick to make and different for each text."""
+    return base58.b58encode(b"\x12\x20" + sha256(text.encode()).digest()).decode()
+
+
+@dataclass
+class FakeOutcome:
+    holders: int = 20
+    attempted: int = 20
+    seconds: float = 0.25
+
+
+@dataclass
+class FakeOwnKey:
+    key: bytes
+    added: float
+    last_provided: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FakeStats:
+    num_peers: int
+    num_providers: int = 0
+    routing_table_size: int = 0
+    bootstrap: str = "alone"
+    served: dict[str, int] = field(default_factory=dict)
+
+
+class FakeDht:
+    """``providers_wait`` holds back every provider after the first until it is set."""
+
+    def __init__(self) -> None:
+        self.peer_id = peer(1)
+        self.addrs = [Multiaddr("/ip4/127.0.0.1/tcp/4001")]
+        self.mode = Mode.SERVER
+        self.providers = [info(2), info(3)]
+        self.known = {peer(2): info(2).addrs}
+        self.connected: list[ConnectionInfo] = []
+        self.kept: dict[bytes, FakeOwnKey] = {}
+        self.outcome = FakeOutcome()
+        self.fail: Exception | None = None
+        self.pings_fail = False
+        self.providers_wait: trio.Event | None = None
+        self.never = False
+        self.running = 0
+        self.bootstrap_state = "alone"
+        self.joined_through: list[str] = []
+
+    async def bootstrap(self, addrs: Iterable[Multiaddr | str]) -> int:
+        self.joined_through = [str(addr) for addr in addrs]
+        if self.fail is not None:
+            raise self.fail
+        return len(self.joined_through)
+
+    async def connect(self, addr: Multiaddr | str) -> None:
+        text = str(addr)
+        if "192.0.2.99" in text:
+            raise DialError(f"no address of {text} answers")
+        found = PeerId.from_string(text.rpartition("/p2p/")[2])
+        self.connected.append(
+            ConnectionInfo(
+                found,
+                Multiaddr(text.rpartition("/p2p/")[0]),
+                inbound=False,
+                agent="evil\x1b[31m",
+                protocols=frozenset({"/ipfs/kad/1.0.0"}),
+            )
+        )
+
+    async def ping(self, peer_id: PeerId) -> float:
+        if peer_id not in self.known and all(peer_id != info.peer_id for info in self.connected):
+            raise DialError(f"no address of {peer_id} is known")
+        if self.pings_fail:
+            raise StreamError("the stream ended")
+        return 0.0015
+
+    async def provide(self, cid: str | bytes) -> FakeOutcome:
+        multihash = parse_cid(str(cid), "cid")[1]
+        self.kept[multihash] = FakeOwnKey(multihash, 1.0, None)
+        return await self.provide_once(cid)
+
+    async def provide_once(self, cid: str | bytes) -> FakeOutcome:
+        if self.fail is not None:
+            raise self.fail
+        return self.outcome
+
+    async def stop_providing(self, cid: str | bytes) -> bool:
+        return self.kept.pop(parse_cid(str(cid), "cid")[1], None) is not None
+
+    async def own_keys(self) -> list[FakeOwnKey]:
+        return list(self.kept.values())
+
+    async def iter_providers(
+        self, cid: str | bytes, count: int | None
+    ) -> AsyncGenerator[PeerInfo, None]:
+        self.running += 1
+        try:
+            if self.fail is not None:
+                raise self.fail
+            for number, found in enumerate(self.providers):
+                if number and self.providers_wait is not None:
+                    await self.providers_wait.wait()
+                yield found
+                if number + 1 == count:
+                    return
+            if self.never:
+                await trio.sleep_forever()
+        finally:
+            self.running -= 1
+
+    async def find_peer(self, peer_id: PeerId) -> Sequence[Multiaddr]:
+        return self.known.get(peer_id, [])
+
+    async def find_closest_peers(self, key: bytes) -> Sequence[PeerInfo]:
+        if not self.providers:
+            raise NoPeersError("the routing table is empty")
+        return self.providers
+
+    def get_closest_peers(self, key: bytes) -> Sequence[PeerId]:
+        return [found.peer_id for found in self.providers]
+
+    def connections(self) -> Sequence[ConnectionInfo]:
+        return self.connected
+
+    def stats(self) -> FakeStats:
+        return FakeStats(num_peers=len(self.connected), bootstrap=self.bootstrap_state)

@@ -1,0 +1,408 @@
+"""Admission: probes before the table, eviction after a failure, and every bound."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codio_dht import params
+from codio_dht.core.admission import Admission, Idle, OfferOutcome, Probe
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.keyspace import Key
+from codio_dht.core.lookup import FailureReason, Wait
+from codio_dht.core.peer import PeerId
+from codio_dht.core.routing_table import AddOutcome, RoutingTable
+from codio_dht.params import (
+    ADMISSION_BACKOFF_S,
+    KEY_BITS,
+    MAX_ADMISSION_BACKOFF_S,
+    PROBE_TIMEOUT_S,
+    SETTLE_DELAY_S,
+    K,
+)
+
+LOCAL = Key(0)
+TIMEOUT = FailureReason.TIMEOUT
+
+
+def peer_at(key: int) -> PeerId:
+    peer = PeerId(b"\x12\x20" + key.to_bytes(32, "big"))
+    peer._key = Key(key)
+    return peer
+
+
+def peers_at_cpl(prefix: int, count: int) -> list[PeerId]:
+    return [peer_at((1 << (KEY_BITS - 1 - prefix)) + i) for i in range(count)]
+
+
+def now(seconds: float) -> Monotonic:
+    return Monotonic(seconds)
+
+
+def table_of(count: int, bucket_size: int = K) -> RoutingTable:
+    """A table of ``count`` settled peers, of CPL 1 and 2."""
+    table = RoutingTable(LOCAL, bucket_size=bucket_size)
+    for peer in [*peers_at_cpl(1, bucket_size), *peers_at_cpl(2, bucket_size)][:count]:
+        table.add(peer, now(0))
+    return table
+
+
+def probe(admission: Admission, peer: PeerId, at: float = 0.0) -> None:
+    """Bring ``peer`` to the point where its probe is out."""
+    assert admission.offer(peer, now(at)) is OfferOutcome.QUEUED
+    assert admission.next(now(at)) == Probe(peer, now(at + PROBE_TIMEOUT_S))
+
+
+# --- offers ---------------------------------------------------------------------------------------
+
+
+def test_a_candidate_is_probed_before_it_enters() -> None:
+    table = RoutingTable(LOCAL)
+    admission = Admission(table)
+    (peer,) = peers_at_cpl(0, 1)
+    probe(admission, peer)
+    assert len(table) == 0
+    assert admission.next(now(0)) == Idle()
+    assert admission.on_probe_answered(peer, 3, now(1)) is AddOutcome.ADDED
+    assert table.peers() == [peer]
+    entry = table.entry(peer)
+    assert entry is not None
+    assert entry.last_answered == 1.0
+
+
+def test_offers_that_need_no_probe_say_why() -> None:
+    table = table_of(K + 1)
+    admission = Admission(table)
+    queued = peers_at_cpl(0, 1)[0]
+    known, bucket_full = peers_at_cpl(1, K + 1)[K - 1 :]
+    assert admission.offer(peer_at(LOCAL), now(0)) is OfferOutcome.REFUSED_SELF
+    assert admission.offer(known, now(0)) is OfferOutcome.KNOWN
+    assert admission.offer(bucket_full, now(0)) is OfferOutcome.NO_ROOM
+    assert admission.offer(queued, now(0)) is OfferOutcome.QUEUED
+    assert admission.offer(queued, now(0)) is OfferOutcome.PENDING
+    admission.next(now(0))
+    assert admission.offer(queued, now(0)) is OfferOutcome.PENDING
+
+
+def test_a_full_queue_refuses_newcomers() -> None:
+    admission = Admission(RoutingTable(LOCAL), max_queue=2)
+    a, b, c = peers_at_cpl(0, 3)
+    assert admission.offer(a, now(0)) is OfferOutcome.QUEUED
+    assert admission.offer(b, now(0)) is OfferOutcome.QUEUED
+    assert admission.offer(c, now(0)) is OfferOutcome.FULL
+    assert admission.next(now(0)) == Probe(a, now(PROBE_TIMEOUT_S))
+    assert admission.offer(c, now(0)) is OfferOutcome.QUEUED
+
+
+def test_few_probes_are_out_at_once() -> None:
+    admission = Admission(RoutingTable(LOCAL), max_probes=2)
+    a, b, c = peers_at_cpl(0, 3)
+    for peer in (a, b, c):
+        admission.offer(peer, now(0))
+    assert admission.next(now(0)) == Probe(a, now(PROBE_TIMEOUT_S))
+    assert admission.next(now(1)) == Probe(b, now(1 + PROBE_TIMEOUT_S))
+    assert admission.next(now(2)) == Wait(now(PROBE_TIMEOUT_S))
+    admission.on_probe_answered(b, 1, now(3))
+    assert admission.next(now(3)) == Probe(c, now(3 + PROBE_TIMEOUT_S))
+    assert admission.next(now(3)) == Idle()
+
+
+def test_a_candidate_whose_bucket_filled_up_meanwhile_is_skipped() -> None:
+    table = RoutingTable(LOCAL, bucket_size=1)
+    admission = Admission(table)
+    a, b = peers_at_cpl(0, 2)
+    admission.offer(a, now(0))
+    table.add(b, now(0))
+    assert admission.next(now(0)) == Idle()
+    assert admission.waiting == 0
+
+
+# --- probes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.conformance("c49")
+def test_a_peer_that_hangs_is_not_inserted_once_the_table_holds_k() -> None:
+    table = table_of(K)
+    admission = Admission(table)
+    (peer,) = peers_at_cpl(0, 1)
+    probe(admission, peer)
+    assert admission.on_probe_failed(peer, TIMEOUT, now(10)) is AddOutcome.REFUSED_UNVERIFIED
+    assert peer not in table
+
+
+@pytest.mark.conformance("c49")
+def test_a_peer_that_hangs_is_accepted_while_the_table_is_small() -> None:
+    table = table_of(K - 1)
+    admission = Admission(table)
+    (peer,) = peers_at_cpl(0, 1)
+    probe(admission, peer)
+    assert admission.on_probe_failed(peer, TIMEOUT, now(10)) is AddOutcome.ADDED
+    entry = table.entry(peer)
+    assert entry is not None
+    assert (entry.last_answered, entry.replaceable) == (None, True)
+    assert table.silent_since(now(-1)) == [peer]
+
+
+@pytest.mark.conformance("c49")
+def test_a_peer_that_hung_makes_way_for_one_that_answers() -> None:
+    table = RoutingTable(LOCAL, bucket_size=2)
+    admission = Admission(table)
+    hung, a, b = peers_at_cpl(0, 3)
+    probe(admission, hung)
+    admission.on_probe_failed(hung, TIMEOUT, now(10))
+    table.add(a, now(10))
+    probe(admission, b, 11)
+    assert admission.on_probe_answered(b, 1, now(12)) is AddOutcome.REPLACED
+    assert table.peers() == [a, b]
+
+
+@pytest.mark.conformance("c49")
+@pytest.mark.parametrize(
+    "why", [FailureReason.UNREACHABLE, FailureReason.UNSUPPORTED, FailureReason.BROKEN]
+)
+def test_a_peer_that_fails_outright_is_not_inserted_however_small_the_table(
+    why: FailureReason,
+) -> None:
+    table = RoutingTable(LOCAL)
+    admission = Admission(table)
+    (peer,) = peers_at_cpl(0, 1)
+    probe(admission, peer)
+    assert admission.on_probe_failed(peer, why, now(1)) is AddOutcome.REFUSED_UNVERIFIED
+    assert len(table) == 0
+
+
+@pytest.mark.conformance("c49")
+@pytest.mark.parametrize(
+    ("held", "closer_count", "expected"),
+    [
+        (K, 0, AddOutcome.REFUSED_UNVERIFIED),
+        (K, 1, AddOutcome.ADDED),
+        (K - 1, 0, AddOutcome.ADDED),
+        (0, 0, AddOutcome.ADDED),
+    ],
+)
+def test_an_answer_has_to_name_a_peer_once_the_table_holds_k(
+    held: int, closer_count: int, expected: AddOutcome
+) -> None:
+    table = table_of(held)
+    admission = Admission(table)
+    (peer,) = peers_at_cpl(0, 1)
+    probe(admission, peer)
+    assert admission.on_probe_answered(peer, closer_count, now(1)) is expected
+    assert (peer in table) == (expected is AddOutcome.ADDED)
+
+
+@pytest.mark.conformance("c49")
+def test_a_probe_without_a_report_fails_at_its_deadline() -> None:
+    table = table_of(K)
+    admission = Admission(table)
+    (peer,) = peers_at_cpl(0, 1)
+    probe(admission, peer)
+    assert admission.next(now(PROBE_TIMEOUT_S)) == Idle()
+    assert admission.probing == 0
+    assert admission.offer(peer, now(PROBE_TIMEOUT_S)) is OfferOutcome.BACKED_OFF
+    assert admission.on_probe_failed(peer, TIMEOUT, now(11)) is AddOutcome.REFUSED_UNVERIFIED
+    assert admission.on_probe_answered(peer, 2, now(12)) is AddOutcome.ADDED
+
+
+def test_a_failed_candidate_is_left_alone_for_longer_each_time() -> None:
+    admission = Admission(table_of(K))
+    (peer,) = peers_at_cpl(0, 1)
+    at, delays = 0.0, []
+    for _ in range(7):
+        probe(admission, peer, at)
+        admission.on_probe_failed(peer, FailureReason.UNREACHABLE, now(at))
+        delay = next(
+            seconds
+            for seconds in range(1, 1_000)
+            if admission._failed[peer.key].until <= at + seconds
+        )
+        assert admission.offer(peer, now(at + delay - 0.1)) is OfferOutcome.BACKED_OFF
+        delays.append(delay)
+        at += delay
+    assert delays == [10, 20, 40, 80, 160, 300, 300]
+    assert delays[0] == ADMISSION_BACKOFF_S
+    assert delays[-1] == MAX_ADMISSION_BACKOFF_S
+
+
+def test_no_room_for_a_probe_is_not_held_against_the_candidate() -> None:
+    admission = Admission(RoutingTable(LOCAL))
+    (peer,) = peers_at_cpl(0, 1)
+    probe(admission, peer)
+    admission.on_probe_failed(peer, FailureReason.CAPACITY, now(1))
+    assert admission.offer(peer, now(1)) is OfferOutcome.QUEUED
+
+
+def test_the_memory_of_failures_is_bounded_and_forgets_the_oldest() -> None:
+    admission = Admission(table_of(K), max_memory=2)
+    a, b, c = peers_at_cpl(0, 3)
+    for peer in (a, b, c):
+        probe(admission, peer)
+        admission.on_probe_failed(peer, TIMEOUT, now(0))
+    assert admission.remembered == 2
+    assert admission.offer(a, now(0)) is OfferOutcome.QUEUED
+    assert admission.offer(b, now(0)) is OfferOutcome.BACKED_OFF
+
+
+# --- replies and failures -------------------------------------------------------------------------
+
+
+@pytest.mark.conformance("c36")
+def test_a_successful_reply_inserts_without_a_probe() -> None:
+    table = RoutingTable(LOCAL)
+    admission = Admission(table)
+    queued, peer = peers_at_cpl(0, 2)
+    admission.offer(queued, now(0))
+    assert admission.on_reply(peer, now(1)) is AddOutcome.ADDED
+    assert admission.on_reply(queued, now(1)) is AddOutcome.ADDED
+    assert admission.on_reply(queued, now(2)) is AddOutcome.KNOWN
+    assert table.peers() == [peer, queued]
+    assert admission.next(now(2)) == Idle()
+
+
+@pytest.mark.conformance("c36")
+@pytest.mark.parametrize(
+    "why",
+    [
+        FailureReason.UNREACHABLE,
+        FailureReason.TIMEOUT,
+        FailureReason.UNSUPPORTED,
+        FailureReason.BROKEN,
+    ],
+)
+def test_a_failed_dial_or_request_evicts_the_peer(why: FailureReason) -> None:
+    table = table_of(K)
+    admission = Admission(table)
+    peer = table.peers()[7]
+    assert admission.on_failure(peer, why, now(1)) is True
+    assert peer not in table
+    assert len(table) == K - 1
+    assert admission.offer(peer, now(1)) is OfferOutcome.BACKED_OFF
+    assert admission.on_reply(peer, now(2)) is AddOutcome.ADDED
+    assert admission.on_failure(peer_at(1), why, now(3)) is False
+
+
+@pytest.mark.conformance("c36")
+def test_a_request_that_was_never_made_evicts_nobody() -> None:
+    table = table_of(3)
+    assert Admission(table).on_failure(table.peers()[0], FailureReason.CAPACITY, now(1)) is False
+    assert len(table) == 3
+
+
+@pytest.mark.conformance("c36")
+def test_two_peers_learn_each_other_through_a_third() -> None:
+    """d1 - d2 - d3 in a line; d1 looks up its own id through d2, hears of d3 and asks it."""
+    d1, d2, d3 = peers_at_cpl(0, 3)
+    tables = {peer: RoutingTable(peer.key) for peer in (d1, d2, d3)}
+    admissions = {peer: Admission(table) for peer, table in tables.items()}
+    for left, right in ((d1, d2), (d2, d1), (d2, d3), (d3, d2)):
+        admissions[left].on_reply(right, now(0))
+    (heard,) = tables[d2].nearest(d1.key, K, [d1])
+    assert heard == d3
+    assert admissions[d1].on_reply(d3, now(1)) is AddOutcome.ADDED
+    assert admissions[d3].offer(d1, now(1)) is OfferOutcome.QUEUED
+    admissions[d3].next(now(1))
+    assert admissions[d3].on_probe_answered(d1, 2, now(2)) is AddOutcome.ADDED
+    assert d3 in tables[d1]
+    assert d1 in tables[d3]
+
+
+def test_a_peer_that_is_no_server_any_more_is_withdrawn_without_a_grudge() -> None:
+    table = table_of(2)
+    admission = Admission(table)
+    queued, probed = peers_at_cpl(0, 2)
+    member = table.peers()[0]
+    probe(admission, probed)
+    admission.offer(queued, now(0))
+    for peer in (queued, probed, member):
+        admission.withdraw(peer)
+    assert (admission.waiting, admission.probing) == (0, 0)
+    assert member not in table
+    assert admission.offer(queued, now(0)) is OfferOutcome.QUEUED
+
+
+# --- joining --------------------------------------------------------------------------------------
+
+
+@pytest.mark.conformance("c48")
+def test_peers_that_came_while_joining_are_settled_a_minute_after_the_second_refresh() -> None:
+    table = RoutingTable(LOCAL, bucket_size=1)
+    admission = Admission(table)
+    a, b, c = peers_at_cpl(0, 3)
+    admission.on_reply(a, now(0))
+    admission.on_refreshed(now(10))
+    admission.on_refreshed(now(20))
+    assert admission.on_reply(b, now(21)) is AddOutcome.REPLACED
+    admission.next(now(20 + SETTLE_DELAY_S - 1))
+    assert admission.on_reply(a, now(79)) is AddOutcome.REPLACED
+    admission.next(now(20 + SETTLE_DELAY_S))
+    assert admission.on_reply(c, now(81)) is AddOutcome.FULL
+    assert table.peers() == [a]
+    admission.on_refreshed(now(90))
+    table.remove(a)
+    table.add(b, now(91))
+    assert admission.on_reply(c, now(92)) is AddOutcome.FULL
+
+
+def test_a_table_that_was_empty_again_is_joining_again() -> None:
+    table = RoutingTable(LOCAL, bucket_size=1)
+    admission = Admission(table)
+    a, b = peers_at_cpl(0, 2)
+    admission.on_reply(a, now(0))
+    admission.on_refreshed(now(1))
+    admission.on_refreshed(now(2))
+    admission.next(now(2 + SETTLE_DELAY_S))
+    admission.on_failure(a, TIMEOUT, now(100))
+    assert admission.on_reply(a, now(101)) is AddOutcome.ADDED
+    assert admission.on_reply(b, now(102)) is AddOutcome.REPLACED
+
+
+# --- bounds ---------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["offer", "next", "answer", "fail", "reply", "evict", "withdraw"]),
+            st.integers(1, 40),
+        ),
+        max_size=120,
+    )
+)
+def test_nothing_grows_past_its_bound_whatever_peers_do(events: list[tuple[str, int]]) -> None:
+    table = RoutingTable(LOCAL, bucket_size=2)
+    admission = Admission(table, max_probes=3, max_queue=4, max_memory=5)
+    for at, (event, number) in enumerate(events):
+        peer = peer_at(number << (KEY_BITS - 8))
+        match event:
+            case "offer":
+                admission.offer(peer, now(at))
+            case "next":
+                admission.next(now(at))
+            case "answer":
+                admission.on_probe_answered(peer, number % 2, now(at))
+            case "fail":
+                admission.on_probe_failed(peer, TIMEOUT, now(at))
+            case "reply":
+                admission.on_reply(peer, now(at))
+            case "evict":
+                admission.on_failure(peer, FailureReason.BROKEN, now(at))
+            case _:
+                admission.withdraw(peer)
+        assert admission.waiting <= 4
+        assert admission.probing <= 3
+        assert admission.remembered <= 5
+        assert all(count <= 2 for count in table.cpl_counts())
+        assert not [each for each in admission._queue if each in admission._probing]
+
+
+def test_the_bounds_are_those_of_params() -> None:
+    admission = Admission(RoutingTable(LOCAL, bucket_size=10_000))
+    peers = peers_at_cpl(0, params.MAX_ADMISSION_QUEUE + 1)
+    outcomes = [admission.offer(peer, now(0)) for peer in peers]
+    assert outcomes[-1] is OfferOutcome.FULL
+    assert outcomes[:-1] == [OfferOutcome.QUEUED] * params.MAX_ADMISSION_QUEUE
+    while isinstance(admission.next(now(0)), Probe):
+        pass
+    assert admission.probing == params.MAX_ADMISSION_PROBES

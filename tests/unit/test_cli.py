@@ -1,0 +1,343 @@
+"""The commands, run in this process against a server with a fake node in another thread."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from click.testing import CliRunner
+from fake_dht import CID, FakeDht, info, peer, raw_cid_of
+
+from codio_dht.cli.commands import COMMANDS
+from codio_dht.cli.main import cli, run
+from codio_dht.daemon.control import ControlServer
+from codio_dht.daemon.datadir import default_data_dir, listening_socket
+from codio_dht.daemon.methods import Methods, raw_cid
+from codio_dht.daemon.parameters import parse_cid
+from codio_dht.daemon.protocol import API_VERSION, Hello
+from codio_dht.errors import NoPeersError
+
+
+@contextmanager
+def serving(dht: FakeDht, data_dir: Path, api: int = API_VERSION) -> Iterator[None]:
+    """A control server on ``data_dir`` in a thread of its own."""
+    ready = threading.Event()
+    scope = trio.CancelScope()
+    tokens: list[trio.lowlevel.TrioToken] = []
+
+    async def serve() -> None:
+        tokens.append(trio.lowlevel.current_trio_token())
+        methods = Methods(dht, "9.9", lambda: {"uptime_s": 1.0}).table()
+        with scope, listening_socket(data_dir) as listener:
+            ready.set()
+            await ControlServer(methods, Hello(api, "9.9", str(peer(1)))).serve(listener)
+
+    thread = threading.Thread(target=trio.run, args=(serve,))
+    thread.start()
+    assert ready.wait(5)
+    try:
+        yield
+    finally:
+        tokens[0].run_sync_soon(scope.cancel)
+        thread.join(5)
+
+
+class Shell:
+    """Runs commands against one data directory and keeps what they printed."""
+
+    def __init__(self, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.data_dir = data_dir
+        self._capsys = capsys
+        self.out = self.err = ""
+
+    def __call__(self, *arguments: str) -> int:
+        code = run([*arguments, "--data-dir", str(self.data_dir)])
+        self.out, self.err = self._capsys.readouterr()
+        return code
+
+    def json(self, *arguments: str) -> list[Any]:
+        assert self(*arguments, "--json") == 0, self.err
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def dht() -> FakeDht:
+    return FakeDht()
+
+
+@pytest.fixture
+def shell(dht: FakeDht, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Shell]:
+    with serving(dht, tmp_path):
+        yield Shell(tmp_path, capsys)
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+def test_id_shows_addresses_to_paste(shell: Shell) -> None:
+    assert shell("id") == 0
+    assert f"/ip4/127.0.0.1/tcp/4001/p2p/{peer(1)}" in shell.out
+    (own,) = shell.json("id")
+    assert own["peer_id"] == str(peer(1))
+    (other,) = shell.json("id", str(peer(2)))
+    assert other["connected"] is False
+
+
+def test_findprovs_prints_one_peer_a_line(shell: Shell) -> None:
+    assert shell("findprovs", CID) == 0
+    assert [str(peer(2)), str(peer(3))] == shell.out.splitlines()
+    assert shell("findprovs", CID, "-n", "1", "-v") == 0
+    assert f"{peer(2)} /ip4/192.0.2.2/tcp/4001/p2p/{peer(2)}\n" == shell.out
+    assert [str(peer(2)), str(peer(3))] == [
+        item["peer_id"] for item in shell.json("findprovs", CID)
+    ]
+
+
+def test_a_provider_that_comes_again_with_addresses_is_one_line_of_text(
+    shell: Shell, dht: FakeDht
+) -> None:
+    dht.providers = [info(2), info(2)]
+    assert shell("findprovs", CID) == 0
+    assert [str(peer(2))] == shell.out.splitlines()
+    assert len(shell.json("findprovs", CID)) == 2
+
+
+def test_nothing_found_is_exit_code_1_and_a_word_on_stderr(shell: Shell, dht: FakeDht) -> None:
+    dht.providers = []
+    assert shell("findprovs", CID) == 1
+    assert shell.out == ""
+    assert "no providers" in shell.err
+    assert shell("findpeer", str(peer(9))) == 1
+    assert shell("closest", "--local", CID) == 1
+
+
+def test_a_uri_is_a_cid(shell: Shell) -> None:
+    assert shell("findprovs", f"ipfs://{CID}") == 0
+
+
+def test_what_the_daemon_calls_wrong_usage_is_exit_code_2(shell: Shell) -> None:
+    assert shell("findprovs", "nonsense") == 2
+    assert shell.err == "codio-dht: cid: 'nonsense' is not a CID\n"
+    assert shell("findpeer", "nonsense") == 2
+    assert shell("closest", "nonsense") == 2
+    assert shell("swarm", "connect", "/ip4/192.0.2.5/tcp/4001") == 2
+
+
+def test_findpeer_prints_one_address_a_line(shell: Shell) -> None:
+    assert shell("findpeer", str(peer(2))) == 0
+    assert shell.out == f"/ip4/192.0.2.2/tcp/4001/p2p/{peer(2)}\n"
+
+
+def test_provide_says_how_many_hold_it(shell: Shell) -> None:
+    assert shell("provide", "add", CID) == 0
+    assert shell.out == f"{CID} held by 20 of 20 peers asked, 250.0 ms\n"
+    assert shell("provide", "ls") == 0
+    assert shell.out == raw_cid(parse_cid(CID, "cid")[1]) + "\n"
+    assert shell("provide", "rm", CID) == 0
+    assert shell("provide", "rm", CID) == 1
+    assert shell.json("provide", "ls") == []
+
+
+def test_provide_goes_on_after_a_failure_and_tells_of_it(shell: Shell) -> None:
+    assert shell("provide", "once", "nonsense", CID) == 2
+    assert CID in shell.out
+    assert "nonsense" in shell.err
+    assert shell("provide", "once", "nonsense", CID, "--json") == 2
+    by_cid = {item["cid"]: item for item in map(json.loads, shell.out.splitlines())}
+    assert by_cid["nonsense"]["error"]["code"] == "usage"
+    assert by_cid[CID]["holders"] == 20
+
+
+def test_a_provide_that_reached_nobody_is_exit_code_1(shell: Shell, dht: FakeDht) -> None:
+    dht.fail = NoPeersError("there is nobody to ask")
+    assert shell("provide", "add", CID) == 1
+    assert "kept" in shell.err
+
+
+def test_ping_prints_each_round_trip_and_a_summary(shell: Shell, dht: FakeDht) -> None:
+    assert shell("ping", str(peer(2)), "-c", "2", "-i", "0") == 0
+    first, _, summary = shell.out.splitlines()
+    assert first == f"{peer(2)}: seq=1 time=1.5 ms"
+    assert summary.startswith("2 of 2 answered")
+    dht.pings_fail = True
+    assert shell("ping", str(peer(2)), "-c", "1") == 1
+
+
+def test_swarm_shows_who_is_connected_without_their_control_characters(shell: Shell) -> None:
+    addr = f"/ip4/192.0.2.5/tcp/4001/p2p/{peer(5)}"
+    assert shell("swarm", "connect", addr) == 0
+    assert shell("swarm", "peers", "-v") == 0
+    assert shell.out == f"{addr} outbound evil\ufffd[31m\n"
+    assert shell.json("swarm", "peers")[0]["agent"] == "evil\x1b[31m"
+    assert "\x1b" not in shell.out
+
+
+def test_stats_are_rows_or_one_object(shell: Shell) -> None:
+    assert shell("stats") == 0
+    assert re.search(r"^num_peers +0$", shell.out, re.MULTILINE)
+    assert re.search(r"^daemon\.uptime_s +1\.0$", shell.out, re.MULTILINE)
+    (stats,) = shell.json("stats")
+    assert stats["routing_table_size"] == 0
+
+
+def test_bootstrap_and_version_answer(shell: Shell) -> None:
+    assert shell("bootstrap", f"/dnsaddr/example.org/p2p/{peer(5)}") == 0
+    (version,) = shell.json("version")
+    assert version["daemon"]["version"] == "9.9"
+
+
+def test_the_groups_data_dir_counts_for_its_commands(shell: Shell) -> None:
+    assert run(["--data-dir", str(shell.data_dir), "id"]) == 0
+
+
+# --- no daemon, wrong daemon ----------------------------------------------------------------------
+
+
+def test_without_a_daemon_the_exit_code_is_3_and_says_how_to_start_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["id", "--data-dir", str(tmp_path)]) == 3
+    err = capsys.readouterr().err
+    assert "no daemon is running" in err
+    assert f"codio-dht daemon --data-dir {tmp_path}" in err
+
+
+def test_version_works_without_a_daemon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["version", "--json", "--data-dir", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out)["daemon"] is None
+
+
+def test_a_daemon_of_another_api_version_is_named(
+    dht: FakeDht, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(dht, tmp_path, api=API_VERSION + 1):
+        assert run(["id", "--data-dir", str(tmp_path)]) == 1
+    assert "same release" in capsys.readouterr().err
+
+
+def test_out_of_time_is_exit_code_124_and_the_daemon_stops_searching(
+    shell: Shell, dht: FakeDht
+) -> None:
+    dht.never = True
+    assert shell("findprovs", CID, "-n", "0", "--timeout", "200ms") == 124
+    assert len(shell.out.splitlines()) == 2
+    for _ in range(500):
+        if dht.running == 0:
+            break
+        threading.Event().wait(0.01)
+    assert dht.running == 0
+
+
+# --- the command line itself ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nope"],
+        ["id", "--nope"],
+        ["findprovs"],
+        ["findprovs", CID, "-n", "-1"],
+        ["id", "--timeout", "soon"],
+        ["daemon", "--mode", "both"],
+        ["daemon", "--provider-timeout", "0"],
+        ["daemon", "--bootstrap", "none", "--bootstrap", "default"],
+        ["daemon", "--import-kubo-config", "/nonexistent"],
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("codio-dht: ")
+    assert len(err.splitlines()) == 1
+
+
+def _all_commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if hasattr(command, "commands"):
+            yield from _all_commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("path", [(), *_all_commands(cli)], ids=" ".join)
+def test_every_command_has_help(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli, [*path, "--help"])
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 5
+    assert "\b" not in result.output
+
+
+def test_every_option_of_the_daemon_has_an_environment_variable() -> None:
+    options = [option for option in cli.commands["daemon"].params if option.name != "data_dir"]
+    assert [f"CODIO_DHT_{str(option.name).upper().removeprefix('AS_')}" for option in options] == [
+        option.envvar for option in options
+    ]
+
+
+def test_every_client_command_takes_the_common_options() -> None:
+    leaves = [cli.commands[str(command.name)] for command in COMMANDS]
+    leaves += [sub for group in leaves for sub in getattr(group, "commands", {}).values()]
+    for command in leaves:
+        if not hasattr(command, "commands"):
+            names = {option.name for option in command.params}
+            assert {"data_dir", "as_json", "timeout_s"} <= names, command.name
+
+
+def test_the_data_directory_follows_the_environment() -> None:
+    assert default_data_dir({"CODIO_DHT_DATA": "/d"}) == Path("/d")
+    assert default_data_dir({"XDG_DATA_HOME": "/x"}) == Path("/x/codio-dht")
+    home = default_data_dir({"XDG_DATA_HOME": "not/absolute"})
+    assert home == Path.home() / ".local/share/codio-dht"
+
+
+def test_client_commands_import_neither_trio_nor_libp2p() -> None:
+    program = (
+        "import sys; from codio_dht.cli.main import run; run(['id', '--data-dir', '/nonexistent']);"
+        "heavy = {'trio', 'libp2p', 'multiaddr', 'structlog', 'cryptography', 'cid'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_completion_knows_the_commands() -> None:
+    runner = CliRunner()
+    env = {
+        "_CODIO_DHT_COMPLETE": "bash_complete",
+        "COMP_WORDS": "codio-dht find",
+        "COMP_CWORD": "1",
+    }
+    result = runner.invoke(cli, prog_name="codio-dht", env=env)
+    assert {"plain,findprovs", "plain,findpeer"} == set(result.output.split())
+
+
+def test_a_thousand_cids_from_stdin_all_get_their_answer(shell: Shell) -> None:
+    cids = [raw_cid_of(str(number)) for number in range(1000)]
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "codio_dht.cli",
+            "provide", "add", "-", "--json", "--data-dir", str(shell.data_dir),
+        ],
+        input="# a comment\n\n" + "\n".join(cids),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answered = {json.loads(line)["cid"] for line in done.stdout.splitlines()}
+    assert set(cids) == answered

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codio_dht.crypto.protobuf import bytes_field
+from codio_dht.errors import ProtocolError
+from codio_dht.net.stack.identify_message import (
+    IdentifyMessage,
+    decode_identify,
+    encode_identify,
+)
+from codio_dht.params import (
+    MAX_ADDRS_PER_PEER,
+    MAX_IDENTIFY_BYTES,
+    MAX_IDENTIFY_PROTOCOLS,
+    MAX_IDENTIFY_TEXT_BYTES,
+    MAX_MULTIADDR_BYTES,
+)
+
+ADDR = b"\x04\x7f\x00\x00\x01\x06\x0f\xa1"
+short = st.binary(min_size=1, max_size=30)
+text = st.text(max_size=30)
+
+
+@given(
+    st.builds(
+        IdentifyMessage,
+        public_key=st.none() | short,
+        listen_addrs=st.lists(short, max_size=4).map(tuple),
+        protocols=st.lists(st.text(min_size=1, max_size=9), max_size=4, unique=True).map(tuple),
+        observed_addr=st.none() | short,
+        protocol_version=st.none() | text,
+        agent=st.none() | text,
+        signed_peer_record=st.none() | short,
+    )
+)
+def test_a_message_comes_back_as_it_was_written(message):
+    assert message == decode_identify(encode_identify(message))
+
+
+def test_the_fields_have_the_numbers_of_the_specification():
+    message = IdentifyMessage(b"k", (b"l",), ("p",), b"o", "v", "a", b"r")
+    assert b"\x12\x01l\x1a\x01p\x0a\x01k\x22\x01o\x2a\x01v\x32\x01a\x42\x01r" == encode_identify(
+        message
+    )
+
+
+def test_an_empty_message_says_nothing():
+    assert IdentifyMessage() == decode_identify(b"")
+
+
+def test_addresses_past_the_bounds_are_left_out():
+    data = bytes_field(2, b"") + bytes_field(2, bytes(MAX_MULTIADDR_BYTES + 1))
+    data += bytes_field(2, ADDR) * (MAX_ADDRS_PER_PEER + 3)
+    data += bytes_field(4, bytes(MAX_MULTIADDR_BYTES + 1))
+    message = decode_identify(data)
+    assert (ADDR,) * MAX_ADDRS_PER_PEER == message.listen_addrs
+    assert message.observed_addr is None
+
+
+def test_protocols_are_kept_once_each_and_up_to_a_bound():
+    names = [f"/p/{i}".encode() for i in range(MAX_IDENTIFY_PROTOCOLS + 50)]
+    data = b"".join(bytes_field(3, name) for name in [names[0], *names])
+    message = decode_identify(data)
+    assert tuple(name.decode() for name in names[:MAX_IDENTIFY_PROTOCOLS]) == message.protocols
+
+
+def test_texts_too_long_are_left_out_and_bad_utf8_is_shown():
+    data = bytes_field(6, b"x" * (MAX_IDENTIFY_TEXT_BYTES + 1)) + bytes_field(5, b"v\xff")
+    data += bytes_field(3, b"p" * (MAX_IDENTIFY_TEXT_BYTES + 1))
+    message = decode_identify(data)
+    assert (None, "v\ufffd", ()) == (message.agent, message.protocol_version, message.protocols)
+
+
+def test_parts_sent_one_after_another_add_up():
+    first = encode_identify(IdentifyMessage(agent="a", protocols=("/p",), listen_addrs=(ADDR,)))
+    second = encode_identify(IdentifyMessage(agent="b", protocols=("/q",), public_key=b"k"))
+    message = decode_identify(first + second)
+    assert IdentifyMessage(b"k", (ADDR,), ("/p", "/q"), agent="b") == message
+
+
+@pytest.mark.parametrize("data", [bytes(MAX_IDENTIFY_BYTES + 1), b"\x0a\x05x", b"\x08\x01" * 5_000])
+def test_what_is_too_large_or_no_message_is_refused(data):
+    with pytest.raises(ProtocolError) as caught:
+        decode_identify(data)
+    assert "identify" == caught.value.layer
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_message_or_the_documented_error(data):
+    try:
+        decode_identify(data)
+    except ProtocolError as error:
+        assert "identify" == error.layer

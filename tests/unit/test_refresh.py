@@ -1,0 +1,209 @@
+"""The refresh schedule: what is due, when, and the gap rule."""
+
+from __future__ import annotations
+
+import pytest
+
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.keyspace import Key
+from codio_dht.core.lookup import Wait
+from codio_dht.core.peer import PeerId
+from codio_dht.core.refresh import CplLookup, LivenessProbe, RefreshSchedule, SelfLookup
+from codio_dht.core.routing_table import RoutingTable
+from codio_dht.params import KEY_BITS, LIVENESS_GRACE_S, MAX_REFRESH_CPL, REFRESH_INTERVAL_S
+
+LOCAL = Key(0)
+
+
+def peer_at_cpl(prefix: int, nth: int = 0) -> PeerId:
+    key = (1 << (KEY_BITS - 1 - prefix)) + nth
+    peer = PeerId(b"\x12\x20" + key.to_bytes(32, "big"))
+    peer._key = Key(key)
+    return peer
+
+
+def now(seconds: float) -> Monotonic:
+    return Monotonic(seconds)
+
+
+def table_with(*cpls: int, at: float = 0.0) -> RoutingTable:
+    table = RoutingTable(LOCAL)
+    for prefix in cpls:
+        table.add(peer_at_cpl(prefix), now(at))
+    return table
+
+
+def run_of(schedule: RefreshSchedule, at: float) -> list[SelfLookup | CplLookup]:
+    """The lookups of the run that is due at ``at``, each of which ends at once."""
+    lookups = []
+    while True:
+        match schedule.next(now(at)):
+            case SelfLookup() | CplLookup() as lookup:
+                lookups.append(lookup)
+                schedule.lookup_ended(now(at))
+            case LivenessProbe(peer):
+                schedule.probe_ended(peer)
+            case Wait():
+                return lookups
+
+
+def cpls(*prefixes: int) -> list[SelfLookup | CplLookup]:
+    return [SelfLookup(), *(CplLookup(prefix) for prefix in prefixes)]
+
+
+def test_the_first_run_is_due_at_once_and_the_next_an_interval_later() -> None:
+    schedule = RefreshSchedule(table_with(0, 1, 2))
+    running = [schedule.running]
+    assert schedule.next(now(50)) == SelfLookup()
+    running.append(schedule.running)
+    schedule.lookup_ended(now(51))
+    assert run_of(schedule, 51) == [CplLookup(0), CplLookup(1), CplLookup(2)]
+    running.append(schedule.running)
+    assert running == [False, True, False]
+    assert schedule.runs == 1
+    assert schedule.next(now(60)) == Wait(now(50 + REFRESH_INTERVAL_S))
+    assert schedule.next(now(50 + REFRESH_INTERVAL_S)) == SelfLookup()
+
+
+def test_one_lookup_is_out_at_a_time() -> None:
+    schedule = RefreshSchedule(table_with(0))
+    assert schedule.next(now(0)) == SelfLookup()
+    assert schedule.next(now(1)) == Wait(None)
+    schedule.lookup_ended(now(2))
+    assert schedule.next(now(2)) == CplLookup(0)
+    assert schedule.next(now(3)) == Wait(None)
+
+
+def test_an_end_that_nobody_expects_changes_nothing() -> None:
+    schedule = RefreshSchedule(table_with(0))
+    schedule.lookup_ended(now(0))
+    schedule.probe_ended(peer_at_cpl(0))
+    assert run_of(schedule, 0) == cpls(0)
+    schedule.lookup_ended(now(1))
+    assert schedule.runs == 1
+
+
+def test_an_empty_table_needs_only_the_lookup_of_the_local_key() -> None:
+    assert run_of(RefreshSchedule(RoutingTable(LOCAL)), 0) == cpls()
+
+
+def test_cpls_are_refreshed_up_to_the_longest_with_a_peer_but_no_further_than_15() -> None:
+    assert run_of(RefreshSchedule(table_with(*range(5))), 0) == cpls(*range(5))
+    deep = RefreshSchedule(table_with(*range(40)))
+    assert run_of(deep, 0) == cpls(*range(MAX_REFRESH_CPL + 1))
+
+
+def test_the_lookup_of_the_local_key_may_bring_the_cpls_of_the_same_run() -> None:
+    table = RoutingTable(LOCAL)
+    schedule = RefreshSchedule(table)
+    assert schedule.next(now(0)) == SelfLookup()
+    table.add(peer_at_cpl(0), now(0))
+    table.add(peer_at_cpl(1), now(0))
+    schedule.lookup_ended(now(0))
+    assert run_of(schedule, 0) == [CplLookup(0), CplLookup(1)]
+
+
+@pytest.mark.parametrize(
+    ("filled", "expected"),
+    [
+        ((0, 9), (0, 1, 2, 3, 4)),
+        ((9,), (0, 1, 2)),
+        ((0, 1, 2, 12), (*range(9),)),
+        ((0, 2, 3, 12), (0, 1, 2, 3, 4)),
+        ((0, 1, 2, 3, 5), (*range(6),)),
+    ],
+)
+def test_beyond_a_gap_at_c_the_run_goes_on_to_twice_c_plus_one_only(
+    filled: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    assert run_of(RefreshSchedule(table_with(*filled)), 0) == cpls(*expected)
+
+
+def test_a_gap_that_its_refresh_filled_is_none() -> None:
+    table = table_with(0, 9)
+    schedule = RefreshSchedule(table)
+    schedule.next(now(0))
+    schedule.lookup_ended(now(0))
+    assert schedule.next(now(0)) == CplLookup(0)
+    schedule.lookup_ended(now(0))
+    for prefix in range(1, 9):
+        assert schedule.next(now(0)) == CplLookup(prefix)
+        table.add(peer_at_cpl(prefix), now(0))
+        schedule.lookup_ended(now(0))
+    assert schedule.next(now(0)) == CplLookup(9)
+
+
+def test_a_gap_that_is_fresh_cuts_the_run_short_too() -> None:
+    schedule = RefreshSchedule(table_with(9))
+    schedule.looked_up(peer_at_cpl(0).key, now(0))
+    assert run_of(schedule, 1) == cpls(1, 2)
+
+
+def test_a_cpl_that_was_looked_up_within_the_interval_is_spared() -> None:
+    schedule = RefreshSchedule(table_with(0, 1, 2, 3))
+    schedule.looked_up(peer_at_cpl(1, nth=77).key, now(100))
+    schedule.looked_up(peer_at_cpl(40).key, now(100))
+    assert run_of(schedule, 100) == cpls(0, 2, 3)
+    schedule.looked_up(peer_at_cpl(3).key, now(200))
+    assert run_of(schedule, 100 + REFRESH_INTERVAL_S) == cpls(0, 1, 2)
+    assert run_of(schedule, 100 + 2 * REFRESH_INTERVAL_S) == cpls(0, 1, 2, 3)
+
+
+def test_a_requested_run_begins_now_and_spares_no_cpl() -> None:
+    schedule = RefreshSchedule(table_with(0, 1))
+    assert run_of(schedule, 0) == cpls(0, 1)
+    assert run_of(schedule, 1) == []
+    schedule.request()
+    assert schedule.running is True
+    assert run_of(schedule, 1) == cpls(0, 1)
+    assert schedule.next(now(2)) == Wait(now(1 + REFRESH_INTERVAL_S))
+
+
+def test_a_run_requested_during_a_run_follows_it() -> None:
+    schedule = RefreshSchedule(table_with(0))
+    assert schedule.next(now(0)) == SelfLookup()
+    schedule.request()
+    schedule.lookup_ended(now(0))
+    assert run_of(schedule, 0) == [CplLookup(0), SelfLookup(), CplLookup(0)]
+    assert schedule.runs == 2
+
+
+def test_entries_silent_for_the_grace_time_are_probed_the_longest_silent_first() -> None:
+    table = table_with(0, 1, at=0)
+    table.add(peer_at_cpl(2), now(100))
+    table.answered(peer_at_cpl(0), now(50))
+    at = LIVENESS_GRACE_S + 51
+    schedule = RefreshSchedule(table)
+    assert schedule.next(now(at)) == LivenessProbe(peer_at_cpl(1))
+    assert schedule.next(now(at)) == LivenessProbe(peer_at_cpl(0))
+    assert schedule.next(now(at)) == SelfLookup()
+
+
+def test_few_probes_are_out_at_once_and_none_twice() -> None:
+    table = table_with(*range(5))
+    schedule = RefreshSchedule(table, max_probes=2)
+    at = LIVENESS_GRACE_S + 1
+    assert schedule.next(now(at)) == LivenessProbe(peer_at_cpl(0))
+    assert schedule.next(now(at)) == LivenessProbe(peer_at_cpl(1))
+    assert schedule.next(now(at)) == SelfLookup()
+    assert schedule.next(now(at)) == Wait(None)
+    table.remove(peer_at_cpl(0))
+    schedule.probe_ended(peer_at_cpl(0))
+    assert schedule.next(now(at)) == LivenessProbe(peer_at_cpl(2))
+    schedule.probe_ended(peer_at_cpl(2))
+    table.remove(peer_at_cpl(3))
+    assert schedule.next(now(at)) == LivenessProbe(peer_at_cpl(4))
+    assert schedule.next(now(at)) == Wait(None)
+
+
+def test_a_probe_still_out_in_the_next_run_is_not_repeated() -> None:
+    table = table_with(0)
+    schedule = RefreshSchedule(table)
+    at = LIVENESS_GRACE_S + 1
+    assert schedule.next(now(at)) == LivenessProbe(peer_at_cpl(0))
+    schedule.request()
+    schedule.next(now(at))
+    schedule.lookup_ended(now(at))
+    schedule.next(now(at))
+    schedule.lookup_ended(now(at))
+    assert schedule.next(now(at)) == SelfLookup()
