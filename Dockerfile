@@ -13,7 +13,7 @@ ARG BASE=python:3.13-slim
 FROM ${BASE} AS build
 WORKDIR /app
 # The dependencies change rarely: a layer of their own, made from what they are decided by.
-COPY LICENSE-* pyproject.toml ./
+COPY LICENSE-* README.md pyproject.toml ./
 COPY requirements requirements
 COPY scripts/setup scripts/setup
 COPY codio_dht/__init__.py codio_dht/__init__.py

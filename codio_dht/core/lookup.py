@@ -120,10 +120,12 @@ class ClosestPeer:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The lookup is over. ``closest`` has up to k live peers, nearest first."""
+    """The lookup is over. ``closest`` has up to k live peers, nearest first; ``next_closest`` up to
+    k more live ones, to take the place of any of them."""
 
     reason: StopReason
     closest: tuple[ClosestPeer, ...] = ()
+    next_closest: tuple[ClosestPeer, ...] = ()
 
     @property
     def answered(self) -> list[PeerId]:
@@ -255,6 +257,15 @@ class ClosestPeersLookup:
         limit_s = 2 * min(times, default=0.0)
         return [each.peer for each in seeds if each.took_s is not None and each.took_s <= limit_s]
 
+    def unresponsive(self) -> list[PeerId]:
+        """The peers past their soft deadline, nearest first: dead, or too slow for this lookup."""
+        late = sorted(
+            away
+            for away, each in self._candidates.items()
+            if each.state is PeerState.UNRESPONSIVE
+        )
+        return [self._candidates[away].peer for away in late]
+
     # --- inside -----------------------------------------------------------------------------------
 
     def _hear(self, peer: PeerId, *, is_seed: bool = False) -> bool:
@@ -321,8 +332,9 @@ class ClosestPeersLookup:
         del self._live[bisect_left(self._live, away)]
 
     def _finish(self, reason: StopReason) -> Done:
-        nearest = [self._candidates[away] for away in self._live[: self._k]]
-        self._done = Done(reason, tuple(ClosestPeer(each.peer, each.state) for each in nearest))
+        nearest = [self._candidates[away] for away in self._live[: 2 * self._k]]
+        peers = tuple(ClosestPeer(each.peer, each.state) for each in nearest)
+        self._done = Done(reason, peers[: self._k], peers[self._k :])
         return self._done
 
 

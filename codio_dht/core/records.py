@@ -16,13 +16,15 @@ the keys on disk (:mod:`codio_dht.core.key_filter`): a key without records never
 What happens at the bounds:
 - A key with ``max_per_key`` providers takes no new one. Where the key is not in memory the store
   holds to this (``Flush.max_per_key``).
-- At ``max_records`` in all no new record is taken. A refresh is; where only the store can tell
-  which it is, the record is written only if it is one.
+- At ``max_records`` in all no new record is taken.
+- A refresh is taken at both bounds. Where only the store can tell whether it is one, it is written
+  only if it is.
 - While the unsaved writes are full (the store fails or is too slow), nothing is taken but newer
   versions of what is waiting there.
 
 All times are Unix time. A record that has expired is never told; its addresses expire before it.
-Reports may come late: what is written while a load is under way is merged into what it brings.
+Reports may come late: what is written while a load is under way is merged into what it brings. One
+load of a key is under way at a time.
 """
 
 from __future__ import annotations
@@ -178,20 +180,17 @@ class ProviderRecords:
         full = self._on_disk + unsaved.new_rows >= self._max_records
         sure = True
         if cached is not None and cached.partial_since is None:
-            old = cached.rows.get(provider_id)
-            known = old is not None and old.expires > now
-            if old is None and len(cached.rows) >= self._max_per_key:
+            known = provider_id in cached.rows
+            if not known and len(cached.rows) >= self._max_per_key:
                 return AddOutcome.REFUSED_KEY_FULL
-            if full and not known:
+            if not known and full:
                 return AddOutcome.REFUSED_FULL
         else:
-            waits = unsaved.is_sure(key, provider_id)
-            known = waits or unsaved.writes(key, provider_id)
-            if not known and unsaved.has_providers(key, self._max_per_key):
-                return AddOutcome.REFUSED_KEY_FULL
-            if full and not known:
+            known = unsaved.is_sure(key, provider_id) or unsaved.writes(key, provider_id)
+            key_full = not known and unsaved.has_providers(key, self._max_per_key)
+            if key_full or (full and not known):
                 if key not in self._filter:
-                    return AddOutcome.REFUSED_FULL
+                    return AddOutcome.REFUSED_KEY_FULL if key_full else AddOutcome.REFUSED_FULL
                 sure = False
         unsaved.put(row, sure=sure)
         if cached is not None:
@@ -228,7 +227,7 @@ class ProviderRecords:
         self._forget(key)
         merged = {row.provider.to_bytes(): row for row in rows}
         self._merge(merged, overtaking)
-        self._settle_perhaps(key, merged, now)
+        self._settle_perhaps(key, merged)
         self._merge(merged, self._unsaved.rows_of(key))
         self._remember(key, _Cached(merged))
 
@@ -247,11 +246,10 @@ class ProviderRecords:
             if provider in rows or (sure and len(rows) < self._max_per_key):
                 rows[provider] = row
 
-    def _settle_perhaps(self, key: bytes, rows: Rows, now: UnixTime) -> None:
-        """Now it shows which rows refresh one on disk; the others are dropped."""
+    def _settle_perhaps(self, key: bytes, rows: Rows) -> None:
+        """Now it shows which rows have an older version on disk; the others are dropped."""
         for row in self._unsaved.drop_perhaps(key):
-            old = rows.get(row.provider.to_bytes())
-            if old is not None and old.expires > now:
+            if row.provider.to_bytes() in rows:
                 self._unsaved.put(row, sure=True)
 
     # --- writes -----------------------------------------------------------------------------------

@@ -113,6 +113,11 @@ class RefreshSchedule:
         """The liveness probe of ``peer`` is over. Without effect if none is out."""
         self._probing.pop(peer.key, None)
 
+    def suspect(self, peer: PeerId) -> None:
+        """``peer`` did not answer a lookup in time: probe it soon. A no-op if it has no entry."""
+        if peer in self._table:
+            self._to_probe[peer.key] = peer
+
     def looked_up(self, key: Key, now: Monotonic) -> None:
         """A lookup of ``key``, for whatever purpose, succeeded: its CPL is fresh."""
         prefix = cpl(self._table.local, key)
@@ -126,7 +131,7 @@ class RefreshSchedule:
         self._requested = False
         self._due = Monotonic(now + self._interval_s)
         silent = self._table.silent_since(Monotonic(now - self._grace_s))
-        self._to_probe = {peer.key: peer for peer in silent}
+        self._to_probe |= {peer.key: peer for peer in silent}
 
     def _next_probe(self) -> LivenessProbe | None:
         while self._to_probe and len(self._probing) < self._max_probes:

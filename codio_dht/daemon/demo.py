@@ -124,7 +124,7 @@ class _Demo:
         self._begin()
         wanted = min(K, self._count - 1)
         with trio.move_on_after(JOIN_LIMIT_S):
-            while min(self._known()) < wanted:  # noqa: ASYNC110 - a table tells nobody that it grew
+            while min(self._known()) < wanted:  # noqa: ASYNC110 - no event tells
                 await trio.sleep(_LOOK_S)
         known = self._known()
         self._say(

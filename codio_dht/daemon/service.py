@@ -31,16 +31,16 @@ from codio_dht.daemon.methods import Methods, full_addrs
 from codio_dht.daemon.node_port import Dht
 from codio_dht.daemon.protocol import API_VERSION, Hello
 from codio_dht.daemon.settings import DEFAULT_LISTEN_IP4, DEFAULT_LISTEN_IP6, Settings
-from codio_dht.daemon.stopping import STOP_GRACE_S, Stopping
-from codio_dht.errors import CodioError, UsageError
+from codio_dht.daemon.stopping import Stopping
+from codio_dht.errors import CodioError, IdentityError, UsageError
 
 OpenDht = Callable[[Settings], AbstractAsyncContextManager[Dht]]
 
 WATCH_INTERVAL_S: Final = 1.0
 """How often the node's bootstrap state is looked at, to log when it changes."""
 
-REMIND_INTERVAL_S: Final = 600.0
-"""How often a daemon that reaches nobody says so again."""
+_UNREACHABLE: Final = "unreachable"
+"""``DHTStats.bootstrap`` when the last round of dials reached nobody."""
 
 _OK: Final = 0
 _RUNTIME_ERROR: Final = 1
@@ -57,6 +57,8 @@ def run(settings: Settings, version: str, open_dht: OpenDht | None = None) -> in
     foreign = logs.configure(settings.log_level, as_json=as_json)
     try:
         with own_data_dir(settings.data_dir) as data_dir:
+            if settings.kubo_config is not None:
+                adopt_identity(settings.kubo_config, data_dir)
             daemon = _Daemon(settings, data_dir, version, foreign)
             stopping.enter()
             trio.run(daemon.run, stopping, open_dht or open_node)
@@ -97,6 +99,33 @@ def open_node(settings: Settings) -> AbstractAsyncContextManager[Dht]:
     return manager
 
 
+def adopt_identity(kubo_config: str, data_dir: Path) -> None:
+    """Make the key of a Kubo config this node's identity; it may be that already.
+
+    Raises:
+        IdentityError: it has no usable key, or the directory has another identity.
+    """
+    from codio_dht.node.hosting import KEY_FILE  # noqa: PLC0415 - as in open_node
+    from codio_dht.store.identity import (  # noqa: PLC0415 - as in open_node
+        create_identity,
+        import_kubo_identity,
+        load_or_create_identity,
+    )
+
+    key = import_kubo_identity(kubo_config)
+    path = data_dir / KEY_FILE
+    if not path.exists():
+        create_identity(path, key)
+        log.info("identity_imported", peer_id=str(key.peer_id()), file=str(path))
+        return
+    own = load_or_create_identity(path).peer_id()
+    if own != key.peer_id():
+        raise IdentityError(
+            f"{path} is the key of {own}, the Kubo config's of {key.peer_id()}: choose another"
+            " --data-dir, or move the key file away"
+        )
+
+
 def default_listen() -> list[str]:
     """Where a node listens that was not told: TCP and QUIC on 4001, IPv6 where there is one."""
     return [*DEFAULT_LISTEN_IP4, *(DEFAULT_LISTEN_IP6 if _has_ipv6() else ())]
@@ -132,7 +161,7 @@ class _Daemon:
         with trio.CancelScope() as whole:
             async with trio.open_nursery() as watching:
                 ready = trio.Event()
-                watching.start_soon(_limit_stop, stop, ready, whole)
+                watching.start_soon(_limit_stop, stop, ready, whole, stopping.grace_s)
                 async with open_dht(self._settings) as dht:
                     with listening_socket(self._data_dir) as listener:
                         ready.set()
@@ -176,39 +205,40 @@ class _Daemon:
         }
 
 
-async def _limit_stop(stop: trio.Event, ready: trio.Event, whole: trio.CancelScope) -> None:
+async def _limit_stop(
+    stop: trio.Event, ready: trio.Event, whole: trio.CancelScope, grace_s: float
+) -> None:
     """A stop during the opening cancels it; later it has its time, then it is cancelled too."""
     await stop.wait()
     if ready.is_set():
-        await trio.sleep(STOP_GRACE_S)
-        log.warning("stop_cut_short", after_s=STOP_GRACE_S)
+        await trio.sleep(grace_s)
+        log.warning("stop_cut_short", after_s=grace_s)
     whole.cancel()
 
 
 async def _watch_bootstrap(dht: Dht) -> None:
     """Log how joining the network goes, for ever; the node itself does the retrying."""
-    before, said_at = "", trio.current_time()
+    before = ""
     while True:
         stats = dht.stats()
-        now = trio.current_time()
-        if stats.bootstrap != before or (
-            stats.bootstrap == "unreachable" and now - said_at >= REMIND_INTERVAL_S
-        ):
-            before, said_at = stats.bootstrap, now
+        retrying = before == _UNREACHABLE and stats.bootstrap == "joining"
+        if stats.bootstrap != before and not retrying:
+            before = stats.bootstrap
             _log_bootstrap(stats)
         await trio.sleep(WATCH_INTERVAL_S)
 
 
 def _log_bootstrap(stats: Any) -> None:
-    peers = {"num_peers": stats.num_peers, "routing_table_size": stats.routing_table_size}
-    if stats.bootstrap == "unreachable":
-        log.warning(
-            "bootstrap_unreachable",
-            hint="none of the bootstrap peers could be reached; staying up, retrying with back-off",
-            **peers,
-        )
+    facts = {
+        "state": stats.bootstrap,
+        "num_peers": stats.num_peers,
+        "routing_table_size": stats.routing_table_size,
+    }
+    if stats.bootstrap == _UNREACHABLE:
+        hint = "none of the bootstrap peers could be reached: staying up, retrying with back-off"
+        log.warning("bootstrap_state", hint=hint, **facts)
     else:
-        log.info("bootstrap", state=stats.bootstrap, **peers)
+        log.info("bootstrap_state", **facts)
 
 
 def _welcome(settings: Settings, data_dir: Path, peer_id: str, addrs: list[str]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from base64 import b64decode
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -57,8 +56,8 @@ class Settings:
     log_level: str = "info"
     provider_timeout_s: float | None = None
     republish_interval_s: float | None = None
-    private_key: bytes | None = field(default=None, repr=False)
-    """A key to take over as this node's identity: the libp2p protobuf, from a Kubo config."""
+    kubo_config: str | None = field(default=None, repr=False)
+    """Text of a Kubo config whose key becomes this node's identity."""
 
     @property
     def bootstrap_addrs(self) -> tuple[str, ...]:
@@ -100,10 +99,9 @@ def seconds_of(text: str) -> float:
 class KuboConfig:
     """What a Kubo configuration file says that this node can use."""
 
-    private_key: bytes = field(repr=False)
-    """The libp2p protobuf."""
+    text: str = field(repr=False)
+    """The whole file, for what reads the key."""
 
-    peer_id: str
     listen: tuple[str, ...]
     announce: tuple[str, ...]
     bootstrap: tuple[str, ...]
@@ -126,10 +124,11 @@ def read_kubo_config(path: Path) -> KuboConfig:
     if len(data) > MAX_KUBO_CONFIG_BYTES:
         raise ConfigError(f"{path} is too large to be a Kubo config")
     try:
-        config = json.loads(data)
+        text = data.decode()
+        config = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON, so not a Kubo config") from error
-    return _kubo_config(_Section(config, str(path)))
+    return _kubo_config(_Section(config, str(path)), text)
 
 
 def apply_kubo_config(settings: Settings, kubo: KuboConfig) -> Settings:
@@ -140,7 +139,7 @@ def apply_kubo_config(settings: Settings, kubo: KuboConfig) -> Settings:
         announce=settings.announce or kubo.announce,
         bootstrap=settings.bootstrap or kubo.bootstrap,
         mode=settings.mode or kubo.mode,
-        private_key=kubo.private_key,
+        kubo_config=kubo.text,
     )
 
 
@@ -169,24 +168,15 @@ class _Section:
         return tuple(values)
 
 
-def _kubo_config(root: _Section) -> KuboConfig:
-    identity = root.section("Identity")
+def _kubo_config(root: _Section, text: str) -> KuboConfig:
     addresses = root.section("Addresses")
-    try:
-        private_key = b64decode(identity.text("PrivKey"), validate=True)
-    except ValueError as error:
-        raise ConfigError("Identity.PrivKey is not base64") from error
-    if not private_key:
-        raise ConfigError("Identity.PrivKey is missing: this is not a Kubo config with a key")
     swarm = addresses.texts("Swarm")
-    routing = root.section("Routing").text("Type")
     return KuboConfig(
-        private_key=private_key,
-        peer_id=identity.text("PeerID"),
+        text=text,
         listen=tuple(addr for addr in swarm if _LISTENABLE.fullmatch(addr)),
         announce=addresses.texts("Announce") or addresses.texts("AppendAnnounce"),
         bootstrap=_kubo_bootstrap(root),
-        mode=_KUBO_MODES.get(routing),
+        mode=_KUBO_MODES.get(root.section("Routing").text("Type")),
         skipped=tuple(addr for addr in swarm if not _LISTENABLE.fullmatch(addr)),
     )
 

@@ -37,9 +37,15 @@ _SIGNAL_BASE: Final = 128
 
 
 class Stopping:
-    """Installs the handlers; one per process, from the main thread."""
+    """Installs the handlers; one per process, from the main thread.
 
-    def __init__(self) -> None:
+    ``grace_s`` is what a clean stop may take before it is cancelled (for the caller to keep),
+    ``limit_s`` when the process ends all the same.
+    """
+
+    def __init__(self, *, grace_s: float = STOP_GRACE_S, limit_s: float = STOP_LIMIT_S) -> None:
+        self.grace_s = grace_s
+        self._limit_s = limit_s
         self._token: trio.lowlevel.TrioToken | None = None
         self._event: trio.Event | None = None
         self._entering = False
@@ -69,7 +75,9 @@ class Stopping:
             raise SystemExit(_OK)
         self._begun = True
         watchdog = threading.Timer(
-            STOP_LIMIT_S, _leave, (_STUCK, f"did not stop within {STOP_LIMIT_S:g} s, ended anyway")
+            self._limit_s,
+            _leave,
+            (_STUCK, f"did not stop within {self._limit_s:g} s, ended anyway"),
         )
         watchdog.daemon = True
         watchdog.start()

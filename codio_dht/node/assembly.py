@@ -153,6 +153,7 @@ def assemble(
         network,
         rpc,
         upkeep.wait_for_peers,
+        upkeep.stir,
         alpha=config.alpha,
         beta=config.beta,
         timeout_s=config.query_timeout,

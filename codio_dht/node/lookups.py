@@ -45,6 +45,7 @@ class Lookups:
         network: Network,
         rpc: RpcClient,
         wait_for_peers: WaitForPeers,
+        stir: Callable[[], None],
         *,
         alpha: int,
         beta: int,
@@ -53,6 +54,7 @@ class Lookups:
         self._network = network
         self._rpc = rpc
         self._wait_for_peers = wait_for_peers
+        self._stir = stir
         self._alpha = alpha
         self._beta = beta
         self._timeout_s = timeout_s
@@ -159,6 +161,9 @@ class Lookups:
         now = _now()
         for peer in lookup.useful_seeds():
             self._network.table.useful(peer, now)
+        for peer in lookup.unresponsive():
+            self._network.refresh.suspect(peer)
+        self._stir()
         if done.reason is StopReason.NO_PEERS:
             raise NoPeersError("the routing table is empty: there is no peer to ask")
         if done.reason is StopReason.COMPLETED:

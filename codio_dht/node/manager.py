@@ -7,8 +7,9 @@ What happens then, the parts decide (:mod:`codio_dht.node.assembly` puts them to
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -25,7 +26,7 @@ from codio_dht.core.keyspace import distance, key_of
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.mode import Mode, initial_mode
 from codio_dht.core.peer import PeerId, PeerInfo
-from codio_dht.errors import DialError, NetworkError, NotRunningError, StorageError, UsageError
+from codio_dht.errors import DialError, NotRunningError, StorageError, UsageError
 from codio_dht.net.host import (
     AddrsChanged,
     ConnectionInfo,
@@ -39,6 +40,7 @@ from codio_dht.node.assembly import Node, assemble
 from codio_dht.node.bootstrap import DEFAULT_NAME, PUBLIC_BOOTSTRAP
 from codio_dht.node.clock import Clock
 from codio_dht.node.hosting import host_of, open_host, open_store
+from codio_dht.node.provider_stream import ProviderStream, run_search
 from codio_dht.node.results import DHTStats, ProvideResult, ProviderRecord
 from codio_dht.store.interface import OwnKey, SnapshotPeer
 
@@ -65,6 +67,7 @@ class DHTManager:
             everything in memory and leaves nothing on disk.
         bootstrap: addresses that end in ``/p2p/<id>``; ``"default"`` stands for the public list.
         mode: ``"auto"``, ``"server"`` or ``"client"``.
+        clock: where Unix time is read; the system's if None.
 
     Raises:
         UsageError: an argument is wrong; the message names it.
@@ -78,8 +81,11 @@ class DHTManager:
         data_dir: str | Path | None = None,
         bootstrap: Addresses = (),
         mode: str = "auto",
+        clock: Clock | None = None,
     ) -> None:
         self._configure(lambda: host_of(host), config, data_dir, bootstrap, mode)
+        if clock is not None:
+            self._clock = clock
 
     @classmethod
     def open(
@@ -175,8 +181,9 @@ class DHTManager:
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> bool | None:
-        return await self._stack.__aexit__(kind, error, trace)
+    ) -> None:
+        # Not told of the block's own error: a nursery would wrap it in a group.
+        await self._stack.aclose()
 
     def _start(self, node: Node, events: AsyncIterator[HostEvent]) -> None:
         for name, work in (
@@ -443,41 +450,21 @@ class DHTManager:
         await node.find_providers(key, arguments.count_argument(count), take)
         return [node.info(entry) for entry in found.values()]
 
-    def iter_providers(
-        self, cid: object, count: int | None = None
-    ) -> AsyncGenerator[PeerInfo, None]:
+    def iter_providers(self, cid: object, count: int | None = None) -> ProviderStream:
         """The providers of a CID as they are found, while the lookup goes on. One that was found
-        without an address may come again with one. Leaving the loop ends the lookup.
+        without an address may come again with one. Leaving the loop ends the lookup (at once with
+        ``aclose()``, else as soon as the iterator is no longer held).
 
         Raises:
             NoPeersError: there is nobody to ask.
         """
         node, key = self._node, arguments.multihash_of(cid)
-        return self._stream(node, key, arguments.count_argument(count))
-
-    async def _stream(
-        self, node: Node, key: bytes, count: int | None
-    ) -> AsyncGenerator[PeerInfo, None]:
-        send, receive = trio.open_memory_channel[PeerEntry](2 * params.MAX_PROVIDERS_PER_LOOKUP)
-        scope = trio.CancelScope()
-        failure: list[NetworkError] = []
-
-        async def search() -> None:
-            with scope, send:
-                try:
-                    await node.find_providers(key, count, send.send_nowait)
-                except NetworkError as error:
-                    failure.append(error)
-
-        self._nursery.start_soon(search)
-        try:
-            async for entry in receive:
-                yield node.info(entry)
-        finally:
-            scope.cancel()
-            receive.close()
-        if failure:
-            raise failure[0]
+        wanted = arguments.count_argument(count)
+        stream = ProviderStream(node.info)
+        self._nursery.start_soon(
+            run_search, stream.search, partial(node.find_providers, key, wanted), node.failures
+        )
+        return stream
 
 
 def _data_dir(value: str | Path | None) -> Path | None:

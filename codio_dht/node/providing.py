@@ -133,7 +133,8 @@ class Providing:
         if not answered:
             raise NoPeersError("no peer answered the lookup for the closest peers")
         record = AddProvider(key, (PeerEntry(self._network.local, addrs),))
-        state = _Round(answered, wanted=self._network.k)
+        spares = [each.peer for each in done.next_closest]
+        state = _Round(answered + spares, wanted=self._network.k)
         async with trio.open_nursery() as nursery:
             for _ in range(state.wanted):
                 nursery.start_soon(self._deliver, state, record)

@@ -71,7 +71,7 @@ class MemoryHost:
         if peer_id in self.peers:
             return
         self.dials[peer_id] += 1
-        if peer_id in self.net.dead:
+        if peer_id in self.net.dead or self.peer_id in self.net.dead:
             await trio.sleep_until(deadline)
             raise DeadlineError(f"{peer_id} does not answer")
         with trio.move_on_at(deadline) as scope:

@@ -10,6 +10,10 @@ from memory_host import MemoryHost, MemoryNet
 from multiaddr import Multiaddr
 
 from codio_dht import DHTConfig, DHTManager
+from codio_dht.node.clock import Clock
+
+EPOCH = 1_700_000_000.0
+"""Unix time at the start of the virtual clock, on which it then runs."""
 
 
 def full_addr(host: MemoryHost) -> Multiaddr:
@@ -35,7 +39,12 @@ async def open_nodes(
             host = net.host(number)
             nodes.append(
                 await stack.enter_async_context(
-                    DHTManager(host, config or DHTConfig(), bootstrap=bootstrap)
+                    DHTManager(
+                        host,
+                        config or DHTConfig(),
+                        bootstrap=bootstrap,
+                        clock=Clock(lambda: EPOCH + trio.current_time()),
+                    )
                 )
             )
         yield nodes

@@ -1,28 +1,19 @@
-"""The sans-I/O stack against a real go-libp2p peer, over one blocking socket.
-
-Needs a go peer program that prints a ready line and takes JSON commands on stdin; its path is in
-CODIO_GO_PEER.
-"""
+"""The sans-I/O stack against real go-libp2p peers, through the plainest of pumps."""
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import trio
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
-from codio_dht.crypto.protobuf import bytes_field, read_fields, uint_field
-from codio_dht.net.stack.connection import Connection, ConnectionEnded, Established
-from codio_dht.net.stack.identify_message import IdentifyMessage, decode_identify, encode_identify
-from codio_dht.net.stack.noise import NoiseIdentity
+from codio_dht.crypto.peer_record import open_peer_record
+from codio_dht.crypto.protobuf import bytes_field, read_fields, uint_field, uvarint
 from codio_dht.net.stack.channel import (
     Channel,
     ChannelAccepted,
@@ -32,120 +23,51 @@ from codio_dht.net.stack.channel import (
     Served,
     ServedProtocols,
 )
+from codio_dht.net.stack.connection import Connection, ConnectionEnded, Established
+from codio_dht.net.stack.identify_message import (
+    IDENTIFY,
+    IdentifyMessage,
+    decode_identify,
+    encode_identify,
+)
+from codio_dht.net.stack.noise import NoiseIdentity
+from peers import Peer, PeerLauncher, RawReply, until
 
 pytestmark = pytest.mark.interop
 
-def framed(message: bytes) -> bytes:
-    assert len(message) < 128
-    return bytes((len(message),)) + message
-
-
 KAD = "/ipfs/kad/1.0.0"
-IDENTIFY = "/ipfs/id/1.0.0"
-FIND_NODE = 4
-identity = PrivateKey.generate_ed25519()
-OUR_IDENTIFY = framed(
-    encode_identify(
-        IdentifyMessage(
-            public_key=identity.public_key().to_protobuf(),
-            protocols=(IDENTIFY, KAD),
-            agent="codio-dht/test",
-        )
+IDENTITY = PrivateKey.from_ed25519_seed(b"i" * 32)
+NOISE = NoiseIdentity(IDENTITY).security()
+FIND_NODE = uint_field(1, 4)
+IDENTIFY_MESSAGE = encode_identify(
+    IdentifyMessage(
+        public_key=IDENTITY.public_key().to_protobuf(),
+        protocols=(IDENTIFY, KAD),
+        agent="codio-dht/test",
     )
 )
 
 
-class GoPeer:
-    def __init__(self, program: str, security: str) -> None:
-        self.process = subprocess.Popen(
-            [program, "--security", security, "--seed", "1", "-autorefresh=false"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        ready = self._read()
-        self.peer_id = PeerId.from_base58(ready["peer_id"])
-        addr = next(addr for addr in ready["addrs"] if "/tcp/" in addr)
-        self.port = int(addr.split("/")[4])
-
-    def _read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return answer
-
-    def send(self, **command: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"rid": 1, **command}) + "\n")
-        self.process.stdin.flush()
-
-    def answer(self) -> dict[str, Any]:
-        return self._read()
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.communicate(timeout=10)
-
-
-@pytest.fixture(params=["noise"])
-def go_peer(request) -> Iterator[GoPeer]:
-    program = os.environ.get("CODIO_GO_PEER")
-    if not program:
-        pytest.skip("CODIO_GO_PEER names no go peer program")
-    peer = GoPeer(program, request.param)
-    yield peer
-    peer.stop()
+def framed(message: bytes) -> bytes:
+    return uvarint(len(message)) + message
 
 
 def now() -> Monotonic:
-    return Monotonic(time.monotonic())
+    return Monotonic(trio.current_time())
 
 
-def pump(
-    sock: socket.socket, connection: Connection, on_event: Callable[[Any], object], seconds: float = 5
-) -> list[Any]:
-    """Run the connection until ``on_event`` says it saw enough; every event seen."""
-    seen: list[Any] = []
-    deadline = time.monotonic() + seconds
-    sock.settimeout(seconds)
-    while time.monotonic() < deadline:
-        out = connection.data_to_send()
-        if out:
-            sock.sendall(out)
-        data = sock.recv(65536)
-        events = connection.receive(data, now()) if data else connection.peer_closed()
-        while connection.work_left:
-            events += connection.work(now())
-        seen += events
-        for event in events:
-            if isinstance(event, ChannelAccepted):
-                connection.streams.send(event.channel, OUR_IDENTIFY)
-                connection.streams.close(event.channel, now())
-        if any([on_event(event) for event in events or [None]]):
-            out = connection.data_to_send()
-            if out:
-                sock.sendall(out)
-            return seen
-        ended = [event for event in events if isinstance(event, ConnectionEnded)]
-        if ended:
-            raise AssertionError(f"ended: {ended}, seen {seen}")
-    raise AssertionError(f"timed out, seen {seen}")
+class Kad:
+    """Answers every framed request with an empty FIND_NODE reply."""
 
-
-def find_node(key: bytes) -> bytes:
-    return framed(uint_field(1, FIND_NODE) + bytes_field(2, key))
-
-
-class KadEcho:
-    """Answers FIND_NODE with no closer peers."""
-
-    requests: list[bytes]
-
-    def __init__(self, requests: list[bytes]) -> None:
-        self.requests = requests
+    requests = 0
 
     def feed(self, data, now):
-        self.requests.append(data)
-        return framed(uint_field(1, FIND_NODE))
+        count = 0
+        while data:
+            data = data[1 + data[0] :]
+            count += 1
+        Kad.requests += count
+        return framed(FIND_NODE) * count
 
     def eof(self, now):
         return b""
@@ -154,78 +76,162 @@ class KadEcho:
         pass
 
 
-@pytest.mark.parametrize("pipeline", [True, False])
-def test_dialling_go_identifies_it_and_gets_a_kad_reply(go_peer: GoPeer, pipeline: bool) -> None:
-    kad_requests: list[bytes] = []
-    served = ServedProtocols(
-        [
-            Served(IDENTIFY),
-            Served(KAD, lambda peer: KadEcho(kad_requests)),
-        ]
-    )
-    connection = Connection(
-        initiator=True,
-        securities=[NoiseIdentity(identity).security()],
-        served=served,
-        now=now(),
-        expected=go_peer.peer_id,
-        pipeline=pipeline,
-    )
-    received: dict[Channel, bytes] = {}
-    finished: list[Channel] = []
-    channels: list[Channel] = []
+class Pump:
+    """Runs a connection over a socket; remembers what happened."""
 
-    def on_event(event: Any) -> bool:
+    def __init__(self, sock: trio.socket.SocketType, **options: Any) -> None:
+        self.sock = sock
+        self.served = ServedProtocols([Served(IDENTIFY), Served(KAD, lambda peer: Kad())])
+        self.connection = Connection(securities=[NOISE], served=self.served, now=now(), **options)
+        self.events: list[Any] = []
+        self.received: dict[Channel, bytes] = {}
+        self.changed = trio.Event()
+
+    async def run(self) -> None:
+        connection = self.connection
+        await self.flush()
+        while True:
+            try:
+                data = await self.sock.recv(65_536)
+            except OSError:
+                data = b""
+            events = connection.receive(data, now()) if data else connection.peer_closed()
+            while connection.work_left:
+                events += connection.work(now())
+            for event in events:
+                self.on_event(event)
+            self.events += events
+            try:
+                await self.flush()
+            except OSError:
+                events += connection.peer_closed()
+            self.changed.set()
+            self.changed = trio.Event()
+            if events and isinstance(events[-1], ConnectionEnded):
+                return
+
+    def on_event(self, event: Any) -> None:
         match event:
-            case Established():
-                assert go_peer.peer_id == event.peer_id
-                for protocol, data in ((IDENTIFY, b""), (KAD, find_node(b"\x01" * 32))):
-                    channel = connection.streams.open([protocol], now(), data)
-                    connection.streams.close_write(channel)
-                    channels.append(channel)
+            case ChannelAccepted(channel):
+                self.connection.streams.send(channel, framed(IDENTIFY_MESSAGE))
+                self.connection.streams.close(channel, now())
             case ChannelData(channel, data):
-                received[channel] = received.get(channel, b"") + data
-                connection.streams.consume(channel, len(data))
-            case ChannelEof(channel):
-                finished.append(channel)
-        return len(finished) == 2
+                self.received[channel] = self.received.get(channel, b"") + data
+                self.connection.streams.consume(channel, len(data))
 
-    with socket.create_connection(("127.0.0.1", go_peer.port)) as sock:
-        pump(sock, connection, on_event)
-        identify, kad = (received[channel] for channel in channels)
-        message = decode_identify(identify[2:])
+    async def flush(self) -> None:
+        data = self.connection.data_to_send()
+        while data:
+            data = data[await self.sock.send(data) :]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        with trio.fail_after(10):
+            while not condition():
+                await self.changed.wait()
+
+    def kinds(self) -> list[type]:
+        return [type(event) for event in self.events]
+
+    def held(self) -> tuple[int, int, int]:
+        mux = self.connection._yamux
+        assert mux is not None
+        return mux.unread_bytes, mux.unsent_bytes, len(list(mux.streams()))
+
+
+@asynccontextmanager
+async def dialled(peer: Peer, **options: Any) -> AsyncGenerator[Pump]:
+    host, port = peer.addr.split("/")[2], int(peer.addr.split("/")[4])
+    with trio.socket.socket() as sock:
+        await sock.connect((host, port))
+        pump = Pump(sock, initiator=True, expected=PeerId.from_base58(peer.peer_id), **options)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.run)
+            yield pump
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def dialled_by(peer: Peer) -> AsyncGenerator[Pump]:
+    with trio.socket.socket() as listening:
+        await listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        addr = f"/ip4/127.0.0.1/tcp/{listening.getsockname()[1]}/p2p/{IDENTITY.peer_id()}"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.connect, addr)
+            sock, _ = await listening.accept()
+            with sock:
+                pump = Pump(sock, initiator=False)
+                nursery.start_soon(pump.run)
+                yield pump
+                nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("pipeline", [True, False])
+async def test_we_dial_go_identify_it_and_get_kad_replies(go: PeerLauncher, pipeline: bool) -> None:
+    async with (
+        go.start(security="noise", refresh=False) as (peer,),
+        dialled(peer, pipeline=pipeline) as pump,
+    ):
+        await pump.until(lambda: Established in pump.kinds())
+        streams = pump.connection.streams
+        identify = streams.open([IDENTIFY], now())
+        kad = streams.open([KAD], now(), framed(FIND_NODE + bytes_field(2, bytes(32))))
+        streams.close_write(kad)
+        await pump.flush()
+        await pump.until(lambda: {ChannelEof(identify), ChannelEof(kad)} <= set(pump.events))
+        message = decode_identify(pump.received[identify][2:])
         assert KAD in message.protocols
-        assert "lab-go-peer" == message.agent
         assert message.signed_peer_record is not None
-        fields = dict(read_fields(kad[1:], max_fields=64, layer="test"))
-        assert FIND_NODE == fields[1]
-        refused = connection.streams.open(["/nobody/speaks/this"], now(), b"hello")
-        events = pump(sock, connection, lambda event: isinstance(event, ChannelRefused))
-        assert ChannelRefused(refused) in events
-        again = connection.streams.open([KAD], now(), find_node(b"\x02" * 32))
-        pump(sock, connection, lambda e: isinstance(e, ChannelData) and e.channel is again)
+        record = open_peer_record(message.signed_peer_record)
+        assert peer.peer_id == str(record.peer_id)
+        fields = dict(read_fields(pump.received[kad][1:], max_fields=64, layer="test"))
+        assert 4 == fields[1]
+        refused = streams.open(["/nobody/speaks/this"], now(), b"hello")
+        again = streams.open([KAD], now(), framed(FIND_NODE + bytes_field(2, b"x" * 38)))
+        await pump.flush()
+        await pump.until(lambda: ChannelRefused(refused) in pump.events)
+        await pump.until(lambda: again in pump.received)
 
 
-def test_go_dials_identifies_us_and_sends_a_kad_request(go_peer: GoPeer) -> None:
-    kad_requests: list[bytes] = []
-    served = ServedProtocols(
-        [
-            Served(IDENTIFY),
-            Served(KAD, lambda peer: KadEcho(kad_requests)),
-        ]
-    )
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        own_id = identity.public_key().peer_id()
-        go_peer.send(cmd="connect", addr=f"/ip4/127.0.0.1/tcp/{port}/p2p/{own_id}")
-        sock, _ = server.accept()
-    with sock:
-        connection = Connection(
-            initiator=False,
-            securities=[NoiseIdentity(identity).security()],
-            served=served,
-            now=now(),
-        )
-        events = pump(sock, connection, lambda event: bool(kad_requests))
-        assert go_peer.peer_id == next(e for e in events if isinstance(e, Established)).peer_id
-        assert go_peer.answer()["ok"]
+async def test_go_dials_us_identifies_us_and_gets_kad_replies(go: PeerLauncher) -> None:
+    async with go.start(security="noise", refresh=False) as (peer,), dialled_by(peer) as pump:
+        await pump.until(lambda: Established in pump.kinds())
+        own = str(IDENTITY.peer_id())
+
+        async def identified() -> bool:
+            return bool((await peer.view_of(own)).agent)
+
+        await until(identified, 10, "go has identified us")
+        view = await peer.view_of(own)
+        assert ("codio-dht/test", {IDENTIFY, KAD}) == (view.agent, set(view.protocols))
+        assert [("/noise", "/yamux/1.0.0")] == [(c.security, c.muxer) for c in view.connections]
+        request = FIND_NODE + bytes_field(2, b"x" * 38)
+        assert RawReply("reply", FIND_NODE) == await peer.hold_stream(own, "kept", request)
+        for _ in range(3):
+            assert RawReply("reply", FIND_NODE) == await peer.request_on("kept", request)
+        assert RawReply("reply", FIND_NODE) == await peer.raw_rpc(own, request, half_close=True)
+        await peer.close_stream("kept")
+
+
+async def test_hundreds_of_gos_streams_leave_nothing_behind(go: PeerLauncher) -> None:
+    async with go.start(security="noise", refresh=False) as (peer,), dialled_by(peer) as pump:
+        await pump.until(lambda: Established in pump.kinds())
+        own = str(IDENTITY.peer_id())
+
+        async def ask() -> None:
+            for _ in range(25):
+                reply = await peer.raw_rpc(own, FIND_NODE + bytes_field(2, b"x"), half_close=True)
+                assert RawReply("reply", FIND_NODE) == reply
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(12):
+                nursery.start_soon(ask)
+        await pump.until(lambda: pump.held()[2] <= 1)  # go's own kad stream may be kept
+        assert (0, 0) == pump.held()[:2]
+
+
+async def test_a_go_peer_without_noise_asks_for_an_ordinary_dial(go: PeerLauncher) -> None:
+    async with go.start(security="tls", refresh=False) as (peer,), dialled(peer) as pump:
+        await pump.until(lambda: ConnectionEnded in pump.kinds())
+        (ended,) = pump.events
+        assert ended.pipelining_refused

@@ -1,24 +1,19 @@
 """Provider records against a dict, over a disk that reads late, fails, and crashes at any time.
 
 The disk here keeps the store's contract (``store.interface``) and nothing more: a load is a snapshot
-taken at some moment and reported at a later one, a flush is one transaction, and either may fail.
+taken at one moment and reported at a later one, a flush is one transaction, and either may fail. The
+same world is walked twice: by hypothesis, which shortens what it finds, and by long random walks,
+which get further.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import random
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    consumes,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-)
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.key_filter import KeyFilter
@@ -28,8 +23,8 @@ from codio_dht.core.steps import Load
 from codio_dht.core.unsaved import Unsaved
 from codio_dht.params import LOAD_RETRY_S
 
-KEYS = [b"\x12\x03key" + bytes([i]) for i in range(4)]
-PEERS = [PeerId(b"\x00\x01" + bytes([i])) for i in range(6)]
+KEYS = [b"\x12\x03key" + bytes([i]) for i in range(3)]
+PEERS = [PeerId(b"\x00\x01" + bytes([i])) for i in range(5)]
 TTL_S = 100.0
 
 Slot = tuple[bytes, PeerId]
@@ -65,53 +60,43 @@ class FakeDisk:
         return [(key, len(self.of(key))) for key in KEYS if self.of(key)]
 
 
-class RecordsMachine(RuleBasedStateMachine):
-    """Rules common to both machines; ``records`` is what is tested, ``oracle`` the last record
-    taken for each key and provider."""
+class World:
+    """Records, a disk, and ``oracle``: the last record taken for each key and provider. Every step
+    is possible at any time; one that has nothing to do does nothing."""
 
     max_per_key = 1_000
     max_records = 1_000
     max_unsaved = 1_000
 
-    loads = Bundle("loads")
-    snapshots = Bundle("snapshots")
-
     def __init__(self) -> None:
-        super().__init__()
         self.now = UnixTime(1_000.0)
         self.disk = FakeDisk()
-        self.batch: Flush | None = None
-        self.batch_added: int | None = None
-        self.rebuilt: KeyFilter | None = None
-        self.epoch = 0
         self.start()
 
     def start(self) -> None:
+        """A new process on the old disk."""
         self.records = ProviderRecords(
             ttl_s=TTL_S,
             addr_ttl_s=TTL_S / 2,
             max_per_key=self.max_per_key,
             max_records=self.max_records,
-            max_cached_bytes=3_000,
+            max_cached_bytes=1_500,
             unsaved=Unsaved(max_rows=self.max_unsaved, batch_rows=2),
         )
         self.records.remember_keys(self.disk.keys())
         self.oracle = dict(self.disk.rows)
         self.unreadable: dict[bytes, UnixTime] = {}
-        self.batch = self.batch_added = self.rebuilt = None
-        self.epoch += 1
+        self.wanted: list[bytes] = []
+        self.snapshots: list[tuple[bytes, list[ProviderRow]]] = []
+        self.batch: Flush | None = None
+        self.added: int | None = None
+        self.rebuilt: KeyFilter | None = None
 
     # --- time and records
 
-    @initialize(seconds=st.integers(0, 50))
-    def some_time_later(self, seconds: int) -> None:
-        self.now = UnixTime(self.now + seconds)
-
-    @rule(seconds=st.integers(1, 60))
     def wait(self, seconds: int) -> None:
         self.now = UnixTime(self.now + seconds)
 
-    @rule(key=st.sampled_from(KEYS), peer=st.sampled_from(PEERS), version=st.integers(0, 255))
     def add(self, key: bytes, peer: PeerId, version: int) -> None:
         slot = (key, peer)
         addrs = (bytes([version]),)
@@ -131,162 +116,260 @@ class RecordsMachine(RuleBasedStateMachine):
                 UnixTime(self.now + TTL_S),
             )
 
-    @rule(key=st.sampled_from(KEYS), target=loads)
-    def get(self, key: bytes) -> tuple[int, bytes] | None:
+    def get(self, key: bytes) -> None:
         answer = self.records.get(key, self.now)
         if isinstance(answer, Load):
-            assert answer.key == key
-            return (self.epoch, key)
-        self.check(key, answer)
-        return None
+            assert answer == Load(key)
+            if key not in [*self.wanted, *(of for of, _ in self.snapshots)]:
+                self.wanted.append(key)
+        else:
+            self.check(key, answer)
 
     def check(self, key: bytes, rows: tuple[ProviderRow, ...]) -> None:
+        """``rows`` is a right answer."""
+        told = {row.provider: row for row in rows}
+        assert len(told) == len(rows)
+        for row in rows:
+            assert row.expires > self.now
+            assert self.oracle[key, row.provider] == row
+        if self.now < self.unreadable.get(key, -LOAD_RETRY_S) + LOAD_RETRY_S:
+            return
+        for row in self.must_tell(key):
+            assert self.oracle[key, row.provider] == told.get(row.provider)
+
+    def must_tell(self, key: bytes) -> list[ProviderRow]:
+        """Records of ``key`` that no bound can be the reason to leave out."""
         raise NotImplementedError
 
     # --- the disk reads
 
-    @rule(load=consumes(loads), target=snapshots)
-    def read(self, load: tuple[int, bytes] | None) -> tuple[int, bytes, list[ProviderRow]] | None:
-        if load is None or load[0] != self.epoch:
-            return None
-        return (*load, self.disk.of(load[1]))
+    def read(self) -> None:
+        if self.wanted:
+            key = self.wanted.pop(0)
+            self.snapshots.append((key, self.disk.of(key)))
 
-    @rule(snapshot=consumes(snapshots))
-    def report_read(self, snapshot: tuple[int, bytes, list[ProviderRow]] | None) -> None:
-        if snapshot is None or snapshot[0] != self.epoch:
-            return
-        _, key, rows = snapshot
-        self.records.loaded(key, rows, self.now)
-        self.unreadable.pop(key, None)
-        answer = self.records.get(key, self.now)
-        assert not isinstance(answer, Load)
-        self.check(key, answer)
+    def report_read(self, index: int) -> None:
+        if self.snapshots:
+            key, rows = self.snapshots.pop(index % len(self.snapshots))
+            self.records.loaded(key, rows, self.now)
+            self.unreadable.pop(key, None)
+            answer = self.records.get(key, self.now)
+            assert not isinstance(answer, Load)
+            self.check(key, answer)
 
-    @rule(load=consumes(loads))
-    def read_fails(self, load: tuple[int, bytes] | None) -> None:
-        if load is None or load[0] != self.epoch:
-            return
-        _, key = load
-        self.records.load_failed(key, self.now)
-        self.unreadable[key] = self.now
-        assert not isinstance(self.records.get(key, self.now), Load)
+    def read_fails(self) -> None:
+        if self.wanted:
+            key = self.wanted.pop(0)
+            self.records.load_failed(key, self.now)
+            self.unreadable[key] = self.now
+            answer = self.records.get(key, self.now)
+            assert not isinstance(answer, Load)
+            self.check(key, answer)
 
     # --- the disk writes
 
-    @precondition(lambda self: self.batch is None)
-    @rule()
     def take(self) -> None:
-        self.batch = self.records.take_flush()
-        self.batch_added = None
-        if self.batch is not None:
-            assert self.records.take_flush() is None, "two batches in flight"
+        if self.batch is None:
+            self.batch = self.records.take_flush()
+            self.added = None
+        assert self.batch is None or self.records.take_flush() is None, "two batches in flight"
 
-    @precondition(lambda self: self.batch is not None and self.batch_added is None)
-    @rule()
     def write(self) -> None:
-        assert self.batch is not None
-        self.batch_added = self.disk.flush(self.batch)
+        if self.batch is not None and self.added is None:
+            self.added = self.disk.flush(self.batch)
 
-    @precondition(lambda self: self.batch_added is not None)
-    @rule()
     def report_write(self) -> None:
-        assert self.batch is not None
-        self.records.flushed(self.batch, self.batch_added)
-        self.batch = self.batch_added = None
+        if self.batch is not None and self.added is not None:
+            self.records.flushed(self.batch, self.added)
+            self.batch = None
 
-    @precondition(lambda self: self.batch is not None and self.batch_added is None)
-    @rule()
     def write_fails(self) -> None:
-        assert self.batch is not None
-        self.records.flush_failed(self.batch)
-        self.batch = None
+        if self.batch is not None and self.added is None:
+            self.records.flush_failed(self.batch)
+            self.batch = None
 
-    @rule(limit=st.integers(1, 4))
+    def flush(self) -> None:
+        self.take()
+        self.write()
+        self.report_write()
+
     def expire(self, limit: int) -> None:
         self.records.expired(self.disk.delete_expired(self.now, limit))
 
     # --- the process
 
-    @rule()
     def crash(self) -> None:
         self.start()
 
-    @rule()
     def begin_rebuild(self) -> None:
         self.rebuilt = self.records.begin_rebuild()
         for key, count in self.disk.keys():
             self.rebuilt.add(key, count)
 
-    @precondition(lambda self: self.rebuilt is not None)
-    @rule()
     def finish_rebuild(self) -> None:
-        assert self.rebuilt is not None
-        assert self.records.finish_rebuild(self.rebuilt)
-        self.rebuilt = None
+        if self.rebuilt is not None:
+            assert self.records.finish_rebuild(self.rebuilt)
+            self.rebuilt = None
 
-    # --- what always holds
+    # --- what holds always, and in the end
 
-    @invariant()
-    def bounds_hold(self) -> None:
+    def check_bounds(self) -> None:
         assert self.records.stats().unsaved <= self.max_unsaved
         assert len(self.disk.rows) <= self.max_records
         for key in KEYS:
             assert len(self.disk.of(key)) <= self.max_per_key
 
-    def teardown(self) -> None:
-        """Once all is written, memory and disk say the same."""
-        if self.batch is not None:
-            self.records.flushed(self.batch, self.batch_added or self.disk.flush(self.batch))
+    def settle(self) -> None:
+        """Once all is written, memory and disk say the same, and nothing taken is lost."""
+        while self.wanted:
+            self.read()
+        while self.snapshots:
+            self.report_read(0)
+        self.write()
+        self.report_write()
         while (batch := self.records.take_flush()) is not None:
             self.records.flushed(batch, self.disk.flush(batch))
-        self.now = UnixTime(self.now + LOAD_RETRY_S)
-        self.unreadable.clear()
+        self.check_bounds()
+        self.wait(int(LOAD_RETRY_S))
         for key in KEYS:
-            answer: Any = self.records.get(key, self.now)
+            answer = self.records.get(key, self.now)
             if isinstance(answer, Load):
                 self.records.loaded(key, self.disk.of(key), self.now)
                 answer = self.records.get(key, self.now)
+            assert not isinstance(answer, Load)
             unexpired = [row for row in self.disk.of(key) if row.expires > self.now]
             assert in_order(unexpired) == in_order(answer)
             self.check(key, answer)
+        assert len(self.disk.rows) <= len(self.records)
 
 
-def in_order(rows: Any) -> list[ProviderRow]:
+class RoomyWorld(World):
+    """Nothing is ever full: everything taken is told until it expires."""
+
+    def must_tell(self, key: bytes) -> list[ProviderRow]:
+        rows = self.oracle.items()
+        return [row for (of, _), row in rows if of == key and row.expires > self.now]
+
+
+class TightWorld(World):
+    """Everything is full all the time: whatever the disk has, in its latest version, is told."""
+
+    max_per_key = 3
+    max_records = 6
+    max_unsaved = 5
+
+    def must_tell(self, key: bytes) -> list[ProviderRow]:
+        return [row for row in self.disk.of(key) if row.expires > self.now]
+
+
+def in_order(rows: list[ProviderRow] | tuple[ProviderRow, ...]) -> list[ProviderRow]:
     return sorted(rows, key=lambda row: row.provider.to_bytes())
 
 
-class RoomyRecords(RecordsMachine):
-    """Nothing is ever full: what is told is exactly what the dict has."""
+# --- hypothesis -----------------------------------------------------------------------------------
 
-    def check(self, key: bytes, rows: tuple[ProviderRow, ...]) -> None:
-        expected = [
-            row
-            for (row_key, _), row in self.oracle.items()
-            if row_key == key and row.expires > self.now
-        ]
-        if self.now < self.unreadable.get(key, -LOAD_RETRY_S) + LOAD_RETRY_S:
-            assert all(row in expected for row in rows)
-        else:
-            assert in_order(expected) == in_order(rows)
+
+class RecordsMachine(RuleBasedStateMachine):
+    world: World
+
+    @rule(seconds=st.integers(1, 60))
+    def wait(self, seconds: int) -> None:
+        self.world.wait(seconds)
+
+    @rule(key=st.sampled_from(KEYS), peer=st.sampled_from(PEERS), version=st.integers(0, 255))
+    def add(self, key: bytes, peer: PeerId, version: int) -> None:
+        self.world.add(key, peer, version)
+
+    @rule(key=st.sampled_from(KEYS))
+    def get(self, key: bytes) -> None:
+        self.world.get(key)
+
+    @rule(index=st.integers(0, 3))
+    def report_read(self, index: int) -> None:
+        self.world.report_read(index)
+
+    @rule(limit=st.integers(1, 4))
+    def expire(self, limit: int) -> None:
+        self.world.expire(limit)
+
+    @rule(
+        step=st.sampled_from(
+            [
+                World.read,
+                World.read_fails,
+                World.take,
+                World.write,
+                World.report_write,
+                World.write_fails,
+                World.flush,
+                World.begin_rebuild,
+                World.finish_rebuild,
+                World.crash,
+            ]
+        )
+    )
+    def work(self, step: object) -> None:
+        assert callable(step)
+        step(self.world)
+
+    @invariant()
+    def bounds_hold(self) -> None:
+        self.world.check_bounds()
+
+    def teardown(self) -> None:
+        self.world.settle()
+
+
+class RoomyRecords(RecordsMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = RoomyWorld()
 
 
 class TightRecords(RecordsMachine):
-    """Everything is full all the time: nothing wrong is told, no bound is passed, no refresh of a
-    stored record is refused, and memory ends up as the disk."""
-
-    max_per_key = 3
-    max_records = 7
-    max_unsaved = 5
-
-    def check(self, key: bytes, rows: tuple[ProviderRow, ...]) -> None:
-        assert len({row.provider for row in rows}) == len(rows)
-        for row in rows:
-            assert row.expires > self.now
-            assert self.oracle[key, row.provider] == row
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = TightWorld()
 
 
-RoomyRecords.TestCase.settings = settings(max_examples=150, stateful_step_count=60)
-TightRecords.TestCase.settings = settings(max_examples=150, stateful_step_count=60)
+RoomyRecords.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
+TightRecords.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
 
 TestRoomyRecords = RoomyRecords.TestCase
 TestTightRecords = TightRecords.TestCase
+
+
+# --- long walks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("kind", [RoomyWorld, TightWorld])
+def test_nothing_taken_is_lost_on_a_long_walk(kind: type[World], seed: int) -> None:
+    rng = random.Random(seed)
+    world = kind()
+
+    def key() -> bytes:
+        return rng.choice(KEYS)
+
+    steps = {
+        lambda: world.add(key(), rng.choice(PEERS), rng.randrange(256)): 30,
+        lambda: world.get(key()): 30,
+        lambda: world.report_read(rng.randrange(4)): 15,
+        lambda: world.read(): 15,
+        lambda: world.read_fails(): 1,
+        lambda: world.take(): 6,
+        lambda: world.write(): 6,
+        lambda: world.report_write(): 6,
+        lambda: world.write_fails(): 2,
+        lambda: world.flush(): 4,
+        lambda: world.wait(rng.randrange(1, 15)): 8,
+        lambda: world.expire(rng.randrange(1, 5)): 3,
+        lambda: world.begin_rebuild(): 1,
+        lambda: world.finish_rebuild(): 1,
+        lambda: world.crash(): 0.3,
+        lambda: world.settle(): 0.3,
+    }
+    for step in rng.choices(list(steps), weights=list(steps.values()), k=3_000):
+        step()
+        world.check_bounds()
+    world.settle()

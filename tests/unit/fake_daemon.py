@@ -1,4 +1,4 @@
-"""The command ``codio-dht`` with a fake node under its daemon; ``FAKE_DHT`` names what goes wrong."""
+"""The command ``codio-dht`` with a fake node under its daemon. ``FAKE_DHT`` names a fault."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
-from fake_dht import FakeDht
 
 from codio_dht.cli.main import main
 from codio_dht.daemon import service
 from codio_dht.daemon.node_port import Dht
 from codio_dht.daemon.settings import Settings
+from codio_dht.daemon.stopping import Stopping
 from codio_dht.errors import ConfigError, StorageError
+from fake_dht import FakeDht
 
 
 @asynccontextmanager
@@ -36,6 +38,8 @@ async def open_fake(settings: Settings) -> AsyncIterator[Dht]:
             dht.bootstrap_state = "unreachable"
         case "searches_for_ever":
             dht.never = True
+        case _:
+            pass
     yield dht
     match os.environ.get("FAKE_DHT"):
         case "never_closes":
@@ -45,9 +49,12 @@ async def open_fake(settings: Settings) -> AsyncIterator[Dht]:
             await trio.sleep_forever()
         case "blocks_the_loop":
             time.sleep(60)  # noqa: ASYNC251 - that is the fault
+        case _:
+            pass
 
 
 service.open_node = open_fake
+vars(service)["Stopping"] = partial(Stopping, grace_s=0.5, limit_s=1.5)
 
 if __name__ == "__main__":
     main()

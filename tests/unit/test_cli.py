@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import trio
 from click.testing import CliRunner
-from fake_dht import CID, FakeDht, info, peer, raw_cid_of
 
 from codio_dht.cli.commands import COMMANDS
 from codio_dht.cli.main import cli, run
@@ -25,6 +24,7 @@ from codio_dht.daemon.methods import Methods, raw_cid
 from codio_dht.daemon.parameters import parse_cid
 from codio_dht.daemon.protocol import API_VERSION, Hello
 from codio_dht.errors import NoPeersError
+from fake_dht import CID, FakeDht, info, peer, raw_cid_of
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_dht import CID, peer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,6 +27,7 @@ from codio_dht.daemon.protocol import (
     encode_answer,
     encode_request,
 )
+from fake_dht import CID, peer
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(max_size=20),

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import trio
-from fake_dht import CID, FakeDht, info, peer, raw_cid_of
 
 from codio_dht.daemon.control import ControlServer
 from codio_dht.daemon.datadir import listening_socket, socket_path
@@ -34,6 +33,7 @@ from codio_dht.daemon.protocol import (
 )
 from codio_dht.errors import CapacityError, DeadlineError, DialError, NoPeersError, StorageError
 from codio_dht.node.results import DHTStats
+from fake_dht import CID, FakeDht, info, peer, raw_cid_of
 
 HELLO = Hello(API_VERSION, "9.9", str(peer(1)))
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -35,7 +38,7 @@ def shake(first: Noise, second: Noise) -> None:
         first.receive(second.data_to_send())
 
 
-def established() -> tuple[Noise, Noise]:
+def established() -> tuple[Any, Any]:
     first, second = dialler(), listener()
     shake(first, second)
     return first, second
@@ -261,7 +264,7 @@ def test_traffic_in_any_chunks_arrives_exactly(parts, cuts):
     first, second = established()
     wire = b"".join(first.seal(part) for part in parts)
     edges = [0, *sorted(cut % (len(wire) + 1) for cut in cuts), len(wire)]
-    received = b"".join(second.receive(wire[a:b]) for a, b in zip(edges, edges[1:], strict=False))
+    received = b"".join(second.receive(wire[a:b]) for a, b in pairwise(edges))
     assert b"".join(parts) == received
     assert b"" == bytes(second._buffer)
 
@@ -278,4 +281,5 @@ def test_any_bytes_at_any_point_give_only_the_documented_error(good, data, initi
             layer.receive(data[at : at + 7])
             assert len(layer._buffer) <= 65_537
     except ProtocolError as error:
-        assert "noise" == error.layer
+        if error.layer != "noise":
+            raise

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from struct import Struct
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,7 +29,9 @@ WINDOW_BYTES = 256 * 1024
 NOW = Monotonic(100.0)
 
 
-def frame(kind: int, flags: int = 0, stream: int = 0, length: int | None = None, body: bytes = b""):
+def frame(
+    kind: int, flags: int = 0, stream: int = 0, length: int | None = None, body: bytes = b""
+) -> bytes:
     size = len(body) if length is None else length
     return HEADER.pack(0, kind, flags, stream, size) + body
 
@@ -49,22 +53,22 @@ def frames_of(sent: bytes) -> list[tuple[int, int, int, int, bytes]]:
     return frames
 
 
-def server(**limits) -> Yamux:
+def server(**limits) -> Any:
     return Yamux(client=False, now=NOW, limits=YamuxLimits(**limits))
 
 
-def client(**limits) -> Yamux:
+def client(**limits) -> Any:
     return Yamux(client=True, now=NOW, limits=YamuxLimits(**limits))
 
 
-def accepted(mux: Yamux, stream_id: int = 1):
+def accepted(mux: Any, stream_id: int = 1):
     """A stream of the peer, opened."""
     (opened,) = mux.receive(frame(WINDOW, SYN, stream_id), NOW)
     assert isinstance(opened, StreamOpened)
     return opened.stream
 
 
-def assert_ended(mux: Yamux, events, reason: str) -> None:
+def assert_ended(mux: Any, events, reason: str) -> None:
     """The last event is a violation, and the peer is told so."""
     violation = events[-1]
     assert isinstance(violation, Violation)
@@ -539,7 +543,7 @@ traffic = st.lists(st.one_of(frames, st.binary(max_size=30)), max_size=12).map(b
 
 def joined(events):
     """Events with neighbouring data of one stream joined, streams by number."""
-    told = []
+    told: list[Any] = []
     for event in events:
         match event:
             case Data(stream, chunk):
@@ -564,7 +568,7 @@ def test_any_bytes_in_any_chunks_mean_the_same_and_never_raise(bytes_in, cuts):
     whole, pieces = server(), server()
     at_once = whole.receive(bytes_in, NOW)
     piecemeal = []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         piecemeal += pieces.receive(bytes_in[start:stop], NOW)
     assert joined(at_once) == joined(piecemeal)
     assert whole.data_to_send() == pieces.data_to_send()

@@ -23,7 +23,6 @@ import trio
 from libp2p.abc import IHost, INetConn, INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.host.basic_host import BasicHost
-from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm
 from libp2p.rcmgr import Direction
 from multiaddr import Multiaddr
@@ -32,8 +31,10 @@ from codio_dht import __version__
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import DeadlineError, DialError, NotRunningError, StreamError, UsageError
+from codio_dht.net.dnsaddr import NameServers, SystemNameServers
 from codio_dht.net.host import ConnectionInfo, HostEvent, Stream, StreamHandlerFactory
 from codio_dht.net.libp2p_host.addresses import told_addresses
+from codio_dht.net.libp2p_host.connecting import connect
 from codio_dht.net.libp2p_host.events import EventBus
 from codio_dht.net.libp2p_host.guards.apply import Guards, guard_host
 from codio_dht.net.libp2p_host.identifying import Identifier, remote_addr
@@ -55,7 +56,12 @@ class Libp2pHost:
     """
 
     def __init__(
-        self, ihost: IHost, *, announce: Sequence[Multiaddr] = (), agent: str | None = None
+        self,
+        ihost: IHost,
+        *,
+        announce: Sequence[Multiaddr] = (),
+        agent: str | None = None,
+        name_servers: NameServers | None = None,
     ) -> None:
         if not isinstance(ihost, BasicHost):
             raise UsageError(f"ihost: expected a py-libp2p BasicHost, got {ihost!r}")
@@ -66,6 +72,7 @@ class Libp2pHost:
         self._swarm = swarm
         self._announce = tuple(announce)
         self._agent = agent or AGENT
+        self._name_servers = name_servers or SystemNameServers()
         self._peer_id = PeerId.coerce(ihost.get_id())
         self._active = ActiveStreams()
         self._budget = Budget()
@@ -143,13 +150,7 @@ class Libp2pHost:
             return
         if peer_id == self._peer_id:
             raise DialError("that peer is this node itself")
-        try:
-            with trio.fail_at(deadline):
-                await dialer.dial(peer_id.to_libp2p(), addrs)
-        except trio.TooSlowError as error:
-            raise DeadlineError(f"no connection to {peer_id} before the deadline") from error
-        except SwarmException as error:
-            raise DialError(str(error)) from error
+        await connect(dialer, peer_id, addrs, deadline, self._name_servers)
 
     async def disconnect(self, peer_id: PeerId) -> None:
         """Close every connection to the peer, if any."""

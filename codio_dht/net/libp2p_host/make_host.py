@@ -39,6 +39,7 @@ from multiaddr import Multiaddr
 
 from codio_dht.crypto.keys import KeyType, PrivateKey
 from codio_dht.errors import IdentityError, NetworkError, UsageError
+from codio_dht.net.dnsaddr import NameServers
 from codio_dht.net.libp2p_host.adapter import Libp2pHost
 from codio_dht.net.libp2p_host.guards.apply import guard_host
 from codio_dht.net.libp2p_host.limits import (
@@ -61,10 +62,12 @@ async def make_libp2p_host(
     announce: Sequence[Multiaddr] = (),
     *,
     agent: str | None = None,
+    name_servers: NameServers | None = None,
 ) -> AsyncIterator[Libp2pHost]:
     """A running host for the identity, listening on ``listen``; closed when the block ends.
 
-    ``announce``, if given, is told to others in place of the addresses listened on.
+    ``announce``, if given, is told to others in place of the addresses listened on; ``agent`` in
+    place of ours; ``name_servers`` answer in place of the system's.
 
     Raises:
         IdentityError: the key is not a libp2p private key.
@@ -83,7 +86,9 @@ async def make_libp2p_host(
             guard_host(ihost)
             for addr in listen:
                 await _listen(swarm, addr)
-            async with Libp2pHost(ihost, announce=announce, agent=agent) as host:
+            async with Libp2pHost(
+                ihost, announce=announce, agent=agent, name_servers=name_servers
+            ) as host:
                 yield host
         except BaseException as error:  # noqa: BLE001 - raised below, past upstream's nursery
             failure = error

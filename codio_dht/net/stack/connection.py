@@ -321,10 +321,10 @@ class Connection:
     def _agree_on_security(self, data: bytes, now: Monotonic) -> bytes | None:
         negotiation = self._negotiation
         assert negotiation is not None
-        outcome = negotiation.receive(data)
-        answer = negotiation.data_to_send()
-        if answer:
-            self._out.append(answer)
+        try:
+            outcome = negotiation.receive(data)
+        finally:  # what was answered before a fault is still said
+            self._out.append(negotiation.data_to_send())
         if outcome is None:
             return None
         if isinstance(outcome, Refused):
@@ -359,10 +359,10 @@ class Connection:
     def _agree_on_muxer(self, plain: bytes, now: Monotonic) -> bytes | None:
         negotiation = self._negotiation
         assert negotiation is not None
-        outcome = negotiation.receive(plain)
-        answer = negotiation.data_to_send()
-        if answer:
-            self._plain.append(answer)
+        try:
+            outcome = negotiation.receive(plain)
+        finally:  # as above
+            self._plain.append(negotiation.data_to_send())
         if outcome is None:
             return None
         if isinstance(outcome, Refused):

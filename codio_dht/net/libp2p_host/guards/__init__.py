@@ -15,7 +15,7 @@
 | R15 | (``codio_dht.net.libp2p_host.stream``) | a reset looks like a clean end | our streams |
 | R20 | ``quic`` | a reset ends one direction; 128 of them and no stream is left | from then on |
 | R21 | ``quic`` | STOP_SENDING from the peer ends our reading too | from then on |
-| R22 | ``quic`` | an answer that comes with its end may be lost; 30 s of silence reset | from then on |
+| R22 | ``quic`` | an answer may be lost at its end; 30 s of silence reset | from then on |
 | R17, R18 | (``make_host``) | offers secio and plaintext; ignores the muxer's class | no |
 | R19 | (``make_host``) | sockets stay open after the host | no |
 

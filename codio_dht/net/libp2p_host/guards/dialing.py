@@ -191,12 +191,13 @@ class Dialer:
 
     async def _usable(self, peer_id: ID, addrs: Sequence[Multiaddr]) -> list[Multiaddr]:
         """The addresses that one of our transports can dial, best first, without repetition."""
-        usable = [addr for addr in dict.fromkeys(addrs) if self._can_dial(peer_id, addr)]
+        usable = [addr for addr in dict.fromkeys(addrs) if self.can_dial(peer_id, addr)]
         gate = self._swarm.connection_gate
         allowed = [addr for addr in usable if await gate.is_allowed(addr)]
         return sorted(allowed, key=_rank)
 
-    def _can_dial(self, peer_id: ID, addr: Multiaddr) -> bool:
+    def can_dial(self, peer_id: ID, addr: Multiaddr) -> bool:
+        """Whether one of our transports can dial the address, and it may be this peer's."""
         text = str(addr)
         if "/p2p-circuit" in text or text.startswith(_UNSPECIFIED):
             return False

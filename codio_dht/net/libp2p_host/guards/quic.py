@@ -12,9 +12,9 @@ Upstream, in libp2p/transport/quic/stream.py (0.8.1), all found here:
   reports an end as an error once we have ended our direction, and resets a stream on which nothing
   arrives for 30 s (R22).
 
-Guard: the streams of a guarded connection reset both directions whatever state they are in, read on
-after a STOP_SENDING, read what is there before they look for an end, and have no read timeout of
-their own: who reads sets one. Applies to a live host, for streams opened from then on.
+Guard: the streams of a guarded connection reset both directions whatever state they are in, read
+on after a STOP_SENDING, read what is there before they look for an end, and have no read timeout
+of their own: who reads sets one. Applies to a live host, for streams opened from then on.
 """
 
 # ruff: noqa: SLF001 - a guard works on what it guards

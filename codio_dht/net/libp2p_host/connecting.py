@@ -1,0 +1,88 @@
+"""Connects to a peer over addresses with IPs and with names.
+
+Addresses with an IP are dialled at once; names are resolved meanwhile and join the same dial.
+Names that would lead to no transport of ours (a WebSocket address) are not asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import trio
+from libp2p.network.exceptions import SwarmException
+from multiaddr import Multiaddr
+
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.peer import PeerId
+from codio_dht.errors import CodioError, DeadlineError, DialError
+from codio_dht.net.dnsaddr import NameServers, is_name, resolve
+from codio_dht.net.libp2p_host.guards.dialing import Dialer
+from codio_dht.net.libp2p_host.limits import DNS_TIMEOUT_S
+
+_EXAMPLE_IP: Final = "/ip4/192.0.2.1"
+"""Stands for a name's address while it is not known (RFC 5737: belongs to nobody)."""
+
+
+async def connect(
+    dialer: Dialer,
+    peer_id: PeerId,
+    addrs: Sequence[Multiaddr],
+    deadline: Monotonic,
+    servers: NameServers,
+) -> None:
+    """Make sure that there is a connection to the peer.
+
+    Raises:
+        DialError: no address led to this peer.
+        DeadlineError: the deadline passed first.
+    """
+    names = [addr for addr in addrs if is_name(addr) and _is_worth_asking(dialer, peer_id, addr)]
+    ready = [addr for addr in addrs if not is_name(addr)]
+
+    async def dial_ready() -> None:
+        await dialer.dial(peer_id.to_libp2p(), ready)
+
+    async def dial_names() -> None:
+        dns_deadline = Monotonic(min(deadline, trio.current_time() + DNS_TIMEOUT_S))
+        resolved = await resolve(names, dns_deadline, peer_id=peer_id, servers=servers)
+        await dialer.dial(peer_id.to_libp2p(), resolved)
+
+    ways = [dial_ready] if ready or not names else []
+    if names:
+        ways.append(dial_names)
+    try:
+        with trio.fail_at(deadline):
+            await _first_success(ways)
+    except trio.TooSlowError as error:
+        raise DeadlineError(f"no connection to {peer_id} before the deadline") from error
+
+
+async def _first_success(ways: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    errors: list[str] = []
+    done = False
+    async with trio.open_nursery() as nursery:
+
+        async def run(way: Callable[[], Awaitable[None]]) -> None:
+            nonlocal done
+            try:
+                await way()
+            except (CodioError, SwarmException) as error:
+                errors.append(str(error))
+            else:
+                done = True
+                nursery.cancel_scope.cancel()
+
+        for way in ways:
+            nursery.start_soon(run, way)
+    if not done:
+        raise DialError("; ".join(errors))
+
+
+def _is_worth_asking(dialer: Dialer, peer_id: PeerId, addr: Multiaddr) -> bool:
+    _, protocol, _, *rest = str(addr).split("/", 3)
+    if protocol == "dnsaddr":
+        return True
+    if not rest:
+        return False
+    return dialer.can_dial(peer_id.to_libp2p(), Multiaddr(f"{_EXAMPLE_IP}/{rest[0]}"))
