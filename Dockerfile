@@ -17,7 +17,7 @@ COPY LICENSE-* README.md pyproject.toml ./
 COPY requirements requirements
 COPY scripts/setup scripts/setup
 COPY codio_dht/__init__.py codio_dht/__init__.py
-RUN scripts/setup && find .venv -name __pycache__ -prune -exec rm -rf {} +
+RUN scripts/setup
 
 # --- the image
 FROM ${BASE}
@@ -27,7 +27,7 @@ COPY --from=build /app/.venv /app/.venv
 COPY LICENSE-* /app/
 COPY codio_dht /app/codio_dht
 # Compiled here once: the user that runs it may not write here. And a check that all is there.
-RUN /app/.venv/bin/python -m compileall -q -j 0 /app/.venv/lib /app/codio_dht \
+RUN /app/.venv/bin/python -m compileall -q /app/codio_dht \
     && ln -s /app/.venv/bin/codio-dht /usr/local/bin/codio-dht \
     && codio-dht --version
 

@@ -142,8 +142,8 @@ class ProviderRecords:
         self._unsaved = Unsaved() if unsaved is None else unsaved
         self._cache: OrderedDict[bytes, _Cached] = OrderedDict()
         self._cached_bytes = 0
-        self._loading: OrderedDict[bytes, list[tuple[ProviderRow, bool]]] = OrderedDict()
-        """Keys being read, and what was written meanwhile."""
+        self._loading: OrderedDict[bytes, list[tuple[ProviderRow, bool]] | None] = OrderedDict()
+        """Keys being read, and what was written meanwhile; None if rows of it were deleted."""
         self._filter = KeyFilter(max_records)
         self._on_disk = 0
         self._stale_keys = 0
@@ -219,15 +219,16 @@ class ProviderRecords:
     # --- loads ------------------------------------------------------------------------------------
 
     def loaded(self, key: bytes, rows: Iterable[ProviderRow], now: UnixTime) -> None:
-        """The store has ``rows`` for ``key``. A no-op if the rows are in memory already."""
+        """The store has ``rows`` for ``key``. A no-op if the rows are in memory already, or if
+        some were deleted meanwhile: :meth:`get` then asks for another load."""
         overtaking = self._loading.pop(key, [])
         cached = self._cache.get(key)
-        if cached is not None and cached.partial_since is None:
+        if overtaking is None or (cached is not None and cached.partial_since is None):
             return
         self._forget(key)
         merged = {row.provider.to_bytes(): row for row in rows}
         self._merge(merged, overtaking)
-        self._settle_perhaps(key, merged)
+        self._unsaved.drop_perhaps(key, keep=merged)
         self._merge(merged, self._unsaved.rows_of(key))
         self._remember(key, _Cached(merged))
 
@@ -245,12 +246,6 @@ class ProviderRecords:
             provider = row.provider.to_bytes()
             if provider in rows or (sure and len(rows) < self._max_per_key):
                 rows[provider] = row
-
-    def _settle_perhaps(self, key: bytes, rows: Rows) -> None:
-        """Now it shows which rows have an older version on disk; the others are dropped."""
-        for row in self._unsaved.drop_perhaps(key):
-            if row.provider.to_bytes() in rows:
-                self._unsaved.put(row, sure=True)
 
     # --- writes -----------------------------------------------------------------------------------
 
@@ -271,8 +266,9 @@ class ProviderRecords:
         estimate = 0
         for row in batch.rows:
             key = row.key
-            if key in self._loading:
-                self._loading[key].append((row, adds))
+            overtaken = self._loading.get(key)
+            if overtaken is not None:
+                overtaken.append((row, adds))
             if adds:
                 if added is None and key not in self._filter:
                     estimate += 1
@@ -293,6 +289,8 @@ class ProviderRecords:
         """The store deleted an expired row of each of ``keys`` (one may come several times)."""
         for key in keys:
             self._forget(key)
+            if key in self._loading:
+                self._loading[key] = None
             self._stale_keys += 1
             self._on_disk = max(0, self._on_disk - 1)
 

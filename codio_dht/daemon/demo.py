@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
@@ -34,8 +33,11 @@ CONTENT: Final = b"Hello from a small network of codio_dht nodes.\n"
 JOIN_LIMIT_S: Final = 60.0
 """How long the nodes may take to know one another, seconds."""
 
-ASKED_AT_ONCE: Final = 10
+ASKED_AT_ONCE: Final = 25
 """Nodes that the outsider asks at a time."""
+
+SETTLED_S: Final = 1.5
+"""Nobody has learned of another node for this long: the network has formed, seconds."""
 
 _LOOK_S: Final = 0.05
 _SHA2_256_PREFIX: Final = b"\x12\x20"
@@ -88,8 +90,9 @@ class _Demo:
     async def run(self) -> bool:
         """The story."""
         started = trio.current_time()
-        async with AsyncExitStack() as stack:
-            await self._start(stack)
+        over = trio.Event()
+        async with trio.open_nursery() as nursery:
+            await self._start(nursery, over)
             joined = await self._join()
             provider, finder = self._nodes[-1], self._nodes[self._count // 2]
             provided = await self._provide(provider)
@@ -97,44 +100,52 @@ class _Demo:
             if (outsider := self._node_without(holders, provider)) is not None:
                 finder = outsider
             found = await self._find(finder, provider, holders)
-        wanted = min(K, self._count - 1)
-        worked = joined and provided and found and len(holders) >= wanted
-        self._end(worked, wanted, trio.current_time() - started)
+            wanted = min(K, self._count - 1)
+            worked = joined and provided and found and len(holders) >= wanted
+            self._end(worked, wanted, trio.current_time() - started)
+            over.set()
         return worked
 
-    async def _start(self, stack: AsyncExitStack) -> None:
+    async def _start(self, nursery: trio.Nursery, over: trio.Event) -> None:
         self._begin()
-        for _ in range(self._count):
-            first = self._nodes[:1]
-            bootstrap = [addr for node in first for addr in full_addrs(node.peer_id, node.addrs)]
-            node = DHTManager.open(
-                DHTConfig(), data_dir=None, listen=[LOOPBACK], bootstrap=bootstrap
-            )
-            logs.tame_libp2p()
-            self._nodes.append(await stack.enter_async_context(node))
+        first: DHTManager = await nursery.start(_live, [], over)
+        logs.tame_libp2p()
+        self._nodes.append(first)
+        bootstrap = full_addrs(first.peer_id, first.addrs)
+
+        async def one() -> None:
+            self._nodes.append(await nursery.start(_live, bootstrap, over))
+
+        async with trio.open_nursery() as starting:
+            for _ in range(self._count - 1):
+                starting.start_soon(one)
         self._say(
             "start",
             f"Started {self._count} DHT nodes in this process, each on a port of its own.",
-            "All but the first know one address only: the first node's.",
+            f"All but the first know one address only, the first node's: {bootstrap[0]}",
             nodes=self._count,
-            bootstrap=full_addrs(self._nodes[0].peer_id, self._nodes[0].addrs),
+            bootstrap=bootstrap,
         )
 
     async def _join(self) -> bool:
+        """Until every node knows as many as it needs, or no node learns of another any more."""
         self._begin()
         wanted = min(K, self._count - 1)
+        known, grown_at = self._known(), trio.current_time()
         with trio.move_on_after(JOIN_LIMIT_S):
-            while min(self._known()) < wanted:  # noqa: ASYNC110 - no event tells
+            while min(known) < wanted and trio.current_time() < grown_at + SETTLED_S:
                 await trio.sleep(_LOOK_S)
+                if sum(before := known) != sum(known := self._known()) or 0 in before:
+                    grown_at = trio.current_time()
         known = self._known()
         self._say(
             "join",
-            f"Each node now knows {min(known)} to {max(known)} others: it asked the first node for"
-            " its neighbours, and those for theirs.",
+            f"Each node now knows {min(known)} to {max(known)} others: it asked the first node for",
+            "its neighbours, and those for theirs.",
             known_min=min(known),
             known_max=max(known),
         )
-        return min(known) >= wanted
+        return min(known) > 0
 
     async def _provide(self, provider: DHTManager) -> bool:
         self._begin()
@@ -142,8 +153,8 @@ class _Demo:
         self._say(
             "provide",
             f"Node {_short(provider.peer_id)} says that it provides {self._cid}.",
-            f"It looked for the {K} nodes whose ids are closest to that key (XOR of SHA-256) and"
-            f" gave {result.holders} of them the record.",
+            f"It looked for the {K} nodes closest to that key (by XOR of SHA-256) and gave the"
+            f" record to {result.holders}.",
             cid=self._cid,
             provider=str(provider.peer_id),
             holders=result.holders,
@@ -233,6 +244,19 @@ class _Demo:
 
     def _say(self, name: str, *text: str, **facts: object) -> None:
         self._tell(Step(name, trio.current_time() - self._began, text, facts))
+
+
+async def _live(
+    bootstrap: Sequence[str],
+    over: trio.Event,
+    task_status: trio.TaskStatus[DHTManager] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """One node's life: all of it is this task, so that all nodes close at the same time."""
+    async with DHTManager.open(
+        DHTConfig(), data_dir=None, listen=[LOOPBACK], bootstrap=bootstrap
+    ) as node:
+        task_status.started(node)
+        await over.wait()
 
 
 def _short(peer: PeerId) -> str:

@@ -5,7 +5,7 @@ Decides nothing. Meanings are documented on :class:`codio_dht.DHTManager`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Protocol
 
 from multiaddr import Multiaddr
@@ -40,6 +40,16 @@ class KeptKey(Protocol):
     def last_provided(self) -> float | None: ...
 
 
+class Providers(Protocol):
+    """Providers as they are found; closing ends the search."""
+
+    def __aiter__(self) -> AsyncIterator[PeerInfo]: ...
+
+    async def __anext__(self) -> PeerInfo: ...
+
+    async def aclose(self) -> None: ...
+
+
 class Dht(Protocol):
     """The part of ``DHTManager`` that the daemon uses."""
 
@@ -66,9 +76,7 @@ class Dht(Protocol):
 
     async def own_keys(self) -> Iterable[KeptKey]: ...
 
-    def iter_providers(
-        self, cid: str | bytes, count: int | None
-    ) -> AsyncGenerator[PeerInfo, None]: ...
+    def iter_providers(self, cid: str | bytes, count: int | None) -> Providers: ...
 
     async def find_peer(self, peer_id: PeerId) -> Sequence[Multiaddr]: ...
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -70,7 +71,7 @@ class Storage:
             wanted, self._wanted = self._wanted, {}
             for key, waiting in wanted.items():
                 try:
-                    rows = await self.call(lambda key=key: self.store.load_providers(key))  # type: ignore[misc]
+                    rows = await self.call(partial(self.store.load_providers, key))
                     self.records.loaded(key, rows, self._clock.unix())
                 except StorageError as error:
                     self.records.load_failed(key, self._clock.unix())
@@ -92,12 +93,12 @@ class Storage:
         """Write everything unsaved; False if the store could not."""
         while (batch := self.records.take_flush()) is not None:
             try:
-                await self.call(lambda batch=batch: self.store.flush(batch))  # type: ignore[misc]
+                added = await self.call(partial(self.store.flush, batch))
             except StorageError as error:
                 self.records.flush_failed(batch)
                 self._failed("flush", error)
                 return False
-            self.records.flushed(batch)
+            self.records.flushed(batch, added)
             self.counters["rows_written"] += len(batch.rows)
         return True
 

@@ -41,8 +41,8 @@ class Store(Protocol):
         """Every stored row of ``key``, expired ones too (``core.records`` decides)."""
         ...
 
-    def flush(self, batch: Flush) -> None:
-        """Apply a batch in one transaction."""
+    def flush(self, batch: Flush) -> int:
+        """Apply a batch in one transaction; how many of its rows had no older version."""
         ...
 
     def provider_keys(self) -> Iterator[tuple[bytes, int]]:

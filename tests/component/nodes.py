@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
@@ -48,6 +48,20 @@ async def open_nodes(
                 )
             )
         yield nodes
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Until ``holds``. Real time passes too: the virtual clock does not wait for the store's thread."""
+    for _ in range(20_000):
+        if holds():
+            return
+        await trio.to_thread.run_sync(_nothing)
+        await trio.sleep(0.1)
+    raise AssertionError("it never came to hold")
+
+
+def _nothing() -> None:
+    pass
 
 
 async def settle(nodes: list[DHTManager], peers: int) -> None:

@@ -501,6 +501,45 @@ def test_a_load_that_comes_after_the_streams_end_is_harmless():
     assert (0, False, 1) == (pair.woken, pair.server.work_left, pair.handlers[0].closings)
 
 
+def test_the_same_load_reported_twice_does_not_end_the_next_wait():
+    pair = connected()
+    ready: list[Any] = []
+    pair.next_handler = lambda: told(Parked(b"", ready.append), Parked(b"", ready.append), b"x")
+    pair.client.streams.open([ECHO], NOW, b"x")
+    pair.run()
+    ready[0]()
+    pair.run()
+    ready[0]()
+    assert (2, 2, False) == (len(ready), len(pair.handlers[0].fed), pair.server.work_left)
+    ready[1]()
+    assert pair.server.work_left
+
+
+def test_data_behind_a_park_for_no_time_waits_for_its_turn():
+    pair = connected()
+    channel = pair.client.streams.open([ECHO], NOW, b"open")
+    pair.run()
+    pair.handlers[0].answers = [Parked(b"a", lambda ready: ready()), b"b", b"c"]
+    pair.client.streams.send(channel, b"one")
+    pair.client.streams.send(channel, b"two")
+    pair.run()
+    assert [b"open", b"one", b"", b"two"] == pair.handlers[0].fed
+
+
+def test_a_closed_or_reset_channel_holds_nothing_that_was_not_taken():
+    for end in (
+        lambda streams, channel: streams.close(channel, NOW),
+        lambda streams, channel: streams.reset(channel),
+    ):
+        pair = connected()
+        channel = pair.client.streams.open([ECHO], NOW, b"x")
+        pair.client.streams.close_write(channel)
+        pair.run()
+        assert 1 == pair.client._yamux.unread_bytes
+        end(pair.client.streams, channel)
+        pair.assert_nothing_held()
+
+
 def test_a_protocol_without_a_handler_comes_as_events():
     pair = connected()
     ours = pair.client.streams.open([RAW], NOW, b"hello")

@@ -2,8 +2,9 @@
 
 From the wire upwards: :mod:`multistream` agrees on a protocol, :mod:`noise` authenticates and
 encrypts (any :class:`~codio_dht.net.stack.security.SecurityLayer` may stand in its place),
-:mod:`yamux` carries many streams over it, :mod:`streams` negotiates a protocol on each stream and
-runs the handlers, and :mod:`connection` stacks them. Nothing here awaits, reads a clock, opens a
+:mod:`yamux` carries many streams over it (any :class:`~codio_dht.net.stack.muxer.Muxer` may),
+:mod:`streams` negotiates a protocol on each stream and runs the handlers, and :mod:`connection`
+stacks them. Nothing here awaits, reads a clock, opens a
 socket or starts a task: time is the argument ``now``, and one pump task per connection does
 ``recv -> receive -> data_to_send -> send``.
 

@@ -87,7 +87,7 @@ class Channel:
         self.inbox: bytearray | None = None  # for the handler, still unread
         self.eof = False  # the peer has finished; the handler has not been told
         self.eof_told = False  # it has been told, and parked
-        self.parked = False
+        self.parked: object | None = None  # what it waits for
         self.resume = False  # unparked: feed b"" first
         self.queued = False  # in the ready queue
         self.closing = False  # the handler is finished; only unsent bytes are left

@@ -21,15 +21,17 @@ from codio_dht.errors import ProtocolError
 class MuxStream:
     """One stream, as both sides of the contract hold it.
 
-    ``unsent`` is written by the muxer only: bytes accepted by ``send`` that wait for the peer's
-    window. ``context`` belongs to the muxer's caller; the muxer never looks at it.
+    ``unread`` and ``unsent`` are written by the muxer only: bytes delivered and not consumed, and
+    bytes accepted by ``send`` that wait for the peer's window. ``context`` belongs to the muxer's
+    caller; the muxer never looks at it.
     """
 
-    __slots__ = ("context", "id", "inbound", "unsent")
+    __slots__ = ("context", "id", "inbound", "unread", "unsent")
 
     def __init__(self, stream_id: int, *, inbound: bool) -> None:
         self.id = stream_id
         self.inbound = inbound
+        self.unread = 0
         self.unsent = 0
         self.context: Any = None
 

@@ -178,6 +178,7 @@ class Streams:
     def close(self, channel: Channel, now: Monotonic) -> None:
         """Finish sending and take no more; no event follows. A peer that does not finish either is
         reset by ``sweep``. Idempotent."""
+        self._muxer.consume(channel.stream, channel.stream.unread)
         if not channel.closing:
             self._muxer.close_write(channel.stream)
             channel.last_active = now
@@ -186,6 +187,7 @@ class Streams:
 
     def reset(self, channel: Channel) -> None:
         """Abort the channel; no event follows. Idempotent."""
+        self._muxer.consume(channel.stream, channel.stream.unread)
         self._muxer.reset(channel.stream)
         self._finish(channel)
 
@@ -347,6 +349,7 @@ class Streams:
     def _may_feed(self, channel: Channel) -> bool:
         return not (
             channel.parked
+            or channel.resume
             or channel.inbox
             or channel.stream.unsent
             or self._held
@@ -432,18 +435,18 @@ class Streams:
     def _on_result(self, channel: Channel, result: bytes | Parked | Reset) -> None:
         match result:
             case Parked(data, on_ready):
-                channel.parked = True
+                channel.parked = ticket = object()
                 if self._send(channel, data):
-                    on_ready(lambda: self._unpark(channel))
+                    on_ready(lambda: self._unpark(channel, ticket))
             case Reset(reason):
                 self._fault(channel, reason)
             case _:
                 self._send(channel, result)
 
-    def _unpark(self, channel: Channel) -> None:
+    def _unpark(self, channel: Channel, ticket: object) -> None:
         """The load that a handler waited for is there. Harmless when late or repeated."""
-        if channel.parked and channel.handler is not None:
-            channel.parked = False
+        if channel.parked is ticket and channel.handler is not None:
+            channel.parked = None
             channel.resume = True
             self._enqueue(channel)
             self._wake()

@@ -52,7 +52,6 @@ class YamuxStream(MuxStream):
         "receive_window",
         "remote_closed",
         "send_window",
-        "unread",
         "write_closed",
     )
 
@@ -61,7 +60,6 @@ class YamuxStream(MuxStream):
         self.send_window = INITIAL_WINDOW
         self.receive_window = YAMUX_WINDOW_BYTES
         self.credit = 0  # consumed, not yet given back to the peer
-        self.unread = 0
         self.pending: bytearray | None = None  # what waits for the peer's window
         self.acknowledged = False  # by us if inbound, by the peer otherwise
         self.write_closed = False

@@ -59,8 +59,8 @@ _UNSPECIFIED = ("/ip4/0.0.0.0/", "/ip6/::/")
 class _Dial:
     """A dial under way: the addresses still to be tried, and its end."""
 
-    waiting: list[Multiaddr]
-    known: set[Multiaddr]
+    waiting: list[Multiaddr] = field(default_factory=list)
+    known: set[Multiaddr] = field(default_factory=set)
     ended: trio.Event = field(default_factory=trio.Event)
     woken: trio.Event = field(default_factory=trio.Event)
     running: int = 0
@@ -93,14 +93,15 @@ class Dialer:
         Raises:
             SwarmException: no address led to this peer.
         """
+        usable = await self._usable(peer_id, addrs)
         while True:
             existing = self._open_connection(peer_id)
             if existing is not None:
                 return existing
             dial = self._dials.get(peer_id)
             if dial is None:
-                return await self._own_dial(peer_id, addrs)
-            dial.add(await self._usable(peer_id, addrs))
+                return await self._own_dial(peer_id, usable)
+            dial.add(usable)
             await dial.ended.wait()
             if dial.winner is not None:
                 return dial.winner
@@ -140,10 +141,10 @@ class Dialer:
         return None
 
     async def _own_dial(self, peer_id: ID, addrs: Sequence[Multiaddr]) -> INetConn:
-        dial = self._dials[peer_id] = _Dial([], set())
+        dial = self._dials[peer_id] = _Dial()
         dial.owner_gone = True  # until the race is over: a cancelled owner leaves it so
+        dial.add(addrs)
         try:
-            dial.add(await self._usable(peer_id, addrs))
             await self._race(peer_id, dial)
             dial.owner_gone = False
         finally:

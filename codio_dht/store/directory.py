@@ -1,0 +1,113 @@
+"""A data directory owned by one store: the lock, private files, damaged files set aside.
+
+Decides that two stores never share a directory, and what happens to a database that cannot be read.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from codio_dht.errors import StorageError
+
+LOCK_NAME: Final = "store.lock"
+
+MAX_SET_ASIDE: Final = 3
+"""Damaged copies of one file that are kept; past it the latest one is replaced."""
+
+_DIRECTORY_MODE: Final = 0o700
+_FILE_MODE: Final = 0o600
+_MAX_PID_BYTES: Final = 20
+_SIDE_FILES: Final = ("-wal", "-shm")
+"""What SQLite keeps beside a database."""
+
+
+class OwnedDirectory:
+    """A directory and the lock on it. The lock is the kernel's: it goes with the process, however
+    that ends.
+
+    Raises:
+        StorageError: it cannot be made or used, or another store owns it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+            self._lock = os.open(
+                path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE
+            )
+        except OSError as error:
+            raise StorageError(f"cannot use the data directory {path}: {error.strerror}") from error
+        try:
+            self._take()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def private_file(self, name: str) -> Path:
+        """The path of a file that is there and for its owner only when new; SQLite gives the files
+        beside it the same mode.
+
+        Raises:
+            StorageError: it cannot be made.
+        """
+        path = self.path / name
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE))
+            self._sync()
+        except OSError as error:
+            raise StorageError(f"cannot use {path}: {error.strerror}") from error
+        return path
+
+    def set_aside(self, name: str) -> Path:
+        """Rename a damaged database and what belongs to it; its new path.
+
+        Raises:
+            StorageError: it cannot be renamed.
+        """
+        places = [self.path / f"{name}.corrupt-{n}" for n in range(1, MAX_SET_ASIDE + 1)]
+        target = next((place for place in places if not place.exists()), places[-1])
+        try:
+            (self.path / name).replace(target)
+            for suffix in _SIDE_FILES:
+                with suppress(FileNotFoundError):
+                    (self.path / (name + suffix)).replace(Path(f"{target}{suffix}"))
+            self._sync()
+        except OSError as error:
+            raise StorageError(
+                f"{self.path / name} is damaged and cannot be set aside: {error.strerror}"
+            ) from error
+        return target
+
+    def release(self) -> None:
+        """Give the directory up. The lock file stays: removing it would let two owners in."""
+        os.close(self._lock)
+
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise StorageError(
+                    f"cannot lock the data directory {self.path}: {error.strerror}"
+                ) from error
+            owner = os.pread(self._lock, _MAX_PID_BYTES, 0).decode("ascii", "replace").strip()
+            pid = f" (process {owner})" if owner.isdigit() else ""
+            raise StorageError(
+                f"another node{pid} already uses the data directory {self.path}"
+            ) from error
+        with suppress(OSError):  # only for that message; a full disk must not stop the start
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def _sync(self) -> None:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

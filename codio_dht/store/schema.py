@@ -1,0 +1,171 @@
+"""The two databases on disk: their tables, their versions, the compact form of their values.
+
+Decides what a file must be to be used. A database says by its application id that it is ours and by
+its user version how many of the migrations it has had; one that is newer than this program is left
+alone, one that is older is brought up to date, each step in one transaction.
+
+``records.db`` can be lost without harm: what others provide (they announce it again) and the
+routing-table snapshot. ``keys.db`` cannot: what this node was asked to provide.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from struct import Struct
+from struct import error as struct_error
+from typing import Final
+
+from codio_dht.core.clock import UnixTime
+from codio_dht.core.multihash import read_uvarint
+from codio_dht.core.peer import PeerId
+from codio_dht.core.records import ProviderRow
+from codio_dht.crypto.protobuf import uvarint
+from codio_dht.errors import PeerIdError, StorageError
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """One database: ``migrations[n]`` are the statements that lead from version n to n + 1."""
+
+    file_name: str
+    application_id: int
+    migrations: tuple[tuple[str, ...], ...]
+
+
+RECORDS: Final = Schema(
+    "records.db",
+    0x6B616472,  # "kadr"
+    (
+        (
+            # One row per key and provider. ``record`` is pack_record's. Rows are appended and found
+            # by two narrow indexes: with the wide row itself in key order, random keys would touch
+            # twice as many pages a batch.
+            """
+            CREATE TABLE providers (
+                id INTEGER PRIMARY KEY,
+                key BLOB NOT NULL,
+                provider BLOB NOT NULL,
+                record BLOB NOT NULL,
+                expires REAL NOT NULL
+            )
+            """,
+            "CREATE UNIQUE INDEX providers_by_key ON providers (key, provider)",
+            "CREATE INDEX providers_by_expiry ON providers (expires)",
+            """
+            CREATE TABLE snapshot (
+                place INTEGER PRIMARY KEY,
+                peer_id BLOB NOT NULL,
+                addrs BLOB NOT NULL
+            )
+            """,
+        ),
+    ),
+)
+
+KEYS: Final = Schema(
+    "keys.db",
+    0x6B61646B,  # "kadk"
+    (
+        (
+            """
+            CREATE TABLE own_keys (
+                key BLOB PRIMARY KEY,
+                added REAL NOT NULL,
+                last_provided REAL
+            ) WITHOUT ROWID
+            """,
+        ),
+    ),
+)
+
+
+def migrate(connection: sqlite3.Connection, schema: Schema, name: str) -> None:
+    """Bring a database up to date; an empty one gets its tables.
+
+    ``connection`` is in autocommit mode; ``name`` is what messages call the file.
+
+    Raises:
+        StorageError: it is not this schema's, or newer than this program.
+        sqlite3.Error: it cannot be read or written.
+    """
+    version = _pragma(connection, "user_version")
+    if version == 0 and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+        pass
+    elif _pragma(connection, "application_id") != schema.application_id:
+        raise StorageError(
+            f"{name} is a database of another program: move it away, or use another data directory"
+        )
+    if version > len(schema.migrations):
+        raise StorageError(
+            f"{name} has format {version}, this program knows {len(schema.migrations)}: it was used"
+            " with a newer version; update this program, or use another data directory"
+        )
+    for number, statements in enumerate(schema.migrations[version:], start=version + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {schema.application_id}")
+        connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute("COMMIT")
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return value
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+_TIMES: Final = Struct(">dd")
+"""Received, addresses expire: Unix seconds, kept exactly."""
+
+
+def pack_record(row: ProviderRow) -> bytes:
+    """What is kept of a row beside key, provider and expiry."""
+    return _TIMES.pack(row.received, row.addrs_expire) + pack_addrs(row.addrs)
+
+
+def unpack_row(key: bytes, provider: bytes, record: bytes, expires: float) -> ProviderRow | None:
+    """The row again, or None if what is on disk is damaged."""
+    try:
+        received, addrs_expire = _TIMES.unpack_from(record)
+        return ProviderRow(
+            key,
+            PeerId(provider),
+            unpack_addrs(record, _TIMES.size),
+            UnixTime(received),
+            UnixTime(addrs_expire),
+            UnixTime(expires),
+        )
+    except (ValueError, PeerIdError, struct_error):
+        return None
+
+
+def pack_addrs(addrs: tuple[bytes, ...]) -> bytes:
+    """Each address behind its length."""
+    return b"".join([uvarint(len(addr)) + addr for addr in addrs])
+
+
+def unpack_addrs(data: bytes, offset: int = 0) -> tuple[bytes, ...]:
+    """The addresses again.
+
+    Raises:
+        ValueError: the data is cut off.
+    """
+    addrs = []
+    while offset < len(data):
+        if (length := data[offset]) < 0x80:  # nearly all: a length of one byte
+            offset += 1
+        else:
+            long = read_uvarint(data, offset)
+            if long is None:
+                raise ValueError("no length")
+            length, offset = long
+        addrs.append(data[offset : offset + length])
+        offset += length
+    if offset != len(data):
+        raise ValueError("addresses cut off")
+    return tuple(addrs)

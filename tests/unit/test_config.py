@@ -1,0 +1,107 @@
+"""DHTConfig: what is refused, and that what is taken arrives in the parts it is for."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from random import Random
+
+import pytest
+
+from codio_dht import DHTConfig, PeerId
+from codio_dht.core.addresses import KEEP_ALL, PUBLIC_ONLY
+from codio_dht.errors import ConfigError
+from codio_dht.node.assembly import assemble
+from codio_dht.node.clock import Clock
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("replication_factor", 19),
+        ("replication_factor", 20.0),
+        ("replication_factor", True),
+        ("replication_factor", 1_001),
+        ("query_timeout", 60.1),
+        ("query_timeout", 0),
+        ("query_timeout", float("nan")),
+        ("query_timeout", "60"),
+        ("provider_timeout", -1),
+        ("provider_timeout", float("inf")),
+        ("republish_interval", 24 * 3600),
+        ("request_timeout", None),
+        ("dial_timeout", 0),
+        ("refresh_interval", False),
+        ("alpha", 0),
+        ("alpha", 101),
+        ("beta", 21),
+        ("max_provider_records", 0),
+        ("max_providers_per_key", -5),
+        ("address_policy", "private"),
+        ("protocol", "kad"),
+        ("protocol", 5),
+    ],
+)
+def test_an_impossible_value_is_refused_by_name(field, value):
+    with pytest.raises(ConfigError, match=field):
+        DHTConfig(**{field: value})
+
+
+def test_the_defaults_are_those_of_the_network():
+    config = DHTConfig()
+    assert config.replication_factor == 20
+    assert config.provider_timeout == 24 * 3600
+    assert config.republish_interval == 12 * 3600
+    assert config.query_timeout == 60
+
+
+def test_a_duration_may_be_a_timedelta():
+    assert DHTConfig(query_timeout=timedelta(seconds=7)).query_timeout == 7.0
+
+
+def test_an_unknown_field_is_refused():
+    with pytest.raises(TypeError, match="replication"):
+        DHTConfig(replication=20)
+
+
+class _Host:
+    """As much of a host as assembling a node touches."""
+
+    peer_id = PeerId(b"\x12\x20" + bytes(32))
+    addrs = ()
+
+
+def _node(**settings):
+    config = DHTConfig(**settings)
+    return assemble(
+        _Host(),
+        None,
+        config,
+        Clock(),
+        Random(1),
+        bootstrap=[],
+        public=False,
+        provider_ttl_s=config.provider_timeout,
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "where", "expected"),
+    [
+        ({"replication_factor": 30}, lambda node: node.network.table.bucket_size, 30),
+        ({"provider_timeout": 50_000}, lambda node: node.records.ttl_s, 50_000),
+        ({"republish_interval": 70}, lambda node: node.providing._schedule._interval_s, 70),
+        ({"query_timeout": 9}, lambda node: node.lookups._timeout_s, 9),
+        ({"request_timeout": 4}, lambda node: node.rpc._request_timeout_s, 4),
+        ({"dial_timeout": 2}, lambda node: node.rpc._dial_timeout_s, 2),
+        ({"refresh_interval": 99}, lambda node: node.network.refresh._interval_s, 99),
+        ({"alpha": 5}, lambda node: node.lookups._rules()["alpha"], 5),
+        ({"beta": 7}, lambda node: node.lookups._rules()["beta"], 7),
+        ({"max_provider_records": 10}, lambda node: node.records._max_records, 10),
+        ({"max_providers_per_key": 11}, lambda node: node.records._max_per_key, 11),
+        ({"address_policy": "public"}, lambda node: node.network.address_filter, PUBLIC_ONLY),
+        ({"address_policy": "all"}, lambda node: node.network.address_filter, KEEP_ALL),
+        ({"protocol": "/x/kad/1.0.0"}, lambda node: node.network.protocol, "/x/kad/1.0.0"),
+    ],
+)
+def test_a_setting_arrives_where_it_acts(settings, where, expected):
+    assert expected == where(_node(**settings))

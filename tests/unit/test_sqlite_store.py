@@ -1,0 +1,475 @@
+"""The SQLite store: what it keeps, what it does when the disk is full, damaged or taken."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from codio_dht.core.clock import UnixTime
+from codio_dht.core.peer import PeerId
+from codio_dht.core.records import Flush, ProviderRow
+from codio_dht.errors import StorageError
+from codio_dht.store.interface import OwnKey, SnapshotPeer, Store
+from codio_dht.store.schema import KEYS, RECORDS, pack_addrs, unpack_addrs
+from codio_dht.store.sqlite import SqliteStore
+
+KEY = b"\x12\x20" + b"k" * 32
+OTHER_KEY = b"\x12\x20" + b"o" * 32
+ADDRS = (b"\x04\x01\x02\x03\x04\x06\x0f\xa1", b"\x36\x80\x01" + b"a" * 128 + b"\x06\x01\xbb")
+NOW = UnixTime(1_800_000_000.123456)
+
+
+def peer(number: int) -> PeerId:
+    return PeerId(b"\x00\x24\x08\x01\x12\x20" + number.to_bytes(32, "big"))
+
+
+def row(
+    number: int,
+    key: bytes = KEY,
+    *,
+    addrs: tuple[bytes, ...] = ADDRS,
+    received: float = NOW,
+    expires: float = NOW + 3600,
+) -> ProviderRow:
+    return ProviderRow(
+        key,
+        peer(number),
+        addrs,
+        UnixTime(received),
+        UnixTime(received + 60.5),
+        UnixTime(expires),
+    )
+
+
+def by_provider(rows: list[ProviderRow]) -> dict[PeerId, ProviderRow]:
+    return {one.provider: one for one in rows}
+
+
+@pytest.fixture(params=["disk", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqliteStore]:
+    opened = SqliteStore(tmp_path / "data" if request.param == "disk" else None)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+# --- provider records -----------------------------------------------------------------------------
+
+
+def test_rows_come_back_as_they_were(store: SqliteStore) -> None:
+    port: Store = store
+    rows = [row(1), row(2, addrs=()), row(3, key=OTHER_KEY, received=0.1)]
+    assert port.flush(Flush(tuple(rows), 10)) == 3
+    assert by_provider(port.load_providers(KEY)) == by_provider(rows[:2])
+    assert port.load_providers(OTHER_KEY) == rows[2:]
+    assert port.load_providers(b"nothing") == []
+
+
+times = st.floats(0, 2**40).map(UnixTime)
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(
+        st.builds(
+            ProviderRow,
+            st.binary(min_size=1, max_size=80),
+            st.integers(0, 5).map(peer),
+            st.lists(st.binary(min_size=1, max_size=400), max_size=4).map(tuple),
+            times,
+            times,
+            times,
+        ),
+        max_size=20,
+    )
+)
+def test_any_row_comes_back_exactly_and_the_last_of_a_batch_counts(rows: list[ProviderRow]) -> None:
+    store = SqliteStore()
+    last = {(one.key, one.provider): one for one in rows}
+    assert store.flush(Flush(tuple(rows), 1_000)) == len(last)
+    for key in {one.key for one in rows}:
+        assert by_provider(store.load_providers(key)) == {
+            provider: one for (of, provider), one in last.items() if of == key
+        }
+    store.close()
+
+
+def test_a_row_that_exists_is_replaced_and_not_counted_as_new(store: SqliteStore) -> None:
+    store.flush(Flush((row(1), row(2)), 10))
+    newer = row(1, addrs=(), received=NOW + 5, expires=NOW + 9_000)
+    assert store.flush(Flush((newer, row(3)), 10)) == 1
+    assert by_provider(store.load_providers(KEY)) == by_provider([newer, row(2), row(3)])
+
+
+def test_a_full_key_takes_no_new_row_but_still_replaces(store: SqliteStore) -> None:
+    assert store.flush(Flush(tuple(row(number) for number in range(5)), 3)) == 3
+    newer = [row(number, received=NOW + 7) for number in range(5)]
+    assert store.flush(Flush((*newer, row(9, key=OTHER_KEY)), 3)) == 1
+    assert by_provider(store.load_providers(KEY)) == by_provider(newer[:3])
+    assert store.load_providers(OTHER_KEY) == [row(9, key=OTHER_KEY)]
+
+
+def test_a_limit_of_none_only_refreshes(store: SqliteStore) -> None:
+    store.flush(Flush((row(1),), 10))
+    newer = row(1, received=NOW + 7)
+    assert store.flush(Flush((newer, row(2)), 0)) == 0
+    assert store.load_providers(KEY) == [newer]
+
+
+@pytest.mark.conformance("c56")
+def test_ten_thousand_providers_of_one_key_are_bounded_to_the_limit(store: SqliteStore) -> None:
+    added = [
+        store.flush(Flush(tuple(row(n) for n in range(start, start + 1_000)), 1_000))
+        for start in range(0, 10_000, 1_000)
+    ]
+    assert added == [1_000] + [0] * 9
+    assert {one.provider for one in store.load_providers(KEY)} == {peer(n) for n in range(1_000)}
+
+
+def test_keys_are_listed_with_their_counts_a_page_at_a_time_while_writes_go_on(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codio_dht.store.sqlite._KEYS_PER_PAGE", 3)
+    rows = [row(n, key=bytes((key,))) for key in range(1, 9) for n in range(key)]
+    store.flush(Flush(tuple(rows), 100))
+    listed = []
+    for number, found in enumerate(store.provider_keys()):
+        listed.append(found)
+        store.flush(Flush((row(number, key=b"\xff"),), 100))
+    assert listed[:8] == [(bytes((key,)), key) for key in range(1, 9)]
+    assert [key for key, _ in listed[8:]] == [b"\xff"]
+
+
+def test_no_keys_are_listed_of_an_empty_store(store: SqliteStore) -> None:
+    assert list(store.provider_keys()) == []
+
+
+@pytest.mark.conformance("c56")
+def test_expired_rows_are_deleted_oldest_first_and_a_bounded_number_at_a_time(
+    store: SqliteStore,
+) -> None:
+    rows = [row(n, key=bytes((n % 3,)), expires=NOW + n) for n in range(10)]
+    store.flush(Flush(tuple(reversed(rows)), 100))
+    assert store.delete_expired(UnixTime(NOW + 5), 4) == [bytes((n % 3,)) for n in range(4)]
+    assert store.delete_expired(UnixTime(NOW + 5), 4) == [bytes((n % 3,)) for n in (4, 5)]
+    assert store.delete_expired(UnixTime(NOW + 5), 4) == []
+    left = [one for key in range(3) for one in store.load_providers(bytes((key,)))]
+    assert by_provider(left) == by_provider(rows[6:])
+
+
+# --- own keys and snapshot ------------------------------------------------------------------------
+
+
+def test_own_keys_are_added_once_and_removed_once(store: SqliteStore) -> None:
+    assert store.add_own_key(KEY, NOW)
+    assert not store.add_own_key(KEY, UnixTime(NOW + 1))
+    assert store.own_keys() == [OwnKey(KEY, NOW, None)]
+    assert store.remove_own_key(KEY)
+    assert not store.remove_own_key(KEY)
+    assert store.own_keys() == []
+
+
+def test_own_keys_come_longest_not_announced_first(store: SqliteStore) -> None:
+    for number in range(5):
+        store.add_own_key(bytes((number,)), UnixTime(NOW + number))
+    store.mark_provided([b"\x00", b"\x02"], UnixTime(NOW + 50))
+    store.mark_provided([b"\x03", b"unknown"], UnixTime(NOW + 20))
+    assert store.own_keys() == [
+        OwnKey(b"\x01", UnixTime(NOW + 1), None),
+        OwnKey(b"\x04", UnixTime(NOW + 4), None),
+        OwnKey(b"\x03", UnixTime(NOW + 3), UnixTime(NOW + 20)),
+        OwnKey(b"\x00", UnixTime(NOW + 0), UnixTime(NOW + 50)),
+        OwnKey(b"\x02", UnixTime(NOW + 2), UnixTime(NOW + 50)),
+    ]
+
+
+def test_a_snapshot_replaces_the_last_and_keeps_its_order(store: SqliteStore) -> None:
+    assert store.load_snapshot() == []
+    store.save_snapshot([SnapshotPeer(peer(1), ADDRS)])
+    latest = [SnapshotPeer(peer(number), ADDRS[: number % 3]) for number in (5, 2, 9, 1)]
+    store.save_snapshot(latest)
+    assert store.load_snapshot() == latest
+    store.save_snapshot([])
+    assert store.load_snapshot() == []
+
+
+@given(st.lists(st.binary(max_size=20_000), max_size=5).map(tuple))
+def test_addresses_survive_packing(addrs: tuple[bytes, ...]) -> None:
+    assert unpack_addrs(pack_addrs(addrs)) == addrs
+
+
+@pytest.mark.parametrize("data", [b"\x05abc", b"\x80", b"\x03abc\x01", b"\xff" * 12])
+def test_packed_addresses_that_are_cut_off_are_told(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"addresses cut off|no length"):
+        unpack_addrs(data)
+
+
+# --- life on disk ---------------------------------------------------------------------------------
+
+
+@pytest.mark.conformance("c56")
+def test_everything_is_there_after_a_restart(data_dir: Path) -> None:
+    with_data(data_dir)
+    store = SqliteStore(data_dir)
+    assert store.load_providers(KEY) == [row(1)]
+    assert store.own_keys() == [OwnKey(KEY, NOW, UnixTime(NOW + 1))]
+    assert store.load_snapshot() == [SnapshotPeer(peer(7), ADDRS)]
+    store.close()
+
+
+def with_data(data_dir: Path) -> None:
+    store = SqliteStore(data_dir)
+    store.flush(Flush((row(1),), 10))
+    store.add_own_key(KEY, NOW)
+    store.mark_provided([KEY], UnixTime(NOW + 1))
+    store.save_snapshot([SnapshotPeer(peer(7), ADDRS)])
+    store.close()
+
+
+def test_in_memory_nothing_is_left_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = SqliteStore(None)
+    store.flush(Flush(tuple(row(n) for n in range(2_000)), 5_000))
+    store.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_and_directory_are_for_the_owner_only(data_dir: Path) -> None:
+    before = os.umask(0)
+    try:
+        store = SqliteStore(data_dir)
+        store.flush(Flush((row(1),), 10))
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in data_dir.iterdir()}
+        store.close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
+    assert {"records.db", "records.db-wal", "keys.db", "store.lock"} <= set(modes)
+    assert set(modes.values()) == {0o600}
+
+
+def test_a_second_store_on_the_directory_is_told_who_has_it(data_dir: Path) -> None:
+    first = SqliteStore(data_dir)
+    with pytest.raises(StorageError, match=rf"process {os.getpid()}\) already uses.*{data_dir}"):
+        SqliteStore(data_dir)
+    first.close()
+    SqliteStore(data_dir).close()
+
+
+def test_a_closed_store_says_so_and_closing_twice_is_fine(store: SqliteStore) -> None:
+    store.close()
+    store.close()
+    for call in (
+        lambda: store.flush(Flush((row(1),), 10)),
+        lambda: store.add_own_key(KEY, NOW),
+        store.own_keys,
+        lambda: list(store.provider_keys()),
+        store.load_snapshot,
+    ):
+        with pytest.raises(StorageError, match="closed"):
+            call()
+
+
+def test_calls_may_come_from_one_thread_after_another(store: SqliteStore) -> None:
+    for number in range(4):
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(store.flush, Flush((row(number),), 10)).result() == 1
+    assert len(store.load_providers(KEY)) == 4
+
+
+def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=f"{tmp_path / 'file'}"):
+        SqliteStore(tmp_path / "file")
+    (tmp_path / "data" / "records.db").mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"records\.db"):
+        SqliteStore(tmp_path / "data")
+    (tmp_path / "data" / "records.db").rmdir()
+    SqliteStore(tmp_path / "data").close()
+
+
+def test_what_is_on_disk_is_synced_at_every_commit(data_dir: Path) -> None:
+    store = SqliteStore(data_dir)
+    for connection in (store._keys, store._records):
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    store.close()
+
+
+# --- formats --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schema", [RECORDS, KEYS])
+def test_a_database_of_a_newer_version_is_refused_and_left_alone(
+    data_dir: Path, schema: object
+) -> None:
+    assert schema in (RECORDS, KEYS)
+    name = RECORDS.file_name if schema is RECORDS else KEYS.file_name
+    with_data(data_dir)
+    with sqlite3.connect(data_dir / name) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    connection.close()
+    before = (data_dir / name).read_bytes()
+    with pytest.raises(StorageError, match=rf"{name} has format 999.*newer version"):
+        SqliteStore(data_dir)
+    assert (data_dir / name).read_bytes() == before
+
+
+def test_a_database_of_another_program_is_refused_and_left_alone(data_dir: Path) -> None:
+    data_dir.mkdir()
+    with sqlite3.connect(data_dir / "records.db") as connection:
+        connection.execute("CREATE TABLE theirs (x)")
+    connection.close()
+    with pytest.raises(StorageError, match="another program"):
+        SqliteStore(data_dir)
+    with sqlite3.connect(data_dir / "records.db") as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("theirs",)]
+    connection.close()
+
+
+def test_a_start_that_ended_between_file_and_tables_is_finished_by_the_next(data_dir: Path) -> None:
+    data_dir.mkdir()
+    (data_dir / "records.db").touch()
+    (data_dir / "keys.db").touch()
+    store = SqliteStore(data_dir)
+    assert store.own_keys() == []
+    store.close()
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+def test_damaged_records_are_set_aside_and_the_own_keys_stay(data_dir: Path) -> None:
+    with_data(data_dir)
+    (data_dir / "records.db").write_bytes(b"not a database at all, " * 1_000)
+    with capture_logs() as logs:
+        store = SqliteStore(data_dir)
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [
+        ("records_set_aside", "error")
+    ]
+    assert logs[0]["kept"] == str(data_dir / "records.db.corrupt-1")
+    assert (data_dir / "records.db.corrupt-1").read_bytes().startswith(b"not a database")
+    assert store.load_providers(KEY) == []
+    assert [own.key for own in store.own_keys()] == [KEY]
+    assert store.flush(Flush((row(1),), 10)) == 1
+    store.close()
+
+
+def test_only_so_many_damaged_copies_are_kept(data_dir: Path) -> None:
+    for number in range(6):
+        SqliteStore(data_dir).close()
+        (data_dir / "records.db").write_bytes(b"%d" % number * 5_000)
+    SqliteStore(data_dir).close()
+    copies = {path.name: path.read_bytes()[:1] for path in data_dir.glob("*.corrupt-*")}
+    assert copies == {
+        "records.db.corrupt-1": b"0",
+        "records.db.corrupt-2": b"1",
+        "records.db.corrupt-3": b"5",
+    }
+
+
+def test_damage_met_while_running_fails_that_call_and_begins_afresh(data_dir: Path) -> None:
+    store = SqliteStore(data_dir)
+    store.flush(Flush(tuple(row(n, key=n.to_bytes(4, "big")) for n in range(5_000)), 10))
+    store.close()
+    damaged = bytearray((data_dir / "records.db").read_bytes())
+    for page in range(2, len(damaged) // 4096):
+        damaged[page * 4096 : page * 4096 + 64] = b"\xff" * 64
+    (data_dir / "records.db").write_bytes(damaged)
+
+    store = SqliteStore(data_dir)
+    with capture_logs() as logs, pytest.raises(StorageError, match="damaged"):
+        list(store.provider_keys())
+    assert [entry["event"] for entry in logs] == ["records_set_aside"]
+    assert list(store.provider_keys()) == []
+    assert store.flush(Flush((row(1),), 10)) == 1
+    assert store.load_providers(KEY) == [row(1)]
+    store.close()
+
+
+def test_damaged_own_keys_are_never_thrown_away(data_dir: Path) -> None:
+    with_data(data_dir)
+    (data_dir / "keys.db").write_bytes(b"not a database at all, " * 1_000)
+    with pytest.raises(StorageError, match=r"keys\.db.*restore the file from a backup"):
+        SqliteStore(data_dir)
+    assert (data_dir / "keys.db").read_bytes() == b"not a database at all, " * 1_000
+
+
+def test_own_keys_with_one_damaged_page_are_noticed_at_the_start(data_dir: Path) -> None:
+    store = SqliteStore(data_dir)
+    for number in range(400):
+        store.add_own_key(KEY + number.to_bytes(2, "big"), NOW)
+    store.close()
+    damaged = bytearray((data_dir / "keys.db").read_bytes())
+    damaged[-4096:] = b"\xff" * 4096
+    (data_dir / "keys.db").write_bytes(damaged)
+    with pytest.raises(StorageError, match=r"keys\.db.*restore the file from a backup"):
+        SqliteStore(data_dir)
+    assert (data_dir / "keys.db").read_bytes() == bytes(damaged)
+
+
+def test_a_row_that_was_tampered_with_costs_that_row(store: SqliteStore) -> None:
+    store.flush(Flush((row(1), row(2), row(3)), 10))
+    store.save_snapshot([SnapshotPeer(peer(1), ADDRS), SnapshotPeer(peer(2), ADDRS)])
+    store._records.execute(
+        "UPDATE providers SET record = x'00' WHERE provider = ?", (peer(1).to_bytes(),)
+    )
+    store._records.execute(
+        "UPDATE providers SET provider = x'ff' WHERE provider = ?", (peer(2).to_bytes(),)
+    )
+    store._records.execute("UPDATE snapshot SET addrs = x'05' WHERE place = 0")
+    assert store.load_providers(KEY) == [row(3)]
+    assert store.load_snapshot() == [SnapshotPeer(peer(2), ADDRS)]
+
+
+# --- a full disk ----------------------------------------------------------------------------------
+
+
+def test_a_full_disk_fails_the_call_undoes_it_and_leaves_the_store_usable(
+    store: SqliteStore,
+) -> None:
+    store.flush(Flush((row(1),), 10))
+    store.save_snapshot([SnapshotPeer(peer(1), ADDRS)])
+    pages = store._records.execute("PRAGMA page_count").fetchone()[0]
+    store._records.execute(f"PRAGMA max_page_count = {pages + 2}")
+    many = tuple(row(n, key=n.to_bytes(4, "big")) for n in range(2_000))
+    with pytest.raises(StorageError, match="full"):
+        store.flush(Flush(many, 10))
+    with pytest.raises(StorageError, match="full"):
+        store.save_snapshot([SnapshotPeer(peer(n), ADDRS) for n in range(2_000)])
+    assert list(store.provider_keys()) == [(KEY, 1)]
+    assert store.load_snapshot() == [SnapshotPeer(peer(1), ADDRS)]
+    assert store.delete_expired(UnixTime(NOW + 9_999), 10) == [KEY]
+    store._records.execute("PRAGMA max_page_count = 100000")
+    assert store.flush(Flush(many, 10)) == 2_000
+
+
+def test_a_full_disk_never_half_adds_an_own_key(store: SqliteStore) -> None:
+    store.add_own_key(KEY, NOW)
+    pages = store._keys.execute("PRAGMA page_count").fetchone()[0]
+    store._keys.execute(f"PRAGMA max_page_count = {pages}")
+    kept = [KEY]
+
+    def add_until_full() -> None:
+        for number in range(1_000):
+            key = KEY + number.to_bytes(2, "big")
+            store.add_own_key(key, NOW)
+            kept.append(key)
+
+    with pytest.raises(StorageError, match="full"):
+        add_until_full()
+    assert sorted(own.key for own in store.own_keys()) == sorted(kept)
+    assert store.remove_own_key(KEY)
