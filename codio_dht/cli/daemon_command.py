@@ -143,6 +143,6 @@ def demo(nodes: int, as_json: bool) -> ExitCode:
     """
     from codio_dht.daemon import demo as network  # noqa: PLC0415 - as in daemon
 
-    out = Output(as_json=as_json)
-    worked = network.run(nodes, lambda step: out.result(step.as_json(), *step.as_text()))
+    out = Output(as_json=as_json, doing=f"starting {nodes} nodes")
+    worked = network.run(nodes, lambda step: out.result(step.as_json(), *step.as_text()), out.tick)
     return ExitCode.OK if worked else ExitCode.FAILED

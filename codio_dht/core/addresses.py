@@ -154,8 +154,6 @@ def _check_value(code: int, value: bytes) -> None:
         )
     elif code == P_CERTHASH:
         good = is_multihash(value)
-    elif code == P_UNIX:
-        good = len(value) > 1 and value.startswith(b"/") and not value.endswith(b"/")
     else:
         good = True
     if not good:

@@ -72,6 +72,8 @@ def read_uvarint(data: bytes, offset: int = 0) -> tuple[int, int] | None:
 
 def is_multihash(data: bytes) -> bool:
     """Whether ``data`` is exactly one multihash: code, length, and that many bytes of digest."""
+    if len(data) >= 2 and data[0] < 0x80 and data[1] < 0x80:  # both of one byte: nearly all are
+        return len(data) == 2 + data[1]
     code = read_uvarint(data)
     if code is None:
         return False

@@ -36,6 +36,9 @@ JOIN_LIMIT_S: Final = 60.0
 ASKED_AT_ONCE: Final = 25
 """Nodes that the outsider asks at a time."""
 
+NODE_JOIN_LIMIT_S: Final = 2.0
+"""How long the next node waits for the one before it to join, seconds."""
+
 SETTLED_S: Final = 1.5
 """Nobody has learned of another node for this long: the network has formed, seconds."""
 
@@ -65,23 +68,26 @@ class Step:
 Tell = Callable[[Step], None]
 
 
-def run(nodes: int, tell: Tell) -> bool:
+def run(nodes: int, tell: Tell, tick: Callable[[], None] = lambda: None) -> bool:
     """Run the demo with ``nodes`` nodes; whether everything worked.
+
+    ``tick`` is called now and then while nothing can be told.
 
     Raises:
         CodioError: the machine did not let it (no loopback network, for example).
     """
     logs.configure("error", as_json=False)
     try:
-        return trio.run(_Demo(nodes, tell).run)
+        return trio.run(_Demo(nodes, tell, tick).run)
     except BaseExceptionGroup as group:
         raise next(_leaves(group)) from group
 
 
 class _Demo:
-    def __init__(self, nodes: int, tell: Tell) -> None:
+    def __init__(self, nodes: int, tell: Tell, tick: Callable[[], None]) -> None:
         self._count = nodes
         self._tell = tell
+        self._tick = tick
         self._nodes: list[DHTManager] = []
         self._began = 0.0
         self._multihash = _SHA2_256_PREFIX + sha256(CONTENT).digest()
@@ -108,20 +114,16 @@ class _Demo:
 
     async def _start(self, nursery: trio.Nursery, over: trio.Event) -> None:
         self._begin()
-        first: DHTManager = await nursery.start(_live, [], over)
-        logs.tame_libp2p()
-        self._nodes.append(first)
-        bootstrap = full_addrs(first.peer_id, first.addrs)
-
-        async def one() -> None:
-            self._nodes.append(await nursery.start(_live, bootstrap, over))
-
-        async with trio.open_nursery() as starting:
-            for _ in range(self._count - 1):
-                starting.start_soon(one)
+        bootstrap: list[str] = []
+        for _ in range(self._count):
+            node = await nursery.start(_live, bootstrap, over)
+            logs.tame_libp2p()
+            self._nodes.append(node)
+            bootstrap = bootstrap or full_addrs(node.peer_id, node.addrs)
+            await self._quiet(len(self._nodes) > 1)
         self._say(
             "start",
-            f"Started {self._count} DHT nodes in this process, each on a port of its own.",
+            f"Started {self._count} DHT nodes in this process, one after another, on a port each.",
             f"All but the first know one address only, the first node's: {bootstrap[0]}",
             nodes=self._count,
             bootstrap=bootstrap,
@@ -134,8 +136,9 @@ class _Demo:
         known, grown_at = self._known(), trio.current_time()
         with trio.move_on_after(JOIN_LIMIT_S):
             while min(known) < wanted and trio.current_time() < grown_at + SETTLED_S:
-                await trio.sleep(_LOOK_S)
-                if sum(before := known) != sum(known := self._known()) or 0 in before:
+                await self._look()
+                before, known = known, self._known()
+                if before != known or self._pending():
                     grown_at = trio.current_time()
         known = self._known()
         self._say(
@@ -238,6 +241,19 @@ class _Demo:
 
     def _known(self) -> list[int]:
         return [len(node.routing_table_peers()) for node in self._nodes]
+
+    def _pending(self) -> int:
+        return sum(node.stats().pending_queries for node in self._nodes)
+
+    async def _quiet(self, joining: bool) -> None:
+        """Let the newest node join before the next one starts: all share one processor core."""
+        with trio.move_on_after(NODE_JOIN_LIMIT_S):
+            while self._pending() or (joining and not self._known()[-1]):
+                await self._look()
+
+    async def _look(self) -> None:
+        self._tick()
+        await trio.sleep(_LOOK_S)
 
     def _begin(self) -> None:
         self._began = trio.current_time()

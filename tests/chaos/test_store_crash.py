@@ -47,10 +47,9 @@ store = SqliteStore(directory)
 for number in count(start):
     store.add_own_key(number.to_bytes(34, "big"), float(number))
     print("key", number, flush=True)
-    store.flush(Flush(rows(number, %d), 1000))
+    store.flush(Flush(rows(number, {BATCH}), 1000))
     print("batch", number, flush=True)
-"""
-    % BATCH
+""".replace("{BATCH}", str(BATCH))
 )
 
 MAKE_IDENTITIES = (

@@ -1,0 +1,602 @@
+"""Each guard: the defect of py-libp2p 0.8.1 shows without it, and is gone with it.
+
+The first of each pair documents upstream; should it fail after an upgrade, the guard can go.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from libp2p.abc import INetStream
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.host.basic_host import BasicHost
+from libp2p.host.ping import PingService
+from libp2p.network import swarm as upstream_swarm
+from libp2p.network.config import ConnectionConfig
+from libp2p.network.exceptions import SwarmDialAllFailedError, SwarmException
+from libp2p.network.stream.exceptions import StreamEOF
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
+from libp2p.peer.peerstore import PeerStore, PeerStoreError
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.tools.anyio_service.exceptions import LifecycleError
+from multiaddr import Multiaddr
+
+from codio_dht.errors import StreamError, UsageError
+from codio_dht.net.libp2p_host.guards import dialing, frame_gate, inbound, upstream, yamux
+from codio_dht.net.libp2p_host.guards.apply import guard_host
+from codio_dht.net.libp2p_host.guards.frame_gate import FrameGate, FrameViolationError
+from codio_dht.net.libp2p_host.guards.upstream import Symbol, UpstreamMismatchError
+from codio_dht.net.libp2p_host.stream import Lingering, Libp2pStream
+from codio_dht.core.peer import PeerId
+from libp2p_hosts import (
+    ECHO,
+    QUIC,
+    TCP,
+    dead_address,
+    info_of,
+    made_host,
+    serve_upstream,
+    silent_listener,
+    soon,
+    swarm_of,
+    until,
+    upstream_host,
+)
+
+BOTH = pytest.mark.parametrize("guarded", [False, True], ids=["without", "with"])
+
+
+def new_id() -> ID:
+    return ID.from_pubkey(create_new_key_pair().public_key)
+
+
+async def ping(client: BasicHost, server: BasicHost) -> bool:
+    """Whether the server answers a ping over the connection there is."""
+    with trio.move_on_after(2):
+        try:
+            return bool(await PingService(client).ping(server.get_id()) is not None)
+        except Exception:  # noqa: BLE001 - upstream raises anything
+            return False
+    return False
+
+
+async def echo(stream: INetStream) -> None:
+    while True:
+        try:
+            await stream.write(await stream.read(1024))
+        except Exception:  # noqa: BLE001 - upstream raises anything
+            return
+
+
+@asynccontextmanager
+async def pair(
+    *, guarded: bool, listen: Multiaddr = TCP, config: ConnectionConfig | None = None
+) -> AsyncGenerator[tuple[BasicHost, BasicHost]]:
+    """A server with or without guards, and a guarded client that is connected to it."""
+    async with (
+        upstream_host(guarded=guarded, listen=listen, config=config) as server,
+        upstream_host(guarded=True, listen=listen) as client,
+    ):
+        await client.connect(info_of(server))
+        yield server, client
+
+
+def only_connection(host: BasicHost) -> Any:
+    [conn] = swarm_of(host).get_connections()
+    return conn
+
+
+async def fails_within(seconds: float, call: Any, *args: Any) -> bool:
+    """Whether the call ends with upstream's error; False if it is still pending."""
+    with trio.move_on_after(seconds):
+        try:
+            await call(*args)
+        except SwarmException:
+            return True
+        raise AssertionError("it succeeded")
+    return False
+
+
+# --- R1 -------------------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_r1_the_hosts_own_keys_survive_a_full_peer_store(guarded: bool) -> None:
+    async with upstream_host(guarded=guarded) as host:
+        peerstore = host.get_peerstore()
+        assert isinstance(peerstore, PeerStore)
+        peerstore.max_peers = 10
+        for _ in range(12):
+            peerstore.add_addrs(new_id(), [dead_address()], 60)
+        peerstore._cleanup_expired_records()
+        known = len(peerstore.peer_ids())
+        try:
+            found = host.get_private_key() is not None
+        except PeerStoreError:
+            found = False
+
+    assert found is guarded
+    assert known <= 11
+
+
+# --- R2, R3 ---------------------------------------------------------------------------------------
+
+
+async def _alive_after(guarded: bool, harm: Any) -> bool:
+    """Whether a host still answers after a client did ``harm(client, server)``."""
+    alive = False
+    try:
+        async with pair(guarded=guarded) as (server, client):
+            serve_upstream(server, ECHO, _raise)
+            await harm(client, server)
+            await trio.sleep(0.1)
+            alive = swarm_of(server).manager.is_running and await ping(client, server)
+    except* (RuntimeError, UnicodeDecodeError, LifecycleError):
+        assert not guarded
+    return alive
+
+
+async def _raise(_: INetStream) -> None:
+    raise RuntimeError("a defect in a handler")
+
+
+@BOTH
+async def test_r2_a_handler_that_raises_does_not_stop_the_host(guarded: bool) -> None:
+    async def harm(client: BasicHost, server: BasicHost) -> None:
+        await client.new_stream(server.get_id(), [ECHO])  # type: ignore[list-item]
+
+    assert await _alive_after(guarded, harm) is guarded
+
+
+@BOTH
+async def test_r2_a_connections_task_that_raises_does_not_stop_the_host(guarded: bool) -> None:
+    async def harm(client: BasicHost, server: BasicHost) -> None:
+        swarm_of(server).manager.run_task(_raise, None)
+
+    assert await _alive_after(guarded, harm) is guarded
+
+
+@BOTH
+async def test_r3_bytes_that_are_not_utf8_fail_their_negotiation_only(guarded: bool) -> None:
+    async def harm(client: BasicHost, server: BasicHost) -> None:
+        stream = await only_connection(client).new_stream()
+        await stream.write(b"\x05\xff\xfe\xfd\xfc\n")
+
+    assert await _alive_after(guarded, harm) is guarded
+
+
+@pytest.mark.parametrize(
+    "message", [b"\xff\xff\xff\x7f" + b"a" * 100, b"\x00", b"\x03abc", b"\x80\x80\x80\x80\x01"]
+)
+async def test_r3_no_message_of_a_negotiation_is_unbounded(message: bytes) -> None:
+    async with pair(guarded=True) as (server, client):
+        stream = await only_connection(client).new_stream()
+        await stream.write(message)
+        counters = guard_host(server).counters.counts
+        await until(lambda: counters["multistream_errors"] == 1)
+        assert await ping(client, server)
+
+
+# --- R4, R12, R16 ---------------------------------------------------------------------------------
+
+TWO_INBOUND = ConnectionConfig(
+    max_connections=3, min_connections=1, low_watermark=1, high_watermark=3
+)
+
+
+@BOTH
+async def test_r4_an_inbound_connection_gives_its_place_back(guarded: bool) -> None:
+    async with upstream_host(guarded=guarded, config=TWO_INBOUND) as server:
+        connected = 0
+        for _ in range(4):
+            async with upstream_host(guarded=True) as client:
+                try:
+                    await client.connect(info_of(server))
+                except SwarmException:
+                    continue
+                connected += 1
+            await until(lambda: not swarm_of(server).get_connections())
+        await trio.sleep(0.2)
+        borrowed = swarm_of(server)._inbound_limiter.borrowed_tokens
+
+    assert connected == (4 if guarded else 2)
+    assert borrowed == (0 if guarded else 2)
+
+
+@BOTH
+async def test_r12_idle_sockets_take_no_place(guarded: bool) -> None:
+    async with (
+        upstream_host(guarded=guarded, config=TWO_INBOUND) as server,
+        upstream_host(guarded=True) as client,
+    ):
+        port = int(server.get_transport_addrs()[0].value_for_protocol("tcp") or 0)
+        idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(3)]
+        await trio.sleep(0.1)
+        try:
+            await client.connect(info_of(server))
+            connected = True
+        except SwarmException:
+            connected = False
+        for one in idle:
+            one.close()
+
+    assert connected is guarded
+
+
+async def test_r12_handshakes_have_a_bound_and_the_oldest_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(inbound, "MAX_PENDING_INBOUND", 2)
+    async with upstream_host(guarded=True) as server:
+        port = int(server.get_transport_addrs()[0].value_for_protocol("tcp") or 0)
+        streams = []
+        for _ in range(3):
+            streams.append(await trio.open_tcp_stream("127.0.0.1", port))
+            await streams[-1].receive_some(64)  # its handshake has begun
+        with trio.fail_after(5):
+            while await streams[0].receive_some(64):
+                pass
+        dropped = guard_host(server).counters.counts["inbound_handshakes_dropped"]
+        for stream in streams:
+            await stream.aclose()
+
+    assert dropped == 1
+
+
+@BOTH
+async def test_r16_a_denied_ipv6_peer_stays_outside(guarded: bool) -> None:
+    config = ConnectionConfig(deny_list=["::1/128"])
+    listen = Multiaddr("/ip6/::1/tcp/0")
+    async with (
+        upstream_host(guarded=guarded, listen=listen, config=config) as server,
+        upstream_host(guarded=True, listen=listen) as client,
+    ):
+        try:
+            await client.connect(info_of(server))
+            await trio.sleep(0.1)
+            let_in = bool(swarm_of(server).get_connections())
+        except SwarmException:
+            let_in = False
+
+    assert let_in is not guarded
+
+
+# --- R5, R14, R15 ---------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_r5_a_cancelled_write_leaves_the_connection_whole(guarded: bool) -> None:
+    async with upstream_host(guarded=True) as server, upstream_host(guarded=guarded) as client:
+        serve_upstream(server, ECHO, echo)
+        await client.connect(info_of(server))
+        await trio.sleep(0.2)  # identify
+        stream = await client.new_stream(server.get_id(), [ECHO])  # type: ignore[list-item]
+        session = only_connection(client).muxed_conn.secured_conn
+        socket_lock = session.conn.read_writer.read_write_closer.stream.write_lock
+        async with socket_lock:  # the socket is full
+            with trio.move_on_after(0.1):
+                await stream.write(b"cancelled")
+        alive = await ping(client, server)
+
+    assert alive is guarded
+
+
+async def test_r5_a_connection_that_was_there_before_the_guards_is_guarded_too() -> None:
+    async with upstream_host(guarded=True) as server, upstream_host(guarded=False) as client:
+        serve_upstream(server, ECHO, echo)
+        await client.connect(info_of(server))
+        stream = await client.new_stream(server.get_id(), [ECHO])  # type: ignore[list-item]
+        guard_host(client)
+        session = only_connection(client).muxed_conn.secured_conn
+        async with session.conn.read_writer.read_write_closer.stream.write_lock:
+            with trio.move_on_after(0.1):
+                await stream.write(b"cancelled")
+        await stream.reset()
+        assert await ping(client, server)
+
+
+@BOTH
+async def test_r14_a_cancelled_open_keeps_no_slot(guarded: bool) -> None:
+    async with upstream_host(guarded=True) as server, upstream_host(guarded=guarded) as client:
+        await client.connect(info_of(server))
+        await trio.sleep(0.2)  # identify
+        muxed_conn = only_connection(client).muxed_conn
+        free = muxed_conn.stream_backlog_semaphore.value
+        session = muxed_conn.secured_conn
+        async with session.conn.read_writer.read_write_closer.stream.write_lock:
+            with trio.move_on_after(0.1):
+                stream = await muxed_conn.open_stream()
+                await stream.reset()
+        lost = free - muxed_conn.stream_backlog_semaphore.value
+
+    assert lost == (0 if guarded else 1)
+
+
+async def test_r15_a_reset_reads_as_an_end_upstream_and_as_an_error_here() -> None:
+    async def reset(stream: INetStream) -> None:
+        await stream.read(1)
+        await stream.reset()
+
+    async with pair(guarded=True) as (server, client):
+        serve_upstream(server, ECHO, reset)
+        theirs, ours = [
+            await client.new_stream(server.get_id(), [ECHO])  # type: ignore[list-item]
+            for _ in range(2)
+        ]
+        for stream in (theirs, ours):
+            await stream.write(b"x")
+        await until(lambda: all(s.muxed_stream.reset_received for s in (theirs, ours)))  # type: ignore[attr-defined]
+        with pytest.raises(StreamEOF):
+            await theirs.read(1)
+        wrapped = Libp2pStream(ours, PeerId.coerce(server.get_id()), ECHO, Lingering())
+        with pytest.raises(StreamError):
+            await wrapped.read(1)
+
+
+# --- R6 to R9 -------------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_r6_a_dial_to_a_silent_listener_ends(
+    guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialing, "DIAL_ATTEMPT_TIMEOUT_S", 0.2)
+    with silent_listener() as silent:
+        async with upstream_host(guarded=guarded) as client:
+            ended = await fails_within(1.0, client.connect, PeerInfo(new_id(), [silent]))
+
+    assert ended is guarded
+
+
+@BOTH
+async def test_r7_forty_dead_peers_do_not_hold_up_a_good_one(guarded: bool) -> None:
+    with silent_listener() as silent:
+        async with (
+            upstream_host(guarded=True) as server,
+            upstream_host(guarded=guarded) as client,
+            trio.open_nursery() as nursery,
+        ):
+            for _ in range(40):
+                nursery.start_soon(client.connect, PeerInfo(new_id(), [silent]))
+            await trio.sleep(0.1)
+            with trio.move_on_after(1.5) as scope:
+                await client.connect(info_of(server))
+            nursery.cancel_scope.cancel()
+
+    assert scope.cancelled_caught is not guarded
+
+
+@BOTH
+async def test_r8_a_good_address_behind_a_dead_one_is_found(guarded: bool) -> None:
+    async with upstream_host(guarded=True) as server, upstream_host(guarded=guarded) as client:
+        addrs = [dead_address(), *server.get_transport_addrs()]
+        try:
+            await client.connect(PeerInfo(server.get_id(), addrs))
+            found = True
+        except SwarmDialAllFailedError:
+            found = False
+
+    assert found is guarded
+
+
+@BOTH
+async def test_r8_a_failure_is_not_held_against_the_peer(guarded: bool) -> None:
+    async with upstream_host(guarded=True) as server, upstream_host(guarded=guarded) as client:
+        with pytest.raises(SwarmException):
+            await client.connect(PeerInfo(server.get_id(), [dead_address()]))
+        client.get_peerstore().clear_addrs(server.get_id())
+        try:
+            await client.connect(info_of(server))
+            connected = True
+        except SwarmException:
+            connected = False
+
+    assert connected is guarded
+
+
+@BOTH
+async def test_r9_a_dial_that_succeeded_waits_for_nothing(
+    guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream_swarm, "_HAPPY_EYEBALLS_DELAY", 60.0)
+    async with upstream_host(guarded=True) as server, upstream_host(guarded=guarded) as client:
+        with trio.move_on_after(2) as scope:
+            await client.connect(info_of(server))
+
+    assert scope.cancelled_caught is not guarded
+
+
+async def test_a_dial_whose_owner_gives_up_goes_on_for_the_others() -> None:
+    async with upstream_host(guarded=True) as server, upstream_host(guarded=True) as client:
+        with silent_listener() as silent:
+            dialer = guard_host(client).dialer
+            peer_id = server.get_id()
+            async with trio.open_nursery() as nursery:
+
+                async def impatient() -> None:
+                    with trio.move_on_after(0.1):
+                        await dialer.dial(peer_id, [silent])
+
+                nursery.start_soon(impatient)
+                await trio.sleep(0.02)
+                with trio.fail_after(5):
+                    conn = await dialer.dial(peer_id, server.get_transport_addrs())
+            assert conn.muxed_conn.peer_id == peer_id
+
+
+# --- R10, R11, R13 --------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_r10_a_peer_that_ignores_its_window_is_cut_off(guarded: bool) -> None:
+    buffered = 0
+    async with pair(guarded=guarded) as (server, client):
+        muxed_conn = only_connection(client).muxed_conn
+        stream = await muxed_conn.open_stream()  # the server waits for a negotiation on it
+        stream.send_window = 1 << 30
+        try:
+            with trio.move_on_after(2):
+                await stream.write(b"\x00" * (2 << 20))
+                await trio.sleep(0.3)
+        except Exception:  # noqa: BLE001 - the connection went away under it
+            assert guarded
+        connections = swarm_of(server).get_connections()
+        if connections:
+            buffers = only_connection(server).muxed_conn.stream_buffers
+            buffered = max((len(buffer) for buffer in buffers.values()), default=0)
+
+    assert bool(connections) is not guarded
+    assert (buffered > frame_gate.INITIAL_WINDOW_BYTES) is not guarded
+
+
+@BOTH
+async def test_r11_a_peer_has_a_bound_on_its_streams(
+    guarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(yamux, "MAX_STREAMS_PER_CONNECTION", 8)
+    async with pair(guarded=guarded) as (server, client):
+        await trio.sleep(0.2)  # identify
+        muxed_conn = only_connection(client).muxed_conn
+        for _ in range(30):
+            await muxed_conn.open_stream()
+        await trio.sleep(0.2)
+        streams = len(only_connection(server).muxed_conn.streams)
+        alive = guarded or streams >= 30
+
+    assert streams == (8 if guarded else 30)
+    assert alive
+
+
+@BOTH
+async def test_r13_an_end_beside_an_acknowledgement_is_seen(guarded: bool) -> None:
+    async def answer_at_once(stream: Any) -> None:
+        await stream.read(1)
+        flags = frame_gate.ACK | frame_gate.FIN
+        frame = frame_gate.header(frame_gate.DATA, flags, stream.muxed_stream.stream_id, 3)
+        await stream.muxed_stream.conn.secured_conn.write(frame + b"end")
+
+    async with upstream_host(guarded=False) as server, upstream_host(guarded=guarded) as client:
+        serve_upstream(server, ECHO, answer_at_once)
+        await client.connect(info_of(server))
+        stream = await client.new_stream(server.get_id(), [ECHO])  # type: ignore[list-item]
+        await stream.write(b"x")
+        data = await stream.read(3)
+        with trio.move_on_after(0.5) as scope, pytest.raises(StreamEOF):
+            await stream.read(1)
+
+    assert data == b"end"
+    assert scope.cancelled_caught is not guarded
+
+
+def gate(*, may_open: bool = True) -> FrameGate:
+    return FrameGate(peer_ids_are_odd=True, may_open=lambda: may_open, is_open=lambda _: False)
+
+
+def test_the_gate_passes_frames_on_in_the_pieces_in_which_they_arrive() -> None:
+    frame = frame_gate.header(frame_gate.DATA, frame_gate.SYN | frame_gate.FIN, 1, 5) + b"hello"
+    under_test = gate()
+    out = [under_test.feed(frame[start:stop]) for start, stop in ((0, 7), (7, 14), (14, 17))]
+
+    assert out == [
+        b"",
+        frame_gate.header(frame_gate.DATA, frame_gate.SYN, 1, 2) + b"he",
+        frame_gate.header(frame_gate.DATA, 0, 1, 3)
+        + b"llo"
+        + frame_gate.header(frame_gate.WINDOW_UPDATE, frame_gate.FIN, 1, 0),
+    ]
+
+
+def test_the_gate_drops_a_refused_stream_with_its_data() -> None:
+    under_test = gate(may_open=False)
+    out = under_test.feed(frame_gate.header(frame_gate.DATA, frame_gate.SYN, 1, 3) + b"abc")
+
+    assert out == b""
+    assert under_test.refused == [1]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\x01" + frame_gate.header(frame_gate.DATA, 0, 1, 0)[1:],
+        frame_gate.header(4, 0, 1, 0),
+        frame_gate.header(frame_gate.WINDOW_UPDATE, frame_gate.SYN, 2, 0),
+        frame_gate.header(frame_gate.WINDOW_UPDATE, frame_gate.SYN, 0, 0),
+        frame_gate.header(frame_gate.DATA, frame_gate.SYN, 1, (256 << 10) + 1),
+        frame_gate.header(frame_gate.DATA, 0, 7, (1 << 20) + 1),
+    ],
+    ids=["version", "type", "our number", "zero", "window", "unknown stream"],
+)
+def test_the_gate_stops_what_no_conforming_peer_sends(frame: bytes) -> None:
+    with pytest.raises(FrameViolationError):
+        gate().feed(frame)
+
+
+def test_the_gate_gives_credit_in_steps_and_never_past_the_bound() -> None:
+    under_test = gate()
+    under_test.feed(frame_gate.header(frame_gate.DATA, frame_gate.SYN, 1, 100_000) + bytes(100_000))
+    unread = under_test.grant(1, frame_gate.INITIAL_WINDOW_BYTES, 100_000)
+    half_read = under_test.grant(1, frame_gate.INITIAL_WINDOW_BYTES, 50_000)
+    read = under_test.grant(1, frame_gate.INITIAL_WINDOW_BYTES, 0)
+    greedy = under_test.grant(1, 16 << 20, 0)
+
+    assert (unread, half_read, read) == (0, 0, 100_000)
+    assert greedy == (1 << 20) - frame_gate.INITIAL_WINDOW_BYTES
+
+
+# --- R17, R19 -------------------------------------------------------------------------------------
+
+
+async def test_r17_only_noise_tls_and_yamux_are_offered() -> None:
+    async with upstream_host(guarded=True) as theirs, made_host() as ours:
+        offered = [
+            ({*swarm.upgrader.security_multistream.transports}, {*swarm.upgrader.muxer_multistream.transports})
+            for swarm in (swarm_of(theirs), ours._swarm)
+        ]
+
+    assert {"/plaintext/2.0.0", "/secio/1.0.0"} <= offered[0][0]
+    assert offered[1] == ({"/noise", "/tls/1.0.0"}, {"/yamux/1.0.0"})
+
+
+async def test_r19_a_closed_host_leaves_no_socket_open() -> None:
+    async with upstream_host(guarded=True) as other:
+        async with made_host() as host:
+            await host.connect(
+                PeerId.coerce(other.get_id()), other.get_transport_addrs(), soon()
+            )
+            [addr] = host.addrs
+        await until(lambda: not swarm_of(other).get_connections())
+        with pytest.raises(OSError, match="[Cc]onnection"):
+            await trio.open_tcp_stream("127.0.0.1", int(addr.value_for_protocol("tcp") or 0))
+
+
+# --- R20, R21, R22 --------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_r20_a_quic_connection_has_streams_left_after_many_resets(guarded: bool) -> None:
+    async with (
+        upstream_host(guarded=guarded, listen=QUIC) as server,
+        upstream_host(guarded=guarded, listen=QUIC) as client,
+    ):
+        serve_upstream(server, ECHO, echo)
+        await client.connect(info_of(server))
+        opened = 0
+        with trio.move_on_after(10):
+            for _ in range(140):
+                with trio.fail_after(2):
+                    stream = await client.new_stream(server.get_id(), [ECHO])  # type: ignore[list-item]
+                    await stream.write(b"x")
+                    await stream.read(1)
+                await stream.reset()
+                opened += 1
+                if opened > 120:
+                    await trio.sleep(0.01)
+
+    assert (opened == 140) is guarded
