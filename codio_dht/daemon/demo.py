@@ -109,7 +109,7 @@ class _Demo:
             wanted = min(K, self._count - 1)
             worked = joined and provided and found and len(holders) >= wanted
             self._end(worked, wanted, trio.current_time() - started)
-            over.set()
+            nursery.cancel_scope.cancel()
         return worked
 
     async def _start(self, nursery: trio.Nursery, over: trio.Event) -> None:

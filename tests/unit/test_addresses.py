@@ -45,7 +45,6 @@ READABLE = [
     f"/ip4/1.2.3.4/udp/4001/quic-v1/webtransport/certhash/{CERTHASH}/certhash/{CERTHASH}",
     f"/ip4/1.2.3.4/udp/4001/webrtc-direct/certhash/{CERTHASH}",
     "/ip6/2606:4700::1111/tcp/4001",
-    "/ip6zone/eth0/ip6/fe80::1/tcp/4001",
     "/dns/example.org/tcp/443/wss",
     "/dns4/example.org/tcp/443/tls/sni/example.org/ws",
     "/dns6/example.org/tcp/443/tls/http",
@@ -83,6 +82,8 @@ def test_the_values_of_an_address_come_without_their_lengths() -> None:
 def test_every_protocol_that_the_multiaddr_library_knows_is_known_with_its_length() -> None:
     known = addresses._VALUE_BYTES
     for protocol in PROTOCOLS:
+        if protocol.name == "ip6zone":
+            continue  # the library forgets that its value has a length
         bits = 0 if protocol.codec is None else protocol.size
         expected = -1 if bits < 0 else bits // 8
         assert (protocol.name, expected) == (protocol.name, known.get(protocol.code))
@@ -179,7 +180,7 @@ def test_bytes_that_look_like_a_peer_id_inside_a_value_are_left_alone() -> None:
         (Reach.LOOPBACK, "/dns/localhost/tcp/1"),
         (Reach.LOOPBACK, "/dns/a.LOCALHOST./tcp/1"),
         (Reach.LINK_LOCAL, "/ip4/169.254.1.1/tcp/1"),
-        (Reach.LINK_LOCAL, "/ip6zone/eth0/ip6/fe80::1/tcp/1"),
+        (Reach.LINK_LOCAL, "/ip6/fe80::1/tcp/1"),
         (Reach.UNROUTABLE, "/ip4/0.0.0.0/tcp/1"),
         (Reach.UNROUTABLE, "/ip4/192.0.2.1/tcp/1"),
         (Reach.UNROUTABLE, "/ip4/198.51.100.7/tcp/1"),
@@ -206,6 +207,13 @@ def test_an_address_reaches_as_far_as_its_first_component(expected: Reach, text:
     assert is_loopback(addr) is (expected is Reach.LOOPBACK)
     assert is_relay(addr) is ("p2p-circuit" in text)
     assert is_dns(addr) is text.startswith("/dns")
+
+
+def test_the_zone_of_an_ipv6_address_is_looked_past() -> None:
+    zoned = b"\x2a\x04eth0" + binary("/ip6/fe80::1/tcp/1")
+
+    assert ((42, b"eth0"), (41, bytes.fromhex("fe80" + 13 * "00" + "01")), (6, b"\0\1")) == split(zoned)
+    assert reach(zoned) is Reach.LINK_LOCAL
 
 
 @pytest.mark.conformance("c17")

@@ -292,7 +292,9 @@ def test_when_the_beta_closest_have_answered_the_rest_of_the_k_closest_are_asked
         assert isinstance(lookup.next(now(0.3)), Wait)
         lookup.on_reply(peer, [], now(0.3))
     assert done(lookup, 0.3) == Done(
-        StopReason.COMPLETED, tuple(ClosestPeer(peer, PeerState.QUERIED) for peer in seeds[:6])
+        StopReason.COMPLETED,
+        closest=tuple(ClosestPeer(peer, PeerState.QUERIED) for peer in seeds[:6]),
+        next_closest=tuple(ClosestPeer(peer, PeerState.HEARD) for peer in seeds[6:]),
     )
     assert lookup.state_of(seeds[6]) is PeerState.HEARD
 
