@@ -6,17 +6,22 @@ that does not help, the whole run ends with every thread's stack. So nothing han
 
 Skips: on a person's machine a test whose tool is missing is skipped, with the reason in the
 summary. With ``CI=true`` any skip is a failure, save for tests marked ``skips_in_ci``.
+
+Leaks: garbage is collected after each test that uses sockets, so that a socket left open fails the
+test that left it.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import functools
+import gc
 import inspect
 import json
 import os
 import shutil
 import signal
+import warnings
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,9 +76,13 @@ def _deadline_s(item: pytest.Item) -> float:
     marker = item.get_closest_marker("deadline_s")
     if marker is not None:
         return float(marker.args[0])
+    return DEADLINES_S.get(_directory(item), DEFAULT_DEADLINE_S)
+
+
+def _directory(item: pytest.Item) -> str:
+    """``unit``, ``component`` and so on."""
     tests = Path(__file__).parent
-    directory = item.path.relative_to(tests).parts[0] if item.path.is_relative_to(tests) else ""
-    return DEADLINES_S.get(directory, DEFAULT_DEADLINE_S)
+    return item.path.relative_to(tests).parts[0] if item.path.is_relative_to(tests) else ""
 
 
 def _to_be_cancelled(item: pytest.Item) -> bool:
@@ -98,7 +107,7 @@ def _limited(test: Callable[..., Any], deadline_s: float) -> Callable[..., Any]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.parent.name == "interop":
+        if _directory(item) == "interop":
             item.add_marker(pytest.mark.interop)
         if isinstance(item, pytest.Function) and _to_be_cancelled(item):
             item.obj = _limited(item.obj, _deadline_s(item))
@@ -172,6 +181,21 @@ def require_tool() -> Callable[[str], Path]:
         return Path(found)
 
     return find
+
+
+# --- leaks -----------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    # What a test with sockets leaves open is found now, and not by whichever test runs when the
+    # collector next comes round: a warning of an unclosed socket is an error of this test.
+    if _directory(item) in DEADLINES_S:
+        with warnings.catch_warnings():
+            if item.get_closest_marker("leaves_sockets"):
+                warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+    return (yield)
 
 
 # --- conformance ----------------------------------------------------------------------------------

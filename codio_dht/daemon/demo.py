@@ -22,6 +22,7 @@ from codio_dht.core.messages import GetProviders
 from codio_dht.core.peer import PeerId
 from codio_dht.daemon import logs
 from codio_dht.daemon.methods import full_addrs, raw_cid
+from codio_dht.daemon.stopping import Stopping
 from codio_dht.errors import CodioError, NetworkError, RemoteError
 from codio_dht.node.hosting import open_host
 from codio_dht.node.rpc import RpcClient
@@ -74,13 +75,21 @@ def run(nodes: int, tell: Tell, tick: Callable[[], None] = lambda: None) -> bool
     ``tick`` is called now and then while nothing can be told.
 
     Raises:
+        KeyboardInterrupt: a signal ended it.
         CodioError: the machine did not let it (no loopback network, for example).
     """
     logs.configure("error", as_json=False)
+    logs.tame_libp2p()
+    stopping = Stopping()
+    stopping.install()
+    stopping.enter()
     try:
-        return trio.run(_Demo(nodes, tell, tick).run)
+        worked = trio.run(_Demo(nodes, tell, tick).run, stopping)
     except BaseExceptionGroup as group:
         raise next(_leaves(group)) from group
+    if stopping.begun:
+        raise KeyboardInterrupt
+    return worked
 
 
 class _Demo:
@@ -93,8 +102,22 @@ class _Demo:
         self._multihash = _SHA2_256_PREFIX + sha256(CONTENT).digest()
         self._cid = raw_cid(self._multihash)
 
-    async def run(self) -> bool:
-        """The story."""
+    async def run(self, stopping: Stopping) -> bool:
+        """The story, until it is told or a signal comes."""
+        stop = stopping.attach()
+        worked = False
+        async with trio.open_nursery() as nursery:
+
+            async def leave() -> None:
+                await stop.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(leave)
+            worked = await self._story()
+            nursery.cancel_scope.cancel()
+        return worked
+
+    async def _story(self) -> bool:
         started = trio.current_time()
         over = trio.Event()
         async with trio.open_nursery() as nursery:
@@ -117,7 +140,6 @@ class _Demo:
         bootstrap: list[str] = []
         for _ in range(self._count):
             node = await nursery.start(_live, bootstrap, over)
-            logs.tame_libp2p()
             self._nodes.append(node)
             bootstrap = bootstrap or full_addrs(node.peer_id, node.addrs)
             await self._quiet(len(self._nodes) > 1)

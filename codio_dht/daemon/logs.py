@@ -12,6 +12,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Mapping, MutableMapping
+from importlib import import_module
 from typing import Any, Final, TextIO
 
 import structlog
@@ -64,7 +65,7 @@ class ForeignLogs(logging.Filter):
 def configure(level: str, *, as_json: bool, stream: TextIO | None = None) -> ForeignLogs:
     """Send structlog's and every library's lines to ``stream`` (stderr), from ``level`` up.
 
-    Returns what counts foreign records. Call :func:`tame_libp2p` once libp2p is imported.
+    Returns what counts foreign records. :func:`tame_libp2p` comes after it, before a node opens.
     """
     stream = sys.stderr if stream is None else stream
     number = logging.getLevelNamesMapping()[level.upper()]
@@ -106,7 +107,8 @@ def configure(level: str, *, as_json: bool, stream: TextIO | None = None) -> For
 
 
 def tame_libp2p() -> None:
-    """Route the ``libp2p`` logger, which detaches itself when imported, back to our handler."""
+    """Import py-libp2p and route its logger, which its import detaches, back to our handler."""
+    import_module("libp2p")
     libp2p = logging.getLogger("libp2p")
     libp2p.handlers[:] = []
     libp2p.propagate = True

@@ -95,7 +95,8 @@ def open_node(settings: Settings) -> AbstractAsyncContextManager[Dht]:
         bootstrap=list(settings.bootstrap_addrs),
         mode=settings.mode or "auto",
     )
-    logs.tame_libp2p()
+    if settings.stack == "py-libp2p":
+        logs.tame_libp2p()
     return manager
 
 

@@ -45,11 +45,12 @@ class Stopping:
 
     def __init__(self, *, grace_s: float = STOP_GRACE_S, limit_s: float = STOP_LIMIT_S) -> None:
         self.grace_s = grace_s
+        self.begun = False
+        """Whether a stop was asked for."""
         self._limit_s = limit_s
         self._token: trio.lowlevel.TrioToken | None = None
         self._event: trio.Event | None = None
         self._entering = False
-        self._begun = False
 
     def install(self) -> None:
         """From now on a signal ends the process cleanly."""
@@ -64,16 +65,16 @@ class Stopping:
         """Called inside the event loop: from now on a signal sets the event returned."""
         self._event = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
-        if self._begun:
+        if self.begun:
             self._event.set()
         return self._event
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._begun:
+        if self.begun:
             _leave(_SIGNAL_BASE + number, "stopped at once")
         if not self._entering:
             raise SystemExit(_OK)
-        self._begun = True
+        self.begun = True
         watchdog = threading.Timer(
             self._limit_s,
             _leave,

@@ -20,11 +20,11 @@ from multiaddr import Multiaddr
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.messages import AddProvider, PeerEntry
+from codio_dht.core.messages import AddProvider, GetProviders, PeerEntry
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerId
 from codio_dht.core.reprovide import ReprovideSchedule
-from codio_dht.errors import NetworkError, NoPeersError, RemoteError, StorageError
+from codio_dht.errors import NetworkError, NoPeersError, RemoteError, StorageError, StreamError
 from codio_dht.node.arguments import binary
 from codio_dht.node.clock import Clock
 from codio_dht.node.lookups import Lookups
@@ -186,13 +186,28 @@ class Providing:
         except StorageError as error:  # announced all the same; it is announced again too early
             log.warning("mark_provided_failed", key=key.hex(), error=str(error))
 
+    async def _hand_over(self, peer: PeerId, record: AddProvider, deadline: Monotonic) -> Delivery:
+        """A reset is go's refusal, but js resets a stream whose sender has finished although it
+        took the record: so the peer is asked.
+
+        Raises:
+            NetworkError, RemoteError: it does not have the record.
+        """
+        try:
+            return await self._rpc.add_provider(peer, record, deadline)
+        except StreamError:
+            reply = await self._rpc.request(peer, GetProviders(record.key), deadline)
+            if self._network.local not in [entry.peer_id for entry in reply.provider_peers]:
+                raise
+            return Delivery.CONFIRMED
+
     async def _deliver(self, state: _Round, record: AddProvider) -> None:
         """Deliver to one candidate after another until nobody more is wanted."""
         while (peer := state.next_peer()) is not None:
             now = self._clock.monotonic()
             deadline = Monotonic(now + params.PROVIDE_RPC_TIMEOUT_S)
             try:
-                delivery = await self._rpc.add_provider(peer, record, deadline)
+                delivery = await self._hand_over(peer, record, deadline)
             except (NetworkError, RemoteError):
                 self.counters["record_failed"] += 1
             else:

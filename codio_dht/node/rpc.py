@@ -6,7 +6,8 @@ One request is outstanding on a stream at a time; answers match by order (SPEC).
 fails on a stream is tried once more on a new one (go), within the same deadline. ADD_PROVIDER is
 never answered (go, rust, js), so it travels on a stream of its own: the sender finishes sending and
 waits for the peer's end. A normal end says that the peer has read the record and not refused it; a
-peer that echoes it (py-libp2p) is read and ignored.
+peer that echoes it (py-libp2p) is read and ignored. (js resets such a stream although it takes the
+record; the caller sorts that out.)
 """
 
 from __future__ import annotations

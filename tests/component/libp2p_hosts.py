@@ -139,7 +139,7 @@ async def next_event(host: Libp2pHost, wanted: Callable[[HostEvent], bool]) -> H
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Wait for what another task is about to do."""
     with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+        while not condition():
             await trio.sleep(0.005)
 
 

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -21,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from codio_dht.crypto.keys import PrivateKey
 from codio_dht.daemon.stopping import STOP_GRACE_S, STOP_LIMIT_S
 
 ROOT = Path(__file__).parents[2]
@@ -394,3 +396,130 @@ def test_a_clean_stop_does_not_wait_for_clients(start: Start) -> None:
         daemon.signal(signal.SIGTERM)
         assert daemon.wait(5) == 0
         assert client.wait(10) == 3
+
+
+# --- a real node ----------------------------------------------------------------------------------
+
+
+def until_joined(data_dir: Path, within_s: float = 60.0) -> None:
+    end = time.monotonic() + within_s
+    while asked(data_dir, "stats")["routing_table_size"] == 0:
+        assert time.monotonic() < end, "it did not join"
+        time.sleep(0.1)
+
+
+def start_real(start: Start, data_dir: Path, *options: str) -> tuple[Daemon, Any]:
+    daemon = start("--json", *(options or LOOPBACK), command=REAL, data_dir=data_dir)
+    return daemon, daemon.ready()
+
+
+@pytest.mark.deadline_s(180)
+def test_two_daemons_find_what_the_other_has(start: Start, tmp_path: Path) -> None:
+    one, first = start_real(start, tmp_path / "one")
+    addr, id_one = first["addrs"][0], first["peer_id"]
+    two, second = start_real(
+        start, tmp_path / "two", "--listen", "/ip4/127.0.0.1/tcp/0", "--bootstrap", addr
+    )
+    id_two = second["peer_id"]
+    for daemon in (one, two):
+        until_joined(daemon.data_dir)
+
+    provided = asked(one.data_dir, "provide", "add", f"ipfs://{CID}")
+    assert (CID, 1) == (provided["cid"], provided["holders"])
+    found = asked(two.data_dir, "findprovs", CID, "-n", "1")
+    assert {"peer_id": id_one, "addrs": [addr]} == found
+    assert [addr] == asked(two.data_dir, "findpeer", id_one)["addrs"]
+    assert asked(two.data_dir, "closest", "0x68656c6c6f")["peer_id"] == id_one
+    assert asked(two.data_dir, "closest", "--local", CID)["peer_id"] == id_one
+    assert asked(two.data_dir, "swarm", "peers")["peer_id"] == id_one
+    assert asked(two.data_dir, "id", id_one)["connected"] is True
+    assert asked(two.data_dir, "swarm", "connect", addr)["peer_id"] == id_one
+    assert ask(two.data_dir, "ping", id_one, "-c", "2", "-i", "0").returncode == 0
+    assert asked(two.data_dir, "bootstrap")["answered"] == 1
+    stats = asked(two.data_dir, "stats")
+    assert (1, "joined", {}) == (stats["num_providers"], stats["bootstrap"], stats["failures"])
+
+    one.signal(signal.SIGKILL)
+    one.wait()
+    again, same = start_real(start, tmp_path / "one")
+    assert same["peer_id"] == id_one
+    assert len(ask(again.data_dir, "provide", "ls").stdout.splitlines()) == 1
+    assert ask(again.data_dir, "provide", "rm", CID).returncode == 0
+    for daemon in (again, two):
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0, daemon.err()
+        assert "Traceback" not in daemon.err()
+    assert id_two != id_one
+
+
+def test_a_port_in_use_is_one_line(start: Start, tmp_path: Path) -> None:
+    _, ready = start_real(start, tmp_path / "one")
+    taken = ready["addrs"][0].split("/p2p/")[0]
+    other = start(
+        "--listen", taken, "--bootstrap", "none", command=REAL, data_dir=tmp_path / "two"
+    )  # fmt: skip
+    assert f"cannot listen on {taken}" in failed(other, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (("--listen", "/ip4/127.0.0.1/tcp/x"), "listen"),
+        (("--listen", "/ip4/127.0.0.1/udp/4001"), "listen"),
+        (("--announce", "nonsense"), "announce"),
+        (("--bootstrap", "/ip4/192.0.2.1/tcp/4001"), "bootstrap"),
+        (("--provider-timeout", "1h", "--republish-interval", "2h"), "republish_interval"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_the_option(
+    start: Start, options: tuple[str, ...], names: str
+) -> None:
+    assert names in failed(start(*options, command=REAL), 2)
+
+
+def test_a_kubo_config_gives_identity_and_addresses(start: Start, tmp_path: Path) -> None:
+    key = PrivateKey.generate_ed25519()
+    config = {
+        "Identity": {
+            "PeerID": str(key.peer_id()),
+            "PrivKey": b64encode(key.to_protobuf()).decode(),
+        },
+        "Addresses": {"Swarm": ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/webrtc-direct"]},
+        "Bootstrap": [],
+        "Routing": {"Type": "dhtserver"},
+    }
+    file = tmp_path / "config"
+    file.write_text(json.dumps(config))
+    importing = ("--json", "--import-kubo-config", str(file))
+    for _ in range(2):  # the second time it is this node's identity already
+        daemon = start(*importing, command=REAL)
+        ready = daemon.ready()
+        assert ready["peer_id"] == str(key.peer_id())
+        assert "webrtc-direct" in daemon.err()
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+    assert (tmp_path / "node" / "identity.key").stat().st_mode & 0o777 == 0o600
+
+    other = start("--json", *LOOPBACK, command=REAL, data_dir=tmp_path / "other")
+    other.ready()
+    other.signal(signal.SIGTERM)
+    assert other.wait() == 0
+    refused = start(*importing, command=REAL, data_dir=tmp_path / "other")
+    assert refused.wait(60) == 1
+    assert "is the key of" in refused.err()
+    assert config["Identity"]["PrivKey"] not in refused.err()  # type: ignore[index]
+
+
+def test_what_libraries_log_is_counted_and_does_not_break_the_log(
+    start: Start, tmp_path: Path
+) -> None:
+    nobody = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWKnDdG3iXw9eTFijk3EWSunZcFi54Zka4wmtqtt6rPxc8"
+    daemon, _ = start_real(
+        start, tmp_path / "one", "--listen", "/ip4/127.0.0.1/tcp/0", "--bootstrap", nobody
+    )
+    daemon.until_logged("bootstrap_unreachable")
+    assert any(
+        name.startswith("libp2p.")
+        for name in asked(daemon.data_dir, "stats")["daemon"]["foreign_log_records"]
+    )
+    assert all(json.loads(line) for line in daemon.err().splitlines())

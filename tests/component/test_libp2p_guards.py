@@ -5,22 +5,26 @@ The first of each pair documents upstream; should it fail after an upgrade, the 
 
 from __future__ import annotations
 
+import gc
 import socket
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import warnings
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
+from libp2p import new_host
 from libp2p.abc import INetStream
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.host.basic_host import BasicHost
+from libp2p.host.exceptions import StreamFailure
 from libp2p.host.ping import PingService
 from libp2p.network import swarm as upstream_swarm
 from libp2p.network.config import ConnectionConfig
 from libp2p.network.exceptions import SwarmDialAllFailedError, SwarmException
 from libp2p.network.stream.exceptions import StreamEOF
-from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.peer.peerstore import PeerStore, PeerStoreError
@@ -28,13 +32,13 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.tools.anyio_service.exceptions import LifecycleError
 from multiaddr import Multiaddr
 
+from codio_dht.core.peer import PeerId
 from codio_dht.errors import StreamError, UsageError
 from codio_dht.net.libp2p_host.guards import dialing, frame_gate, inbound, upstream, yamux
 from codio_dht.net.libp2p_host.guards.apply import guard_host
 from codio_dht.net.libp2p_host.guards.frame_gate import FrameGate, FrameViolationError
 from codio_dht.net.libp2p_host.guards.upstream import Symbol, UpstreamMismatchError
-from codio_dht.net.libp2p_host.stream import Lingering, Libp2pStream
-from codio_dht.core.peer import PeerId
+from codio_dht.net.libp2p_host.stream import Libp2pStream, Lingering
 from libp2p_hosts import (
     ECHO,
     QUIC,
@@ -51,6 +55,19 @@ from libp2p_hosts import (
 )
 
 BOTH = pytest.mark.parametrize("guarded", [False, True], ids=["without", "with"])
+
+pytestmark = pytest.mark.filterwarnings(  # hosts that upstream's defects stopped
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_sockets_left_for_the_next_test() -> Generator[None]:
+    """R19: what a stopped host leaves open is closed when it is collected, with a warning."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 def new_id() -> ID:
@@ -91,6 +108,24 @@ async def pair(
 def only_connection(host: BasicHost) -> Any:
     [conn] = swarm_of(host).get_connections()
     return conn
+
+
+@asynccontextmanager
+async def full_socket(muxed_conn: Any) -> AsyncGenerator[None]:
+    """Whoever writes to the connection's socket waits, as if it took no more."""
+    session = muxed_conn.secured_conn
+    held, release = trio.Event(), trio.Event()
+
+    async def hold() -> None:
+        async with session.conn.read_writer.read_write_closer.stream.write_lock:
+            held.set()
+            await release.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hold)
+        await held.wait()
+        yield
+        release.set()
 
 
 async def fails_within(seconds: float, call: Any, *args: Any) -> bool:
@@ -150,7 +185,8 @@ async def _raise(_: INetStream) -> None:
 @BOTH
 async def test_r2_a_handler_that_raises_does_not_stop_the_host(guarded: bool) -> None:
     async def harm(client: BasicHost, server: BasicHost) -> None:
-        await client.new_stream(server.get_id(), [ECHO])  # type: ignore[list-item]
+        with suppress(StreamFailure):  # its reset may be faster than the answer
+            await client.new_stream(server.get_id(), [ECHO])  # type: ignore[list-item]
 
     assert await _alive_after(guarded, harm) is guarded
 
@@ -278,12 +314,11 @@ async def test_r5_a_cancelled_write_leaves_the_connection_whole(guarded: bool) -
         await client.connect(info_of(server))
         await trio.sleep(0.2)  # identify
         stream = await client.new_stream(server.get_id(), [ECHO])  # type: ignore[list-item]
-        session = only_connection(client).muxed_conn.secured_conn
-        socket_lock = session.conn.read_writer.read_write_closer.stream.write_lock
-        async with socket_lock:  # the socket is full
+        connection = only_connection(client)
+        async with full_socket(connection.muxed_conn):
             with trio.move_on_after(0.1):
                 await stream.write(b"cancelled")
-        alive = await ping(client, server)
+        alive = await ping(client, server) and not connection.is_closed
 
     assert alive is guarded
 
@@ -294,12 +329,13 @@ async def test_r5_a_connection_that_was_there_before_the_guards_is_guarded_too()
         await client.connect(info_of(server))
         stream = await client.new_stream(server.get_id(), [ECHO])  # type: ignore[list-item]
         guard_host(client)
-        session = only_connection(client).muxed_conn.secured_conn
-        async with session.conn.read_writer.read_write_closer.stream.write_lock:
+        connection = only_connection(client)
+        async with full_socket(connection.muxed_conn):
             with trio.move_on_after(0.1):
                 await stream.write(b"cancelled")
         await stream.reset()
         assert await ping(client, server)
+        assert not connection.is_closed
 
 
 @BOTH
@@ -309,8 +345,7 @@ async def test_r14_a_cancelled_open_keeps_no_slot(guarded: bool) -> None:
         await trio.sleep(0.2)  # identify
         muxed_conn = only_connection(client).muxed_conn
         free = muxed_conn.stream_backlog_semaphore.value
-        session = muxed_conn.secured_conn
-        async with session.conn.read_writer.read_write_closer.stream.write_lock:
+        async with full_socket(muxed_conn):
             with trio.move_on_after(0.1):
                 stream = await muxed_conn.open_stream()
                 await stream.reset()
@@ -438,15 +473,17 @@ async def test_a_dial_whose_owner_gives_up_goes_on_for_the_others() -> None:
 async def test_r10_a_peer_that_ignores_its_window_is_cut_off(guarded: bool) -> None:
     buffered = 0
     async with pair(guarded=guarded) as (server, client):
-        muxed_conn = only_connection(client).muxed_conn
-        stream = await muxed_conn.open_stream()  # the server waits for a negotiation on it
-        stream.send_window = 1 << 30
+        serve_upstream(server, ECHO, _idle)
+        stream: Any = await client.new_stream(server.get_id(), [ECHO])  # type: ignore[list-item]
+        stream.muxed_stream.send_window = 1 << 30
         try:
             with trio.move_on_after(2):
                 await stream.write(b"\x00" * (2 << 20))
                 await trio.sleep(0.3)
         except Exception:  # noqa: BLE001 - the connection went away under it
             assert guarded
+        with trio.move_on_after(1 if guarded else 0.1):
+            await until(lambda: not swarm_of(server).get_connections())
         connections = swarm_of(server).get_connections()
         if connections:
             buffers = only_connection(server).muxed_conn.stream_buffers
@@ -454,6 +491,10 @@ async def test_r10_a_peer_that_ignores_its_window_is_cut_off(guarded: bool) -> N
 
     assert bool(connections) is not guarded
     assert (buffered > frame_gate.INITIAL_WINDOW_BYTES) is not guarded
+
+
+async def _idle(_: INetStream) -> None:
+    await trio.sleep_forever()
 
 
 @BOTH
@@ -556,7 +597,10 @@ def test_the_gate_gives_credit_in_steps_and_never_past_the_bound() -> None:
 async def test_r17_only_noise_tls_and_yamux_are_offered() -> None:
     async with upstream_host(guarded=True) as theirs, made_host() as ours:
         offered = [
-            ({*swarm.upgrader.security_multistream.transports}, {*swarm.upgrader.muxer_multistream.transports})
+            (
+                {*swarm.upgrader.security_multistream.transports},
+                {*swarm.upgrader.muxer_multistream.transports},
+            )
             for swarm in (swarm_of(theirs), ours._swarm)
         ]
 
@@ -567,12 +611,10 @@ async def test_r17_only_noise_tls_and_yamux_are_offered() -> None:
 async def test_r19_a_closed_host_leaves_no_socket_open() -> None:
     async with upstream_host(guarded=True) as other:
         async with made_host() as host:
-            await host.connect(
-                PeerId.coerce(other.get_id()), other.get_transport_addrs(), soon()
-            )
+            await host.connect(PeerId.coerce(other.get_id()), other.get_transport_addrs(), soon())
             [addr] = host.addrs
         await until(lambda: not swarm_of(other).get_connections())
-        with pytest.raises(OSError, match="[Cc]onnection"):
+        with pytest.raises(OSError, match="failed"):
             await trio.open_tcp_stream("127.0.0.1", int(addr.value_for_protocol("tcp") or 0))
 
 
@@ -588,15 +630,114 @@ async def test_r20_a_quic_connection_has_streams_left_after_many_resets(guarded:
         serve_upstream(server, ECHO, echo)
         await client.connect(info_of(server))
         opened = 0
-        with trio.move_on_after(10):
+        with trio.move_on_after(20):
             for _ in range(140):
-                with trio.fail_after(2):
+                with trio.move_on_after(2) as scope:
                     stream = await client.new_stream(server.get_id(), [ECHO])  # type: ignore[list-item]
                     await stream.write(b"x")
                     await stream.read(1)
+                if scope.cancelled_caught:
+                    break
                 await stream.reset()
                 opened += 1
-                if opened > 120:
-                    await trio.sleep(0.01)
 
     assert (opened == 140) is guarded
+
+
+@BOTH
+async def test_r21_what_follows_a_wish_to_receive_no_more_is_still_read(guarded: bool) -> None:
+    async def answer_as_go_does(stream: Any) -> None:
+        await stream.read(1)
+        quic, stream_id = stream.muxed_conn._quic, int(stream.muxed_stream.stream_id)
+        quic.stop_stream(stream_id, 0)
+        await stream.muxed_conn._transmit()
+        await trio.sleep(0.2)
+        quic.send_stream_data(stream_id, b"answer", end_stream=True)
+        await stream.muxed_conn._transmit()
+
+    async with pair(guarded=True, listen=QUIC) as (server, _):
+        serve_upstream(server, ECHO, answer_as_go_does)
+        async with upstream_host(guarded=guarded, listen=QUIC) as client:
+            await client.connect(info_of(server))
+            stream = await client.new_stream(server.get_id(), [ECHO])  # type: ignore[list-item]
+            await stream.write(b"x")
+            await until(lambda: stream.muxed_stream._write_closed)  # type: ignore[attr-defined]
+            try:
+                answer = await stream.read(100)
+            except Exception:  # noqa: BLE001 - upstream raises anything
+                answer = b""
+
+    assert (answer == b"answer") is guarded
+
+
+@BOTH
+async def test_r22_an_answer_that_comes_with_its_end_is_not_lost(guarded: bool) -> None:
+    async with pair(guarded=True, listen=QUIC) as (server, _):
+        serve_upstream(server, ECHO, _idle)
+        async with upstream_host(guarded=guarded, listen=QUIC) as client:
+            await client.connect(info_of(server))
+            stream: Any = await client.new_stream(server.get_id(), [ECHO])  # type: ignore[list-item]
+            quic_stream = stream.muxed_stream
+            answers: list[bytes] = []
+
+            async def read() -> None:
+                try:
+                    answers.append(await quic_stream.read(100))
+                except Exception:  # noqa: BLE001 - upstream raises anything
+                    answers.append(b"")
+
+            async with trio.open_nursery() as nursery:
+                async with quic_stream._state_lock:  # upstream's reader looks, then waits here
+                    nursery.start_soon(read)
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                    quic_stream._receive_buffer.extend(b"answer")
+                    quic_stream._read_closed = True
+                    quic_stream._receive_event.set()
+
+    assert answers == [b"answer" if guarded else b""]
+
+
+# --- what the guards ask of upstream --------------------------------------------------------------
+
+
+def test_another_release_of_the_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstream, "installed_version", lambda: "0.9.0")
+    with pytest.raises(UpstreamMismatchError, match=r"py-libp2p 0\.9\.0 .* libp2p==0\.8\.1"):
+        upstream.check([])
+
+
+@pytest.mark.parametrize(
+    ("symbol", "message"),
+    [
+        (Symbol("libp2p.network.swarm", "Swarm.no_such"), "has no libp2p.network.swarm.Swarm.no_s"),
+        (Symbol("libp2p.network.swarm", "Swarm.dial_peer", ("self",)), "takes .*peer_id.*expected"),
+    ],
+)
+def test_a_symbol_that_changed_is_named(symbol: Symbol, message: str) -> None:
+    with pytest.raises(UpstreamMismatchError, match=message):
+        upstream.check([symbol])
+
+
+async def test_guards_are_applied_once() -> None:
+    async with upstream_host(guarded=False) as host:
+        guards = guard_host(host)
+        swarm = swarm_of(host)
+        dial_peer, add_conn = swarm.dial_peer, swarm.add_conn
+        again = guard_host(host)
+
+        assert again is guards
+        assert (swarm.dial_peer, swarm.add_conn) == (dial_peer, add_conn)
+
+
+async def test_a_host_that_is_not_running_is_refused() -> None:
+    host = new_host(key_pair=create_new_key_pair())
+    assert isinstance(host, BasicHost)
+    with pytest.raises(UsageError, match="host: not running"):
+        guard_host(host)
+
+
+async def test_a_guarded_connection_is_a_yamux_connection_still() -> None:
+    async with pair(guarded=True) as (_, client):
+        muxed_conn = only_connection(client).muxed_conn
+        assert type(muxed_conn) is yamux.GuardedYamux
+        assert isinstance(muxed_conn, Yamux)

@@ -70,6 +70,7 @@ class FakeDht:
         self.kept: dict[bytes, FakeOwnKey] = {}
         self.outcome = FakeOutcome()
         self.fail: Exception | None = None
+        self.fail_at_the_end: Exception | None = None
         self.pings_fail = False
         self.providers_wait: trio.Event | None = None
         self.never = False
@@ -134,6 +135,8 @@ class FakeDht:
                 yield found
                 if number + 1 == count:
                     return
+            if self.fail_at_the_end is not None:
+                raise self.fail_at_the_end
             if self.never:
                 await trio.sleep_forever()
         finally:

@@ -212,7 +212,9 @@ def test_an_address_reaches_as_far_as_its_first_component(expected: Reach, text:
 def test_the_zone_of_an_ipv6_address_is_looked_past() -> None:
     zoned = b"\x2a\x04eth0" + binary("/ip6/fe80::1/tcp/1")
 
-    assert ((42, b"eth0"), (41, bytes.fromhex("fe80" + 13 * "00" + "01")), (6, b"\0\1")) == split(zoned)
+    assert ((42, b"eth0"), (41, bytes.fromhex("fe80" + 13 * "00" + "01")), (6, b"\0\1")) == split(
+        zoned
+    )
     assert reach(zoned) is Reach.LINK_LOCAL
 
 

@@ -14,13 +14,15 @@ import trio
 from codio_dht.daemon.control import ControlServer
 from codio_dht.daemon.datadir import listening_socket, socket_path
 from codio_dht.daemon.methods import Methods, raw_cid, to_json
-from codio_dht.daemon.parameters import parse_cid
+from codio_dht.daemon.parameters import MAX_LIST_ITEMS, parse_cid
 from codio_dht.daemon.protocol import (
     API_VERSION,
     MAX_CONNECTIONS,
     MAX_LINE_BYTES,
     MAX_REQUESTS_PER_CONNECTION,
+    MAX_TEXT_CHARS,
     Answer,
+    ErrorCode,
     Failure,
     Hello,
     Item,
@@ -188,6 +190,17 @@ async def test_one_that_finished_sending_and_then_left_cancels_too(tmp_path: Pat
             await talker.stream.send_eof()
             await until(lambda: dht.running == 1)
         await until(lambda: dht.running == 0)
+
+
+async def test_what_this_node_knows_itself_is_an_answer_where_there_is_nobody_to_ask(
+    tmp_path: Path,
+) -> None:
+    dht = FakeDht()
+    dht.fail_at_the_end = NoPeersError("nobody to ask")
+    async with serving(dht, tmp_path) as daemon, daemon.talker() as talker:
+        assert len(await talker.value("findprovs", cid=CID)) == 2
+        dht.providers = []
+        assert await talker.refusal("findprovs", cid=CID) == "no_peers"
 
 
 async def test_a_request_can_be_cancelled_by_its_id(tmp_path: Path) -> None:
@@ -457,6 +470,17 @@ def test_every_field_of_the_nodes_stats_has_a_json_form() -> None:
     assert isinstance(as_json, dict)
     assert as_json["served"] == {"FindNode": 3}
     assert as_json["provider_ttl_s"] is None
+
+
+def test_the_document_names_every_method_error_code_and_bound() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "control-api.md").read_text()
+    methods = Methods(FakeDht(), "9.9", dict).table()
+    for name in [*methods, "cancel", *ErrorCode]:
+        assert f"| `{name}` |" in text, name
+    for bound in (MAX_REQUESTS_PER_CONNECTION, MAX_CONNECTIONS, MAX_TEXT_CHARS, MAX_LIST_ITEMS):
+        assert f"| {bound:,}" in text, bound
+    assert MAX_LINE_BYTES == 64 * 1024
+    assert "| 64 KiB |" in text
 
 
 # --- the socket -----------------------------------------------------------------------------------

@@ -87,9 +87,7 @@ def test_a_key_in_another_order_or_form_is_read_and_written_canonically() -> Non
     data = data_of(ED25519.public_key())
     odd = uint_field(9, 1) + bytes_field(2, data) + bytes_field(7, b"x") + uint_field(1, 1)
     assert PublicKey.from_protobuf(odd).to_protobuf() == ED25519.public_key().to_protobuf()
-    point = SECP256K1._key.public_key().public_bytes(
-        Encoding.X962, PublicFormat.UncompressedPoint
-    )
+    point = SECP256K1._key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     assert PublicKey.from_protobuf(protobuf(2, point)) == SECP256K1.public_key()
 
 

@@ -207,3 +207,13 @@ def test_a_probe_still_out_in_the_next_run_is_not_repeated() -> None:
     schedule.next(now(at))
     schedule.lookup_ended(now(at))
     assert schedule.next(now(at)) == SelfLookup()
+
+
+def test_a_suspect_is_probed_before_the_next_run_once_and_only_if_it_is_in_the_table() -> None:
+    schedule = RefreshSchedule(table_with(0))
+    run_of(schedule, 0)
+    schedule.suspect(peer_at_cpl(0))
+    schedule.suspect(peer_at_cpl(0))
+    schedule.suspect(peer_at_cpl(5))
+    assert schedule.next(now(1)) == LivenessProbe(peer_at_cpl(0))
+    assert schedule.next(now(1)) == Wait(now(REFRESH_INTERVAL_S))

@@ -176,6 +176,8 @@ def _check_free(addr: Multiaddr) -> None:
     kind = socket.SOCK_STREAM if names[1] == "tcp" else socket.SOCK_DGRAM
     host, port = addr.value_for_protocol(names[0]), int(addr.value_for_protocol(names[1]) or 0)
     with closing(socket.socket(family, kind)) as probe:
+        if family == socket.AF_INET6:  # beside the same port on IPv4
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if kind == socket.SOCK_STREAM:  # as every TCP server: connections in TIME_WAIT are no user
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -53,6 +53,8 @@ def guard_host(host: BasicHost) -> Guards:
     swarm = host.get_network()
     if not isinstance(swarm, Swarm):
         raise UsageError(f"host: expected a py-libp2p BasicHost with a Swarm, got {host!r}")
+    if getattr(swarm, "_manager", None) is None or not swarm.manager.is_running:
+        raise UsageError("host: not running; mount inside its `async with host.run(...)`")
     applied = getattr(swarm, _MARK, None)
     if isinstance(applied, Guards):
         return applied

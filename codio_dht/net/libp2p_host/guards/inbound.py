@@ -53,8 +53,10 @@ SYMBOLS = (
 
 
 def know_remote_address(connection: Any) -> None:
-    """R16: tell a TCP stream its peer's address, IPv6 too."""
-    stream = getattr(connection, "stream", connection)
+    """R16: tell a TCP stream, or the raw connection over one, its peer's address, IPv6 too."""
+    stream: Any = connection
+    if isinstance(connection, RawConnection):
+        stream = connection.stream
     if not isinstance(stream, TrioTCPStream) or stream._cached_remote_address is not None:
         return
     try:

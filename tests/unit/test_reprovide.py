@@ -1,0 +1,204 @@
+"""The schedule of own keys: order, limits, back-off, and clocks that jump."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codio_dht.core.clock import UnixTime
+from codio_dht.core.reprovide import ReprovideSchedule
+
+HOUR = 3600.0
+A, B, C, D = b"a", b"b", b"c", b"d"
+
+
+def at(hours: float) -> UnixTime:
+    return UnixTime(1e9 + hours * HOUR)
+
+
+def schedule(max_at_once: int = 10) -> ReprovideSchedule:
+    return ReprovideSchedule(
+        interval_s=12 * HOUR, max_at_once=max_at_once, retry_s=60.0, retry_max_s=HOUR
+    )
+
+
+def test_an_empty_schedule_has_nothing_due_ever() -> None:
+    assert ([], None) == schedule().due(at(0))
+
+
+def test_keys_never_announced_come_first_and_then_the_longest_overdue() -> None:
+    plan = schedule()
+    plan.add(A, at(-13))
+    plan.add(B, None)
+    plan.add(C, at(-20))
+    plan.add(D, None)
+
+    assert ([B, D, C, A], None) == plan.due(at(0))
+
+
+def test_a_key_is_due_again_one_interval_after_it_was_provided() -> None:
+    plan = schedule()
+    plan.add(A, None)
+    plan.begun(A)
+    assert ([], None) == plan.due(at(0))
+    plan.provided(A, at(0))
+
+    assert ([], at(12)) == plan.due(at(11.9))
+    assert ([A], None) == plan.due(at(12))
+
+
+def test_asking_does_not_begin_anything() -> None:
+    plan = schedule()
+    plan.add(A, None)
+
+    assert plan.due(at(0)) == plan.due(at(0)) == ([A], None)
+
+
+def test_no_more_than_so_many_run_at_once() -> None:
+    plan = schedule(max_at_once=2)
+    for key in (A, B, C, D):
+        plan.add(key, None)
+    assert ([A, B], None) == plan.due(at(0))
+    plan.begun(A)
+    assert ([B], None) == plan.due(at(0))
+    plan.begun(B)
+    plan.begun(B)
+    assert ([], None) == plan.due(at(0))
+    assert plan.running == 2
+    plan.provided(A, at(0))
+
+    assert ([C], None) == plan.due(at(0))
+
+
+def test_failures_are_retried_ever_later_up_to_a_limit_and_success_forgets_them() -> None:
+    plan = schedule()
+    plan.add(A, None)
+    now = at(0)
+    waits = []
+    for _ in range(9):
+        plan.begun(A)
+        plan.failed(A, now)
+        due, until = plan.due(now)
+        assert not due
+        assert until is not None
+        waits.append(until - now)
+        now = until
+    assert [60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, HOUR, HOUR, HOUR] == waits
+    plan.provided(A, now)
+    plan.failed(A, now)
+
+    assert ([], UnixTime(now + 60.0)) == plan.due(now)
+
+
+def test_a_key_that_fails_does_not_hold_up_the_others() -> None:
+    plan = schedule(max_at_once=1)
+    plan.add(A, None)
+    plan.add(B, at(-13))
+    plan.begun(A)
+    plan.failed(A, at(0))
+
+    assert ([B], None) == plan.due(at(0))
+
+
+def test_a_removed_key_is_gone_even_while_it_runs_and_late_news_of_it_is_a_no_op() -> None:
+    plan = schedule(max_at_once=1)
+    plan.add(A, None)
+    plan.begun(A)
+
+    assert plan.remove(A)
+    assert not plan.remove(A)
+    plan.provided(A, at(0))
+    plan.failed(A, at(0))
+    plan.begun(A)
+    assert (False, 0, 0) == (A in plan, len(plan), plan.running)
+    plan.add(B, None)
+    assert ([B], None) == plan.due(at(0))
+
+
+def test_a_key_added_again_keeps_its_place() -> None:
+    plan = schedule()
+    assert plan.add(A, at(0))
+    assert not plan.add(A, None)
+
+    assert ([], at(12)) == plan.due(at(0))
+
+
+def test_a_key_removed_and_added_again_is_due_once() -> None:
+    plan = schedule()
+    plan.add(A, None)
+    plan.remove(A)
+    plan.add(A, None)
+
+    assert ([A], None) == plan.due(at(0))
+
+
+def test_a_clock_that_was_wrong_delays_no_key_by_more_than_an_interval() -> None:
+    plan = schedule()
+    plan.add(A, at(100_000))  # announced before a restart, under a clock years ahead
+    assert ([], at(12)) == plan.due(at(0))
+    plan.begun(A)
+    plan.provided(A, at(50_000))
+    assert ([], at(50_012)) == plan.due(at(50_000))
+
+    assert ([], at(24)) == plan.due(at(12))  # set back
+    assert ([A], None) == plan.due(at(24))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["add", "known", "begin", "provided", "failed", "remove", "wait"]),
+            st.integers(0, 5),
+            st.integers(0, 20),
+        ),
+        max_size=60,
+    )
+)
+def test_it_says_what_a_plain_list_of_due_times_says(events: list[tuple[str, int, int]]) -> None:
+    plan = schedule(max_at_once=3)
+    due: dict[bytes, tuple[bool, float, int]] = {}  # announced before, due, turn
+    running: set[bytes] = set()
+    failures: dict[bytes, int] = {}
+    now, turn = at(0), 0
+    for what, number, amount in events:
+        key = bytes([number])
+        match what:
+            case "add" | "known" if key not in due:
+                turn += 1
+                last = None if what == "add" else UnixTime(now - amount * HOUR)
+                plan.add(key, last)
+                due[key] = (
+                    last is not None,
+                    float("-inf") if last is None else last + 12 * HOUR,
+                    turn,
+                )
+                failures[key] = 0
+            case "begin" if key in due:
+                plan.begun(key)
+                running.add(key)
+            case "provided" if key in due:
+                plan.provided(key, now)
+                running.discard(key)
+                failures[key] = 0
+                due[key] = (True, now + 12 * HOUR, due[key][2])
+            case "failed" if key in due:
+                plan.failed(key, now)
+                running.discard(key)
+                due[key] = (due[key][0], now + min(60.0 * 2 ** failures[key], HOUR), due[key][2])
+                failures[key] += 1
+            case "remove":
+                plan.remove(key)
+                due.pop(key, None)
+                running.discard(key)
+            case "wait":
+                now = UnixTime(now + amount * HOUR / 4)
+            case _:
+                continue
+        room = max(0, 3 - len(running))
+        idle = {key: when for key, when in due.items() if key not in running}
+        ready = sorted((when, key) for key, when in idle.items() if when[1] <= now)
+        expected = [key for _, key in ready][:room]
+        later = min((when for _, when, _ in idle.values()), default=None)
+        until = None if expected or not room or later is None else later
+        assert (expected, until) == plan.due(now)
+        assert set(due) == {bytes([n]) for n in range(6) if bytes([n]) in plan}
