@@ -197,8 +197,8 @@ succeeds: they could not be kept anyway."""
 MAX_UNSAVED_BYTES: Final = 32 * 1024 * 1024
 """Memory of those records, bytes (estimated); likewise."""
 
-FLUSH_BATCH_ROWS: Final = 1_024
-"""Rows written in one transaction."""
+FLUSH_BATCH_ROWS: Final = 512
+"""Rows written in one transaction, so that its bookkeeping stays near 2 ms."""
 
 MAX_TRACKED_LOADS: Final = 1_024
 """Loads under way whose key is watched for writes that overtake them; past it the oldest is no

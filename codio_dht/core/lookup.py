@@ -260,9 +260,7 @@ class ClosestPeersLookup:
     def unresponsive(self) -> list[PeerId]:
         """The peers past their soft deadline, nearest first: dead, or too slow for this lookup."""
         late = sorted(
-            away
-            for away, each in self._candidates.items()
-            if each.state is PeerState.UNRESPONSIVE
+            away for away, each in self._candidates.items() if each.state is PeerState.UNRESPONSIVE
         )
         return [self._candidates[away].peer for away in late]
 

@@ -42,12 +42,13 @@ class ProviderRow:
     expires: UnixTime
     entry: PeerEntry | None = field(default=None, init=False, compare=False, repr=False)
     """The responder's cache of this row's entry; nobody else reads or writes it."""
+    memory_bytes: int = field(default=0, init=False, compare=False, repr=False)
+    """What the row takes in memory, estimated."""
 
-    @property
-    def memory_bytes(self) -> int:
-        """What the row takes in memory, estimated."""
+    def __post_init__(self) -> None:
         addrs = self.addrs
-        return _ROW_OVERHEAD_BYTES + sum(map(len, addrs)) + _ADDR_OVERHEAD_BYTES * len(addrs)
+        size = _ROW_OVERHEAD_BYTES + sum(map(len, addrs)) + _ADDR_OVERHEAD_BYTES * len(addrs)
+        object.__setattr__(self, "memory_bytes", size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -287,7 +287,7 @@ class _Demo:
 async def _live(
     bootstrap: Sequence[str],
     over: trio.Event,
-    task_status: trio.TaskStatus[DHTManager] = trio.TASK_STATUS_IGNORED,
+    task_status: Any = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """One node's life: all of it is this task, so that all nodes close at the same time."""
     async with DHTManager.open(

@@ -42,6 +42,8 @@ class MemoryNet:
     dead: set[PeerId] = field(default_factory=set)
     mute: set[PeerId] = field(default_factory=set)
     """Take requests and never answer."""
+    reset_on_end: set[PeerId] = field(default_factory=set)
+    """Reset a stream whose opener has finished sending."""
 
     def host(self, number: int, addr: str | None = None) -> MemoryHost:
         return MemoryHost(
@@ -156,6 +158,8 @@ class MemoryHost:
                     return
                 stream.answer(answer)
                 if not data:
+                    if self.peer_id in self.net.reset_on_end:
+                        stream.abort()
                     stream.finish()
                     return
         finally:

@@ -260,6 +260,21 @@ async def test_an_unreachable_peer_is_given_up_long_before_the_deadline(autojump
         assert trio.current_time() - began < 10
 
 
+@pytest.mark.conformance("c38")
+async def test_a_dead_peer_that_all_know_does_not_hang_the_search_for_it(autojump_clock):
+    config = DHTConfig(dial_timeout=50.0)
+    async with memory_net(0.01) as net, open_nodes(net, 8, config=config) as nodes:
+        await settle(nodes, 7)
+        client, target = nodes[0], nodes[5].peer_id
+        net.dead.add(target)
+        await client._node.host.disconnect(target)
+        bad = PeerEntry(target, (b"\x04bad", b"", b"\xff" * 9))
+        client._node.network.learn([bad], target, trio.current_time())
+        began = trio.current_time()
+        assert await client.find_peer(target) == nodes[5].addrs  # it was dialled, so it is told
+        assert trio.current_time() - began < 10
+
+
 async def test_a_lookup_ends_at_its_timeout_whatever_the_peers_do(autojump_clock):
     config = DHTConfig(query_timeout=2.0)
     async with memory_net(0.01) as net, open_nodes(net, 8, config=config) as nodes:
@@ -283,6 +298,16 @@ async def test_a_cancelled_lookup_leaves_no_stream_open(autojump_clock):
 
 
 # --- providing ------------------------------------------------------------------------------------
+
+
+async def test_a_record_that_a_peer_took_before_it_reset_the_stream_counts(autojump_clock):
+    async with memory_net() as net, open_nodes(net, 2) as nodes:
+        await settle(nodes, 1)
+        net.reset_on_end.add(nodes[1].peer_id)  # as js does
+        result = await nodes[0].provide(CID)
+        assert (result.holders, result.attempted) == (1, 1)
+        [found] = await nodes[1].find_providers(CID)
+        assert found.peer_id == nodes[0].peer_id
 
 
 async def test_a_holder_that_cannot_be_reached_is_replaced_by_the_next_closest(autojump_clock):

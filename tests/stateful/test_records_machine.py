@@ -1,9 +1,9 @@
 """Provider records against a dict, over a disk that reads late, fails, and crashes at any time.
 
-The disk here keeps the store's contract (``store.interface``) and nothing more: a load is a snapshot
-taken at one moment and reported at a later one, a flush is one transaction, and either may fail. The
-same world is walked twice: by hypothesis, which shortens what it finds, and by long random walks,
-which get further.
+The disk here keeps the store's contract (``store.interface``) and nothing more: a load is a
+snapshot taken at one moment and reported at a later one, a flush is one transaction, and either may
+fail. The same world is walked twice: by hypothesis, which shortens what it finds, and by long
+random walks, which get further.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class FakeDisk:
             del self.rows[slot]
         return [key for key, _ in gone]
 
-    def keys(self) -> list[tuple[bytes, int]]:
+    def counts(self) -> list[tuple[bytes, int]]:
         return [(key, len(self.of(key))) for key in KEYS if self.of(key)]
 
 
@@ -83,7 +83,7 @@ class World:
             max_cached_bytes=1_500,
             unsaved=Unsaved(max_rows=self.max_unsaved, batch_rows=2),
         )
-        self.records.remember_keys(self.disk.keys())
+        self.records.remember_keys(self.disk.counts())
         self.oracle = dict(self.disk.rows)
         self.unreadable: dict[bytes, UnixTime] = {}
         self.wanted: list[bytes] = []
@@ -200,7 +200,7 @@ class World:
 
     def begin_rebuild(self) -> None:
         self.rebuilt = self.records.begin_rebuild()
-        for key, count in self.disk.keys():
+        for key, count in self.disk.counts():
             self.rebuilt.add(key, count)
 
     def finish_rebuild(self) -> None:
@@ -351,19 +351,19 @@ def test_nothing_taken_is_lost_on_a_long_walk(kind: type[World], seed: int) -> N
         lambda: world.add(key(), rng.choice(PEERS), rng.randrange(256)): 30,
         lambda: world.get(key()): 30,
         lambda: world.report_read(rng.randrange(4)): 15,
-        lambda: world.read(): 15,
-        lambda: world.read_fails(): 1,
-        lambda: world.take(): 6,
-        lambda: world.write(): 6,
-        lambda: world.report_write(): 6,
-        lambda: world.write_fails(): 2,
-        lambda: world.flush(): 4,
+        world.read: 15,
+        world.read_fails: 1,
+        world.take: 6,
+        world.write: 6,
+        world.report_write: 6,
+        world.write_fails: 2,
+        world.flush: 4,
         lambda: world.wait(rng.randrange(1, 15)): 8,
         lambda: world.expire(rng.randrange(1, 5)): 3,
-        lambda: world.begin_rebuild(): 1,
-        lambda: world.finish_rebuild(): 1,
-        lambda: world.crash(): 0.3,
-        lambda: world.settle(): 0.3,
+        world.begin_rebuild: 1,
+        world.finish_rebuild: 1,
+        world.crash: 0.3,
+        world.settle: 0.3,
     }
     for step in rng.choices(list(steps), weights=list(steps.values()), k=3_000):
         step()

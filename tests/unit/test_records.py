@@ -35,10 +35,16 @@ def later(seconds: float) -> UnixTime:
     return UnixTime(NOW + seconds)
 
 
-def providers(records: ProviderRecords, of: bytes, now: UnixTime = NOW) -> list[PeerId]:
+def rows_of(
+    records: ProviderRecords, of: bytes = KEY, now: UnixTime = NOW
+) -> tuple[ProviderRow, ...]:
     rows = records.get(of, now)
     assert not isinstance(rows, Load)
-    return [row.provider for row in rows]
+    return rows
+
+
+def providers(records: ProviderRecords, of: bytes, now: UnixTime = NOW) -> list[PeerId]:
+    return [row.provider for row in rows_of(records, of, now)]
 
 
 def write_all(records: ProviderRecords) -> list[ProviderRow]:
@@ -84,7 +90,7 @@ def test_the_addresses_of_a_record_expire_before_it_does() -> None:
     records = ProviderRecords(ttl_s=PROVIDER_TTL_PUBLIC_S)
     records.add(KEY, peer(1), ADDRS, NOW)
 
-    (row,) = records.get(KEY, later(PROVIDER_TTL_PUBLIC_S - 1))  # type: ignore[misc]
+    (row,) = rows_of(records, now=later(PROVIDER_TTL_PUBLIC_S - 1))
     assert later(PROVIDER_ADDR_TTL_S) == row.addrs_expire
     assert later(PROVIDER_TTL_PUBLIC_S) == row.expires
     assert records.get(KEY, later(PROVIDER_TTL_PUBLIC_S)) == ()
@@ -94,17 +100,17 @@ def test_addresses_never_outlive_their_record() -> None:
     records = ProviderRecords(ttl_s=10.0)
     records.add(KEY, peer(1), ADDRS, NOW)
 
-    (row,) = records.get(KEY, NOW)  # type: ignore[misc]
+    (row,) = rows_of(records)
     assert row.expires == row.addrs_expire
 
 
 def test_a_refresh_replaces_addresses_and_times() -> None:
     records = ProviderRecords(ttl_s=100.0)
     records.add(KEY, peer(1), ADDRS, NOW)
-    (first,) = records.get(KEY, NOW)
+    (first,) = rows_of(records)
 
     assert records.add(KEY, peer(1), (), later(60)) is AddOutcome.REFRESHED
-    (second,) = records.get(KEY, later(120))
+    (second,) = rows_of(records, now=later(120))
     assert (ADDRS, later(100)) == (first.addrs, first.expires)  # nobody changes what was told
     assert ((), later(160)) == (second.addrs, second.expires)
 
@@ -124,7 +130,7 @@ def test_a_records_addresses_are_bounded_in_number_and_bytes() -> None:
     records.add(KEY, peer(1), tuple(bytes([n]) for n in range(200)), NOW)
     records.add(KEY, peer(2), tuple(bytes([n]) * 1000 for n in range(20)), NOW)
 
-    many, big = records.get(KEY, NOW)
+    many, big = rows_of(records)
     assert len(many.addrs) == MAX_ADDRS_PER_PEER
     assert sum(map(len, big.addrs)) <= MAX_RECORD_ADDR_BYTES < sum(map(len, big.addrs)) + 1000
 

@@ -30,7 +30,7 @@ from codio_dht.errors import CodioError
 from codio_dht.net.host import PeerGone, PeerIdentified
 from codio_dht.net.libp2p_host.events import EventBus
 from codio_dht.net.libp2p_host.guards.counters import Counters
-from codio_dht.net.libp2p_host.guards.upstream import Symbol, check
+from codio_dht.net.libp2p_host.guards.upstream import Symbol, check, replace
 from codio_dht.net.libp2p_host.identify import (
     IDENTIFY_PROTOCOL,
     IDENTIFY_PUSH_PROTOCOL,
@@ -127,8 +127,8 @@ class Identifier:
         ):
             self._replaced[protocol] = handlers.get(TProtocol(protocol))
             handlers[TProtocol(protocol)] = handler
-        self._ihost._schedule_identify = _leave_to_us  # type: ignore[method-assign]
-        self._ihost._push_identify_to_all_peers = self._push_soon  # type: ignore[method-assign]
+        replace(self._ihost, "_schedule_identify", _leave_to_us)
+        replace(self._ihost, "_push_identify_to_all_peers", self._push_soon)
         self._network.register_notifee(self._watch)
         for conn in self._network.get_connections():
             self.connected(conn)

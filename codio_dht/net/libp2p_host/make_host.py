@@ -42,6 +42,7 @@ from codio_dht.errors import IdentityError, NetworkError, UsageError
 from codio_dht.net.dnsaddr import NameServers
 from codio_dht.net.libp2p_host.adapter import Libp2pHost
 from codio_dht.net.libp2p_host.guards.apply import guard_host
+from codio_dht.net.libp2p_host.guards.upstream import replace
 from codio_dht.net.libp2p_host.limits import (
     CLOSE_TIMEOUT_S,
     HIGH_WATER_CONNECTIONS,
@@ -137,7 +138,7 @@ def _build(key_pair: KeyPair) -> BasicHost:
         high_watermark=HIGH_WATER_CONNECTIONS,
     )
     swarm = Swarm(peer_id, peerstore, upgrader, _transports(key_pair), connection_config=config)
-    swarm.auto_connector.maybe_connect = _dial_nobody  # type: ignore[method-assign]
+    replace(swarm.auto_connector, "maybe_connect", _dial_nobody)
     return BasicHost(swarm, disable_identify_address_discovery=True)
 
 

@@ -20,7 +20,7 @@ from codio_dht.net.libp2p_host.guards.inbound import know_remote_address, releas
 from codio_dht.net.libp2p_host.guards.multistream import bound_dialer, bound_listener
 from codio_dht.net.libp2p_host.guards.own_keys import protect_own_entry
 from codio_dht.net.libp2p_host.guards.quic import guard_quic_connection
-from codio_dht.net.libp2p_host.guards.upstream import Symbol, check
+from codio_dht.net.libp2p_host.guards.upstream import Symbol, check, replace
 from codio_dht.net.libp2p_host.guards.yamux import guard_connection
 
 _MARK: Final = "_codio_dht_guards"
@@ -96,7 +96,7 @@ def _guard_connections(swarm: Swarm, counters: Counters) -> None:
         guard(muxed_conn)
         return await add_conn(muxed_conn, direction)
 
-    upgrader.upgrade_security = secured  # type: ignore[method-assign]
-    swarm.add_conn = guarded  # type: ignore[method-assign]
+    replace(upgrader, "upgrade_security", secured)
+    replace(swarm, "add_conn", guarded)
     for swarm_conn in swarm.get_connections():
         guard(swarm_conn.muxed_conn)

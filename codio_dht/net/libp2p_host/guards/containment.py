@@ -20,7 +20,7 @@ from libp2p.abc import INetStream
 from libp2p.network.swarm import Swarm
 
 from codio_dht.net.libp2p_host.guards.counters import Counters
-from codio_dht.net.libp2p_host.guards.upstream import Symbol, check
+from codio_dht.net.libp2p_host.guards.upstream import Symbol, check, replace
 from codio_dht.net.libp2p_host.limits import STREAM_END_TIMEOUT_S
 from codio_dht.net.libp2p_host.shielding import shielded
 
@@ -51,7 +51,7 @@ def contain_streams(swarm: Swarm, counters: Counters) -> None:
         swarm.common_stream_handler = _contained(stream_handler, counters)
 
     set_stream_handler(swarm.common_stream_handler)
-    swarm.set_stream_handler = set_stream_handler  # type: ignore[method-assign]
+    replace(swarm, "set_stream_handler", set_stream_handler)
 
 
 def _contained(handler: StreamHandler, counters: Counters) -> StreamHandler:
@@ -96,4 +96,4 @@ def contain_tasks(swarm: Swarm, counters: Counters) -> None:
 
         run_task(contained, *args, daemon=daemon, name=name or repr(async_fn), _internal=_internal)
 
-    manager.run_task = run_contained
+    replace(manager, "run_task", run_contained)

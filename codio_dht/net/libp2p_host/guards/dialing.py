@@ -31,7 +31,7 @@ from libp2p.peer.peerstore import PeerStoreError
 from multiaddr import Multiaddr
 
 from codio_dht.net.libp2p_host.guards.counters import Counters
-from codio_dht.net.libp2p_host.guards.upstream import Symbol, check
+from codio_dht.net.libp2p_host.guards.upstream import Symbol, check, replace
 from codio_dht.net.libp2p_host.limits import (
     CLOSE_TIMEOUT_S,
     DIAL_ATTEMPT_TIMEOUT_S,
@@ -233,6 +233,6 @@ def race_dials(swarm: Swarm, counters: Counters) -> Dialer:
     """Make ``swarm`` dial as this module says."""
     check(SYMBOLS)
     dialer = Dialer(swarm, counters)
-    swarm._dial_addr_single_attempt = dialer.attempt  # type: ignore[method-assign]
-    swarm.dial_peer = dialer.dial_peer  # type: ignore[method-assign]
+    replace(swarm, "_dial_addr_single_attempt", dialer.attempt)
+    replace(swarm, "dial_peer", dialer.dial_peer)
     return dialer

@@ -84,31 +84,37 @@ class FrameGate:
     _partial: bytearray = field(default_factory=bytearray)
     _body: _Body | None = None
 
-    def feed(self, data: bytes) -> bytes:
-        """Take what arrived; return what upstream may read.
+    def receive(self, data: bytes) -> None:
+        """Take what arrived; nothing is looked at yet."""
+        self._partial += data
+
+    def next_frame(self) -> bytes | None:
+        """What upstream may read next: one frame or the part of it that is there, ``b""`` if it
+        was dropped, None if more has to arrive first. Ask again only when upstream has dealt with
+        the last one, since what a peer may do depends on that.
 
         Raises:
             FrameViolationError: the peer broke the protocol.
         """
         out = bytearray()
-        self._partial += data
-        while self._partial:
-            if self._body is not None:
-                self._take_body(self._body, out)
-            elif len(self._partial) >= HEADER_BYTES:
-                fields = _HEADER.unpack_from(self._partial)
-                del self._partial[:HEADER_BYTES]
-                self._take_header(fields, out)
-            else:
-                break
+        if self._body is not None:
+            if not self._partial:
+                return None
+            self._take_body(self._body, out)
+        elif len(self._partial) >= HEADER_BYTES:
+            fields = _HEADER.unpack_from(self._partial)
+            del self._partial[:HEADER_BYTES]
+            self._take_header(fields, out)
+        else:
+            return None
         return bytes(out)
 
     # --- credit -----------------------------------------------------------------------------------
 
     def opened(self, stream_id: int) -> None:
         """We opened a stream; the peer may send its first window on it."""
-        self._allowed[stream_id] = INITIAL_WINDOW_BYTES
         self._sweep()
+        self._allowed[stream_id] = INITIAL_WINDOW_BYTES
 
     def grant(self, stream_id: int, target: int, unread: int) -> int:
         """Credit to give now, if upstream wants ``target`` bytes under way and has ``unread``
@@ -123,7 +129,7 @@ class FrameGate:
         return credit
 
     def _sweep(self) -> None:
-        if len(self._allowed) % _SPARE_ENTRIES == 0:
+        if self._allowed and len(self._allowed) % _SPARE_ENTRIES == 0:
             for stream_id in [sid for sid in self._allowed if not self.is_open(sid)]:
                 del self._allowed[stream_id]
 
@@ -183,8 +189,8 @@ class FrameGate:
         if not self.may_open():
             self.refused.append(stream_id)
             return True
-        self._allowed[stream_id] = INITIAL_WINDOW_BYTES
         self._sweep()
+        self._allowed[stream_id] = INITIAL_WINDOW_BYTES
         return False
 
     def _spend(self, stream_id: int, length: int, *, known: bool) -> None:

@@ -30,7 +30,7 @@ from libp2p.network.swarm import Swarm
 from multiaddr import Multiaddr
 
 from codio_dht.net.libp2p_host.guards.counters import Counters
-from codio_dht.net.libp2p_host.guards.upstream import Symbol, check
+from codio_dht.net.libp2p_host.guards.upstream import Symbol, check, replace
 from codio_dht.net.libp2p_host.limits import (
     CLOSE_TIMEOUT_S,
     INBOUND_UPGRADE_TIMEOUT_S,
@@ -69,7 +69,7 @@ def know_remote_address(connection: Any) -> None:
 def release_inbound_slots(swarm: Swarm, counters: Counters) -> None:
     """Handle the inbound connections of ``swarm`` as this module says."""
     check(SYMBOLS)
-    swarm._handle_inbound_connection = InboundDoor(swarm, counters).handle  # type: ignore[method-assign]
+    replace(swarm, "_handle_inbound_connection", InboundDoor(swarm, counters).handle)
 
 
 class InboundDoor:

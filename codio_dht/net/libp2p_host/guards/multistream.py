@@ -21,7 +21,7 @@ from libp2p.protocol_muxer.multiselect import Multiselect
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 
 from codio_dht.net.libp2p_host.guards.counters import Counters
-from codio_dht.net.libp2p_host.guards.upstream import Symbol, check
+from codio_dht.net.libp2p_host.guards.upstream import Symbol, check, replace
 from codio_dht.net.libp2p_host.limits import MAX_MULTISTREAM_MESSAGE_BYTES
 
 SYMBOLS = (
@@ -113,7 +113,7 @@ def bound_listener(multiselect: Multiselect, counters: Counters) -> None:
     ) -> tuple[TProtocol | None, StreamHandlerFn | None]:
         return await negotiate(_bounded(communicator, counters), negotiate_timeout)
 
-    multiselect.negotiate = bounded  # type: ignore[method-assign]
+    replace(multiselect, "negotiate", bounded)
 
 
 def bound_dialer(client: MultiselectClient, counters: Counters) -> None:
@@ -128,7 +128,7 @@ def bound_dialer(client: MultiselectClient, counters: Counters) -> None:
     ) -> TProtocol:
         return await select_one_of(protocols, _bounded(communicator, counters), negotiate_timeout)
 
-    client.select_one_of = bounded  # type: ignore[method-assign]
+    replace(client, "select_one_of", bounded)
 
 
 def _bounded(communicator: Any, counters: Counters) -> IMultiselectCommunicator:

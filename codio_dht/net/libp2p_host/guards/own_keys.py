@@ -18,7 +18,7 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
 
 from codio_dht.net.libp2p_host.guards.counters import Counters
-from codio_dht.net.libp2p_host.guards.upstream import Symbol, check
+from codio_dht.net.libp2p_host.guards.upstream import Symbol, check, replace
 
 SYMBOLS = (
     Symbol("libp2p.peer.peerstore", "PeerStore._enforce_peer_limit", ("self",)),
@@ -32,7 +32,8 @@ def protect_own_entry(peerstore: Any, own_id: ID, counters: Counters) -> None:
     if not isinstance(peerstore, PeerStore):
         return
     for name in ("_enforce_peer_limit", "_cleanup_expired_records"):
-        setattr(peerstore, name, _sparing(peerstore, own_id, getattr(peerstore, name), counters))
+        spare = _sparing(peerstore, own_id, getattr(peerstore, name), counters)
+        replace(peerstore, name, spare)
 
 
 def _sparing(

@@ -8,7 +8,7 @@ a guard that no longer fits would be worse than the defect it covers.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -53,6 +53,17 @@ def installed_version() -> str:
         return version("libp2p")
     except PackageNotFoundError:
         return "none"
+
+
+def replace(target: object, name: str, substitute: Callable[..., Any]) -> None:
+    """Put ``substitute`` in the place of the method ``name`` of this one object.
+
+    Raises:
+        UpstreamMismatchError: it has no such method.
+    """
+    if not callable(getattr(target, name, None)):
+        raise UpstreamMismatchError(f"py-libp2p's {type(target).__name__} has no method {name}")
+    setattr(target, name, substitute)
 
 
 def _check_version() -> None:

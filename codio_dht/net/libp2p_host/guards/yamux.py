@@ -69,20 +69,23 @@ class GatedConnection:
         """``n`` bytes that passed the gate, or fewer at the end of the connection."""
         wanted = 1 if n is None else n
         while len(self._ready) < wanted:
-            if self._violation is not None:
-                raise self._violation
+            if self._pass_next():
+                continue
             data = await self._secured_conn.read(None)
             if not data:
                 break
             self.heard_at = trio.current_time()
-            self._pass(data)
+            self._gate.receive(data)
         taken = bytes(self._ready if n is None else self._ready[:n])
         del self._ready[: len(taken)]
         return taken
 
-    def _pass(self, data: bytes) -> None:
+    def _pass_next(self) -> bool:
+        """Whether there was a frame to look at; what passed is ready to be read."""
+        if self._violation is not None:
+            raise self._violation
         try:
-            self._ready += self._gate.feed(data)
+            frame = self._gate.next_frame()
         except FrameViolationError as error:
             self._violation = error
             self._owner.violated(error)
@@ -90,6 +93,10 @@ class GatedConnection:
         for stream_id in self._gate.refused:
             self._owner.refuse(stream_id)
         self._gate.refused.clear()
+        if frame is None:
+            return False
+        self._ready += frame
+        return True
 
 
 class GuardedYamux(Yamux):
