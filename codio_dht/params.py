@@ -318,6 +318,14 @@ MAX_NEGOTIATION_ROUNDS: Final = 32
 MAX_NOISE_HANDSHAKE_MESSAGE_BYTES: Final = 8 * 1024
 """Longest Noise handshake message: an RSA-8192 key and signature with room for extensions."""
 
+MAX_TLS_HANDSHAKE_BYTES: Final = 16 * 1024
+"""What a peer may send until a TLS handshake is done: two records of the largest certificate taken
+and a key share of a kilobyte and more; OpenSSL alone would take ten times that."""
+
+MAX_TLS_EMPTY_BYTES: Final = 64 * 1024
+"""Bytes of TLS records without plaintext in a row (a record not yet whole, session tickets, key
+updates); more ends the connection."""
+
 MAX_EARLY_MUXERS: Final = 16
 """Stream muxers read from a peer's Noise extensions; the rest is ignored."""
 

@@ -279,18 +279,21 @@ def recorded_results() -> dict[str, str]:
 def write_record(table: Table, carriers: dict[str, list[str]], results: dict[str, str]) -> None:
     rows = []
     for case, demand in table.cases.items():
-        tests = "<br>".join(f"`{short(test)}`" for test in carriers.get(case, ())) or "none"
+        carrying = carriers.get(case, [])
         for fault in table.faults_of(case):
             result = results.get(fault.digest, NOT_RUN)
             planted = f"{fault.what} (`{fault.file}`)"
-            if fault.tests:
-                tests = "<br>".join(f"`{short(test)}`" for test in fault.tests)
+            tests = listed(fault.tests or carrying)
             cells = (case, demand, tests, planted, f"{result} (`{fault.digest}`)")
             rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         if not table.faults_of(case):
-            rows.append(f"| {case} | {demand} | {tests} | none | {NOT_RUN} |")
+            rows.append(f"| {case} | {demand} | {listed(carrying)} | none | {NOT_RUN} |")
     RECORD.parent.mkdir(exist_ok=True)
     RECORD.write_text(HEAD + "\n".join(rows) + "\n", encoding="utf-8")
+
+
+def listed(tests: Iterable[str]) -> str:
+    return "<br>".join(f"`{short(test)}`" for test in tests) or "none"
 
 
 def short(test: str) -> str:

@@ -136,6 +136,27 @@ class Done:
 Step = Query | Wait | Done
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookupRules:
+    """How a node looks things up.
+
+    Raises:
+        UsageError: ``k``, ``alpha`` or ``beta`` is below 1.
+    """
+
+    local: PeerId
+    deadline_for: DeadlineFor
+    k: int = params.K
+    alpha: int = params.ALPHA
+    beta: int = params.BETA
+
+    def __post_init__(self) -> None:
+        if min(self.k, self.alpha, self.beta) < 1:
+            raise UsageError(
+                f"k, alpha and beta must be at least 1, not {self.k}, {self.alpha}, {self.beta}"
+            )
+
+
 class _Candidate:
     """A peer of this lookup."""
 
@@ -150,31 +171,15 @@ class _Candidate:
 
 
 class ClosestPeersLookup:
-    """Finds the ``k`` peers closest to ``target``, beginning with ``seeds``.
+    """Finds the ``k`` peers closest to ``target``, beginning with ``seeds``."""
 
-    Raises:
-        UsageError: ``k``, ``alpha`` or ``beta`` is below 1.
-    """
-
-    def __init__(
-        self,
-        target: Key,
-        seeds: Sequence[PeerId],
-        *,
-        local: PeerId,
-        deadline_for: DeadlineFor,
-        k: int = params.K,
-        alpha: int = params.ALPHA,
-        beta: int = params.BETA,
-    ) -> None:
-        if min(k, alpha, beta) < 1:
-            raise UsageError(f"k, alpha and beta must be at least 1, not {k}, {alpha}, {beta}")
+    def __init__(self, target: Key, seeds: Sequence[PeerId], rules: LookupRules) -> None:
         self._target = target
-        self._local_key = local.key
-        self._deadline_for = deadline_for
-        self._k = k
-        self._alpha = alpha
-        self._beta = min(beta, k)
+        self._local_key = rules.local.key
+        self._deadline_for = rules.deadline_for
+        self._k = rules.k
+        self._alpha = rules.alpha
+        self._beta = min(rules.beta, rules.k)
         self._candidates: dict[int, _Candidate] = {}
         self._live: list[int] = []
         self._in_flight: dict[int, Monotonic] = {}
@@ -339,20 +344,8 @@ class ClosestPeersLookup:
 class PeerLookup(ClosestPeersLookup):
     """Finds one peer: over as soon as the peer itself was reached (FOUND)."""
 
-    def __init__(
-        self,
-        peer: PeerId,
-        seeds: Sequence[PeerId],
-        *,
-        local: PeerId,
-        deadline_for: DeadlineFor,
-        k: int = params.K,
-        alpha: int = params.ALPHA,
-        beta: int = params.BETA,
-    ) -> None:
-        super().__init__(
-            peer.key, seeds, local=local, deadline_for=deadline_for, k=k, alpha=alpha, beta=beta
-        )
+    def __init__(self, peer: PeerId, seeds: Sequence[PeerId], rules: LookupRules) -> None:
+        super().__init__(peer.key, seeds, rules)
         self._peer = peer
 
     def on_connected(self, peer: PeerId) -> None:
@@ -378,29 +371,18 @@ class ProvidersLookup(ClosestPeersLookup):
     At most ``MAX_PROVIDERS_PER_LOOKUP`` are collected, whatever ``count`` says.
 
     Raises:
-        UsageError: ``count`` is below 1, or as for :class:`ClosestPeersLookup`.
+        UsageError: ``count`` is below 1.
     """
 
     def __init__(
-        self,
-        target: Key,
-        seeds: Sequence[PeerId],
-        *,
-        local: PeerId,
-        deadline_for: DeadlineFor,
-        count: int | None = None,
-        k: int = params.K,
-        alpha: int = params.ALPHA,
-        beta: int = params.BETA,
+        self, target: Key, seeds: Sequence[PeerId], rules: LookupRules, *, count: int | None = None
     ) -> None:
         if count is not None and count < 1:
             raise UsageError(f"count must be at least 1, or None for all, not {count}")
         most = params.MAX_PROVIDERS_PER_LOOKUP
         self._wanted = most if count is None else min(count, most)
         self._providers: dict[PeerId, PeerEntry] = {}
-        super().__init__(
-            target, seeds, local=local, deadline_for=deadline_for, k=k, alpha=alpha, beta=beta
-        )
+        super().__init__(target, seeds, rules)
 
     @property
     def providers(self) -> list[PeerEntry]:

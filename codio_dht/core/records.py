@@ -228,7 +228,6 @@ class ProviderRecords:
         self._forget(key)
         merged = {row.provider.to_bytes(): row for row in rows}
         self._merge(merged, overtaking)
-        self._unsaved.drop_perhaps(key, keep=merged)
         self._merge(merged, self._unsaved.rows_of(key))
         self._remember(key, _Cached(merged))
 

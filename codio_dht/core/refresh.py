@@ -115,8 +115,13 @@ class RefreshSchedule:
 
     def suspect(self, peer: PeerId) -> None:
         """``peer`` did not answer a lookup in time: probe it soon. A no-op if it has no entry."""
-        if peer in self._table:
-            self._to_probe[peer.key] = peer
+        if peer not in self._table:
+            return
+        self._to_probe[peer.key] = peer
+        if len(self._to_probe) > len(self._table):  # some have left it meanwhile
+            self._to_probe = {
+                key: each for key, each in self._to_probe.items() if each in self._table
+            }
 
     def looked_up(self, key: Key, now: Monotonic) -> None:
         """A lookup of ``key``, for whatever purpose, succeeded: its CPL is fresh."""

@@ -15,7 +15,7 @@ order of arrival. What waits and what is in flight share one bound: no retry eve
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from codio_dht.core.clock import UnixTime
@@ -198,12 +198,6 @@ class Unsaved:
             self._sure.put(row)
         else:
             self._perhaps.put(row)
-
-    def drop_perhaps(self, key: bytes, keep: Container[bytes]) -> None:
-        """The store holds ``key`` for the providers in ``keep`` only: drop what else of it was not
-        sure."""
-        for provider in [p for p in self._perhaps.by_key.get(key, _NO_ROWS) if p not in keep]:
-            self._perhaps.pop(key, provider)
 
     def take(self, max_per_key: int) -> Flush | None:
         """The next batch to write; None while one is in flight, or if there is nothing."""

@@ -172,7 +172,7 @@ class Methods:
         return await self._announce(params, self._dht.provide_once)
 
     async def _announce(self, params: Params, announce: Callable[[str], Awaitable[Any]]) -> object:
-        cid, _ = params.cid("cid")
+        cid = params.cid("cid")
         params.done()
         outcome = await announce(cid)
         if outcome.holders == 0:
@@ -185,11 +185,10 @@ class Methods:
         }
 
     async def _provide_rm(self, params: Params, emit: Emit) -> object:
-        cid, multihash = params.cid("cid")
+        cid = params.cid("cid")
         params.done()
-        if all(own.key != multihash for own in await self._dht.own_keys()):
+        if not await self._dht.stop_providing(cid):
             raise ControlError(ErrorCode.NOT_FOUND, f"{cid} is not among the provided keys")
-        await self._dht.stop_providing(cid)
         return {"cid": cid}
 
     async def _provide_ls(self, params: Params, emit: Emit) -> object:
@@ -209,7 +208,7 @@ class Methods:
     # --- lookups ---
 
     async def _findprovs(self, params: Params, emit: Emit) -> object:
-        cid, _ = params.cid("cid")
+        cid = params.cid("cid")
         count = params.integer("count", 0, 0, MAX_PROVIDERS_ASKED)
         params.done()
         began = trio.current_time()

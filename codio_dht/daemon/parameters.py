@@ -79,9 +79,9 @@ class Params:
             raise usage(f"{name} must be true or false")
         return value
 
-    def cid(self, name: str) -> tuple[str, bytes]:
-        """A CID, also as ``ipfs://CID``: its text without that prefix, and its multihash."""
-        return parse_cid(self.text(name), name)
+    def cid(self, name: str) -> str:
+        """A CID, also as ``ipfs://CID``: its text without that prefix."""
+        return parse_cid(self.text(name), name)[0]
 
     def peer(self, name: str) -> PeerId:
         """A required peer id."""

@@ -42,6 +42,8 @@ WATCH_INTERVAL_S: Final = 1.0
 _UNREACHABLE: Final = "unreachable"
 """``DHTStats.bootstrap`` when the last round of dials reached nobody."""
 
+_HOUR_S: Final = 3600
+
 _OK: Final = 0
 _RUNTIME_ERROR: Final = 1
 _USAGE_ERROR: Final = 2
@@ -184,14 +186,20 @@ class _Daemon:
 
     def _say_ready(self, dht: Dht) -> None:
         addrs = full_addrs(dht.peer_id, dht.addrs)
+        ttl_s = dht.stats().provider_ttl_s
         log.info(
-            "ready", peer_id=str(dht.peer_id), version=self._version, data_dir=str(self._data_dir)
+            "ready",
+            peer_id=str(dht.peer_id),
+            version=self._version,
+            data_dir=str(self._data_dir),
+            bootstrap=list(self._settings.bootstrap_addrs),
+            provider_ttl_s=ttl_s,
         )
         if self._settings.as_json:
             ready = {"ready": True, "peer_id": str(dht.peer_id), "addrs": addrs}
             _say(json.dumps(ready, separators=(",", ":")))
         else:
-            _say(_welcome(self._settings, self._data_dir, str(dht.peer_id), addrs))
+            _say(_welcome(self._settings, self._data_dir, str(dht.peer_id), addrs, ttl_s))
 
     def _stats(self) -> Mapping[str, object]:
         control = self._control.stats() if self._control is not None else {}
@@ -242,7 +250,9 @@ def _log_bootstrap(stats: Any) -> None:
         log.info("bootstrap_state", **facts)
 
 
-def _welcome(settings: Settings, data_dir: Path, peer_id: str, addrs: list[str]) -> str:
+def _welcome(
+    settings: Settings, data_dir: Path, peer_id: str, addrs: list[str], ttl_s: float
+) -> str:
     """What a person sees when the daemon is ready: what to copy, and what to try next."""
     command = "codio-dht"
     given = settings.data_dir
@@ -254,6 +264,7 @@ def _welcome(settings: Settings, data_dir: Path, peer_id: str, addrs: list[str])
             "It can be reached at",
             *(f"  {addr}" for addr in addrs or ["  (no address)"]),
             f"Bootstrap: {bootstrap}",
+            f"Provider records of other peers are kept for {ttl_s / _HOUR_S:g} h.",
             f"Data and control socket ({SOCKET_NAME}): {data_dir}",
             "",
             "Try, in another terminal:",

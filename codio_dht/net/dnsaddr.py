@@ -67,7 +67,7 @@ _LOCALHOST: Final = {4: ["127.0.0.1"], 6: ["::1"]}
 
 def is_name(addr: Multiaddr) -> bool:
     """Whether the address begins with a name that has to be resolved."""
-    return str(addr).split("/", 2)[1] in NAME_PROTOCOLS
+    return str(addr)[1:].partition("/")[0] in NAME_PROTOCOLS
 
 
 def entries_of(texts: Iterable[str]) -> list[Multiaddr]:
@@ -77,9 +77,11 @@ def entries_of(texts: Iterable[str]) -> list[Multiaddr]:
         if not text.startswith(_PREFIX) or len(text) > MAX_ENTRY_CHARS:
             continue
         try:
-            found[Multiaddr(text.removeprefix(_PREFIX))] = None
+            entry = Multiaddr(text.removeprefix(_PREFIX))
         except Exception:  # noqa: BLE001, S112 - multiaddr lets its codecs' errors through
             continue
+        if entry.to_bytes():
+            found[entry] = None
     return list(found)
 
 
@@ -249,11 +251,11 @@ async def resolve(
 async def _resolve(run: _Run, addr: Multiaddr, depth: int) -> None:
     if run.is_full:
         return
-    _, protocol, *rest = str(addr).split("/", 3)
-    if protocol not in NAME_PROTOCOLS:
+    if not is_name(addr):
         run.found[addr] = None
         return
-    name, suffix = rest[0], f"/{rest[1]}" if len(rest) > 1 else ""
+    _, protocol, name, *rest = str(addr).split("/", 3)
+    suffix = f"/{rest[0]}" if rest else ""
     try:
         if protocol == "dnsaddr":
             await _resolve_dnsaddr(run, name, suffix, depth)

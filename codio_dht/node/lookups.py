@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 import trio
 
@@ -18,6 +17,7 @@ from codio_dht.core.keyspace import Key, key_of
 from codio_dht.core.lookup import (
     ClosestPeersLookup,
     Done,
+    LookupRules,
     PeerLookup,
     PeerState,
     ProvidersLookup,
@@ -69,7 +69,7 @@ class Lookups:
         """
         deadline = await self._begin()
         key, request = key_of(preimage), FindNode(preimage)
-        lookup = ClosestPeersLookup(key, self._seeds(key), **self._rules())
+        lookup = ClosestPeersLookup(key, self._seeds(key), self._rules())
 
         async def ask(peer: PeerId) -> None:
             reply = await self.ask(peer, request)
@@ -87,7 +87,7 @@ class Lookups:
         """
         deadline = await self._begin()
         request = FindNode(target.to_bytes())
-        lookup = PeerLookup(target, self._seeds(target.key), **self._rules())
+        lookup = PeerLookup(target, self._seeds(target.key), self._rules())
 
         async def ask(peer: PeerId) -> None:
             reply = await self.ask(peer, request)
@@ -118,7 +118,7 @@ class Lookups:
             return
         deadline = await self._begin()
         target, request = key_of(key), GetProviders(key)
-        lookup = ProvidersLookup(target, self._seeds(target), count=count, **self._rules())
+        lookup = ProvidersLookup(target, self._seeds(target), self._rules(), count=count)
         lookup.on_providers(None, local)
 
         async def ask(peer: PeerId) -> None:
@@ -178,14 +178,14 @@ class Lookups:
     def _seeds(self, key: Key) -> list[PeerId]:
         return self._network.table.nearest(key, self._network.k)
 
-    def _rules(self) -> dict[str, Any]:
-        return {
-            "local": self._network.local,
-            "deadline_for": _soft_deadline,
-            "k": self._network.k,
-            "alpha": self._alpha,
-            "beta": self._beta,
-        }
+    def _rules(self) -> LookupRules:
+        return LookupRules(
+            local=self._network.local,
+            deadline_for=_soft_deadline,
+            k=self._network.k,
+            alpha=self._alpha,
+            beta=self._beta,
+        )
 
 
 def _soft_deadline(_peer: PeerId, now: Monotonic) -> Monotonic:

@@ -148,6 +148,7 @@ def test_people_see_addresses_to_copy_and_what_to_try_next(start: Start) -> None
     while "Ctrl-C" not in text:
         text += "\n" + daemon.line()
     assert "/ip4/127.0.0.1/tcp/4001/p2p/" in text
+    assert "kept for 24 h" in text
     assert f"codio-dht stats --data-dir {daemon.data_dir}" in text
 
 
@@ -523,3 +524,46 @@ def test_what_libraries_log_is_counted_and_does_not_break_the_log(
         for name in asked(daemon.data_dir, "stats")["daemon"]["foreign_log_records"]
     )
     assert all(json.loads(line) for line in daemon.err().splitlines())
+
+
+# --- a terminal -----------------------------------------------------------------------------------
+
+
+def test_progress_is_shown_on_a_terminal_only_and_taken_away(start: Start) -> None:
+    daemon = start("--json", FAKE_DHT="searches_for_ever")
+    daemon.ready()
+    master, slave = os.openpty()
+    with subprocess.Popen(
+        [*REAL, "findprovs", CID, "--timeout", "2s", "--data-dir", str(daemon.data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        cwd=ROOT,
+    ) as client:
+        out, _ = client.communicate(timeout=20)
+    os.close(slave)
+    shown = os.read(master, 65536).decode()
+    os.close(master)
+    assert client.returncode == 124
+    assert len(out.splitlines()) == 2
+    assert "finding providers, 2 so far, 1 s" in shown
+    assert shown.rstrip().splitlines()[-1].endswith("codio-dht: out of time")
+
+
+def test_a_command_does_not_wait_for_a_stdin_that_stays_open(start: Start) -> None:
+    daemon = start("--json")
+    daemon.ready()
+    with subprocess.Popen(
+        [*REAL, "provide", "once", "-", "--timeout", "2s", "--data-dir", str(daemon.data_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    ) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        client.stdin.write(f"{CID}\n".encode())
+        client.stdin.flush()
+        assert client.stdout.readline().startswith(CID.encode())  # while stdin is still open
+        assert client.wait(10) == 124
+        assert client.stderr is not None
+        assert client.stderr.read() == b"codio-dht: out of time\n"

@@ -540,10 +540,16 @@ def gate(*, may_open: bool = True) -> FrameGate:
     return FrameGate(peer_ids_are_odd=True, may_open=lambda: may_open, is_open=lambda _: False)
 
 
+def passed(under_test: FrameGate, data: bytes) -> bytes:
+    """What upstream reads after ``data`` has arrived."""
+    under_test.receive(data)
+    return b"".join(iter(under_test.next_frame, None))
+
+
 def test_the_gate_passes_frames_on_in_the_pieces_in_which_they_arrive() -> None:
     frame = frame_gate.header(frame_gate.DATA, frame_gate.SYN | frame_gate.FIN, 1, 5) + b"hello"
     under_test = gate()
-    out = [under_test.feed(frame[start:stop]) for start, stop in ((0, 7), (7, 14), (14, 17))]
+    out = [passed(under_test, frame[start:stop]) for start, stop in ((0, 7), (7, 14), (14, 17))]
 
     assert out == [
         b"",
@@ -556,7 +562,7 @@ def test_the_gate_passes_frames_on_in_the_pieces_in_which_they_arrive() -> None:
 
 def test_the_gate_drops_a_refused_stream_with_its_data() -> None:
     under_test = gate(may_open=False)
-    out = under_test.feed(frame_gate.header(frame_gate.DATA, frame_gate.SYN, 1, 3) + b"abc")
+    out = passed(under_test, frame_gate.header(frame_gate.DATA, frame_gate.SYN, 1, 3) + b"abc")
 
     assert out == b""
     assert under_test.refused == [1]
@@ -576,12 +582,15 @@ def test_the_gate_drops_a_refused_stream_with_its_data() -> None:
 )
 def test_the_gate_stops_what_no_conforming_peer_sends(frame: bytes) -> None:
     with pytest.raises(FrameViolationError):
-        gate().feed(frame)
+        passed(gate(), frame)
 
 
 def test_the_gate_gives_credit_in_steps_and_never_past_the_bound() -> None:
     under_test = gate()
-    under_test.feed(frame_gate.header(frame_gate.DATA, frame_gate.SYN, 1, 100_000) + bytes(100_000))
+    passed(
+        under_test,
+        frame_gate.header(frame_gate.DATA, frame_gate.SYN, 1, 100_000) + bytes(100_000),
+    )
     unread = under_test.grant(1, frame_gate.INITIAL_WINDOW_BYTES, 100_000)
     half_read = under_test.grant(1, frame_gate.INITIAL_WINDOW_BYTES, 50_000)
     read = under_test.grant(1, frame_gate.INITIAL_WINDOW_BYTES, 0)
@@ -596,16 +605,13 @@ def test_the_gate_gives_credit_in_steps_and_never_past_the_bound() -> None:
 
 async def test_r17_only_noise_tls_and_yamux_are_offered() -> None:
     async with upstream_host(guarded=True) as theirs, made_host() as ours:
-        offered = [
-            (
-                {*swarm.upgrader.security_multistream.transports},
-                {*swarm.upgrader.muxer_multistream.transports},
-            )
-            for swarm in (swarm_of(theirs), ours._swarm)
-        ]
+        upgraders = [swarm_of(theirs).upgrader, ours._swarm.upgrader]
+        security = [{*upgrader.security_multistream.transports} for upgrader in upgraders]
+        muxers = [{*upgrader.muxer_multistream.transports} for upgrader in upgraders]
 
-    assert {"/plaintext/2.0.0", "/secio/1.0.0"} <= offered[0][0]
-    assert offered[1] == ({"/noise", "/tls/1.0.0"}, {"/yamux/1.0.0"})
+    assert {"/plaintext/2.0.0", "/secio/1.0.0"} <= security[0]
+    assert security[1] == {"/noise", "/tls/1.0.0"}
+    assert muxers[1] == {"/yamux/1.0.0"}
 
 
 async def test_r19_a_closed_host_leaves_no_socket_open() -> None:
@@ -686,13 +692,12 @@ async def test_r22_an_answer_that_comes_with_its_end_is_not_lost(guarded: bool) 
                 except Exception:  # noqa: BLE001 - upstream raises anything
                     answers.append(b"")
 
-            async with trio.open_nursery() as nursery:
-                async with quic_stream._state_lock:  # upstream's reader looks, then waits here
-                    nursery.start_soon(read)
-                    await trio.testing.wait_all_tasks_blocked(0.01)
-                    quic_stream._receive_buffer.extend(b"answer")
-                    quic_stream._read_closed = True
-                    quic_stream._receive_event.set()
+            async with trio.open_nursery() as nursery, quic_stream._state_lock:
+                nursery.start_soon(read)  # upstream's looks, and then waits for the lock
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                quic_stream._receive_buffer.extend(b"answer")
+                quic_stream._read_closed = True
+                quic_stream._receive_event.set()
 
     assert answers == [b"answer" if guarded else b""]
 

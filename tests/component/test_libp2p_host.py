@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from libp2p.custom_types import TProtocol
 from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.peer.envelope import consume_envelope
 from multiaddr import Multiaddr
@@ -27,8 +28,10 @@ from codio_dht.errors import (
     UnsupportedProtocolError,
     UsageError,
 )
+from codio_dht.net import event_bus
 from codio_dht.net.host import Parked, PeerGone, PeerIdentified, Reset, Stream
-from codio_dht.net.libp2p_host import Libp2pHost, events, identifying, inbound, make_libp2p_host
+from codio_dht.net.libp2p_host import Libp2pHost, identifying, inbound, make_libp2p_host
+from codio_dht.net.libp2p_host.guards.upstream import replace
 from codio_dht.net.libp2p_host.identify import (
     IDENTIFY_PROTOCOL,
     IDENTIFY_PUSH_PROTOCOL,
@@ -149,7 +152,7 @@ async def test_a_parked_stream_waits_alone_and_goes_on() -> None:
         def feed(self, data: bytes, now: Monotonic) -> bytes | Parked | Reset:
             if data == b"load":
                 return Parked(b"first ", wakers.append)
-            return b"second" if not data else data
+            return data or b"second"
 
     async with made_host() as server, made_host() as client:
         server.serve(ECHO, Echoes(Parking), idle_timeout_s=IDLE_S)
@@ -322,7 +325,7 @@ async def test_a_peer_that_stopped_speaking_a_protocol_is_told_when_reading() ->
         server.serve(ECHO, Echoes(), idle_timeout_s=IDLE_S)
         await connect(client, server)
         await identified(client, server.peer_id)
-        server._ihost.remove_stream_handler(ECHO)  # behind identify's back
+        server._ihost.remove_stream_handler(TProtocol(ECHO))  # behind identify's back
         stream = await client.open_stream(server.peer_id, ECHO, soon())
         await stream.write(b"x")
         with pytest.raises(UnsupportedProtocolError):
@@ -339,7 +342,7 @@ async def test_opening_a_stream_ends_at_its_deadline() -> None:
     async with made_host() as server, made_host() as client:
         await connect(client, server)
         await identified(client, server.peer_id)
-        server._ihost.multiselect.negotiate = _never  # type: ignore[method-assign]
+        replace(server._ihost.multiselect, "negotiate", _never)
         with pytest.raises(DeadlineError):
             await client.open_stream(server.peer_id, ECHO, soon(0.1))
 
@@ -662,7 +665,7 @@ async def test_what_identify_says_is_bounded() -> None:
 async def test_a_slow_subscriber_loses_the_oldest_events_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(events, "MAX_EVENTS_PER_SUBSCRIBER", 2)
+    monkeypatch.setattr(event_bus, "MAX_EVENTS_PER_SUBSCRIBER", 2)
     async with made_host() as host:
         peers = [PrivateKey.generate_ed25519().peer_id() for _ in range(5)]
         async with host.events() as slow:

@@ -14,6 +14,7 @@ from codio_dht.core.lookup import (
     ClosestPeersLookup,
     Done,
     FailureReason,
+    LookupRules,
     PeerState,
     Query,
     StopReason,
@@ -62,11 +63,13 @@ class LookupMachine(RuleBasedStateMachine):
         self.lookup = ClosestPeersLookup(
             TARGET,
             [peer_at(seed) for seed in seeds],
-            local=LOCAL,
-            deadline_for=lambda _, now: Monotonic(now + SOFT_S),
-            k=k,
-            alpha=alpha,
-            beta=beta,
+            LookupRules(
+                local=LOCAL,
+                deadline_for=lambda _, now: Monotonic(now + SOFT_S),
+                k=k,
+                alpha=alpha,
+                beta=beta,
+            ),
         )
         self.state = {seed: PeerState.HEARD for seed in seeds if seed != LOCAL.key}
         if not self.state:

@@ -54,6 +54,7 @@ class FakeStats:
     num_providers: int = 0
     routing_table_size: int = 0
     bootstrap: str = "alone"
+    provider_ttl_s: float = 86400.0
     served: dict[str, int] = field(default_factory=dict)
 
 

@@ -23,6 +23,7 @@ from codio_dht.core.lookup import (
     ClosestPeersLookup,
     Done,
     FailureReason,
+    LookupRules,
     PeerLookup,
     PeerState,
     ProvidersLookup,
@@ -64,9 +65,11 @@ def soft_deadline(peer: PeerId, at: Monotonic) -> Monotonic:
 def lookup_of(
     seeds: Sequence[PeerId], *, target: Key = TARGET, k: int = K, alpha: int = 10, beta: int = 3
 ) -> ClosestPeersLookup:
-    return ClosestPeersLookup(
-        target, seeds, local=LOCAL, deadline_for=soft_deadline, k=k, alpha=alpha, beta=beta
-    )
+    rules = LookupRules(local=LOCAL, deadline_for=soft_deadline, k=k, alpha=alpha, beta=beta)
+    return ClosestPeersLookup(target, seeds, rules)
+
+
+RULES = LookupRules(local=LOCAL, deadline_for=soft_deadline)
 
 
 def queries(lookup: ClosestPeersLookup, at: float = 0.0) -> list[Query]:
@@ -486,9 +489,8 @@ def test_mute_peers_leave_a_lookup_that_ends_with_the_last_failure() -> None:
 def test_each_peer_has_the_deadline_it_was_given() -> None:
     a, b = peers_of(1, 2)
     patience = {a: 3.0, b: 0.5}
-    lookup = ClosestPeersLookup(
-        TARGET, [a, b], local=LOCAL, deadline_for=lambda peer, at: now(at + patience[peer])
-    )
+    rules = LookupRules(local=LOCAL, deadline_for=lambda peer, at: now(at + patience[peer]))
+    lookup = ClosestPeersLookup(TARGET, [a, b], rules)
     assert asked(lookup, 10) == [a, b]
     assert lookup.next(now(10)) == Wait(now(10.5))
     assert lookup.next(now(10.5)) == Wait(now(13))
@@ -638,11 +640,24 @@ def test_useful_seeds_answered_within_twice_the_time_of_the_fastest() -> None:
     assert lookup.useful_seeds() == [a, c]
 
 
+def test_the_unresponsive_are_those_past_their_soft_deadline_nearest_first() -> None:
+    a, b, c, d = peers_of(4, 3, 2, 1)
+    lookup = lookup_of([a, b, c, d])
+    asked(lookup, 0)
+    lookup.on_failure(d, FailureReason.TIMEOUT, now(0.5))
+    lookup.on_reply(c, [peer_at(9)], now(0.5))
+    assert lookup.unresponsive() == []
+    assert asked(lookup, SOFT_S) == [peer_at(9)]
+    assert lookup.unresponsive() == [b, a]
+    lookup.on_reply(b, [], now(2))
+    assert lookup.unresponsive() == [a]
+
+
 # --- one peer -------------------------------------------------------------------------------------
 
 
 def peer_lookup(wanted: PeerId, seeds: Sequence[PeerId]) -> PeerLookup:
-    return PeerLookup(wanted, seeds, local=LOCAL, deadline_for=soft_deadline)
+    return PeerLookup(wanted, seeds, RULES)
 
 
 def test_a_peer_lookup_ends_when_the_peer_itself_answers() -> None:
@@ -695,7 +710,7 @@ ADDR = (b"\x04\x7f\x00\x00\x01\x06\x0f\xa1",)
 
 
 def providers_lookup(seeds: Sequence[PeerId], count: int | None) -> ProvidersLookup:
-    return ProvidersLookup(TARGET, seeds, local=LOCAL, deadline_for=soft_deadline, count=count)
+    return ProvidersLookup(TARGET, seeds, RULES, count=count)
 
 
 def entries(*keys: int, addrs: tuple[bytes, ...] = ADDR) -> list[PeerEntry]:

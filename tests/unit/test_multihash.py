@@ -153,6 +153,7 @@ def test_any_bytes_give_a_multihash_or_a_usage_error(data: bytes) -> None:
         "z" + V0,
         V1[:-1],
         V1 + "!",
+        V1[:-1] + "7",  # bits behind the last byte
         V1.replace("b", "m", 1),
         "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA",
         f"/ipns/{V1}",

@@ -15,6 +15,9 @@ from codio_dht.net.stack.noise_xx import CipherState, Handshake
 
 PATTERN = b"Noise_XX_25519_ChaChaPoly_SHA256"
 
+# The reference warns of fixed ephemeral keys, which are what makes its bytes comparable.
+pytestmark = pytest.mark.filterwarnings("ignore:One of ephemeral keypairs:UserWarning")
+
 keys = st.binary(min_size=32, max_size=32)
 payloads = st.binary(max_size=300)
 
@@ -110,22 +113,12 @@ def compare_transport(
         assert payload == references[not from_initiator].decrypt(sealed)
 
 
-@pytest.mark.parametrize("turn", [1, 2])
-def test_a_message_made_for_another_prologue_is_refused(turn: int) -> None:
-    initiator = Theirs(initiator=True, static=b"s" * 32, ephemeral=b"e" * 32, prologue=b"one")
-    responder = ours(initiator=False, static=b"S" * 32, ephemeral=b"E" * 32, prologue=b"two")
-    sides = (initiator, responder)
-    if turn == 1:
-        mine = ours(initiator=True, static=b"s" * 32, ephemeral=b"e" * 32, prologue=b"two")
-        theirs = Theirs(initiator=False, static=b"S" * 32, ephemeral=b"E" * 32, prologue=b"one")
-        theirs.read(mine.write(b""))
-        with pytest.raises(ProtocolError):
-            mine.read(theirs.write(b""))
-        return
-    responder.read(sides[0].write(b""))
-    responder.write(b"")
-    with pytest.raises(ProtocolError):
-        responder.read(bytes(100))
+def test_a_message_made_for_another_prologue_is_refused() -> None:
+    mine = ours(initiator=True, static=b"s" * 32, ephemeral=b"e" * 32, prologue=b"one")
+    theirs = Theirs(initiator=False, static=b"S" * 32, ephemeral=b"E" * 32, prologue=b"two")
+    theirs.read(mine.write(b""))
+    with pytest.raises(ProtocolError, match="does not authenticate"):
+        mine.read(theirs.write(b""))
 
 
 def public(private: bytes) -> bytes:

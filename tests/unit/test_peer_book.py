@@ -129,6 +129,26 @@ def test_a_peer_that_entered_the_table_by_hearsay_keeps_that_until_it_speaks(
     assert (B,) == book.addrs(P, at(NOW + 1e6))
 
 
+def test_a_provider_that_leaves_is_still_found_for_the_day_it_asked_for(book: PeerBook) -> None:
+    book.identified(P, [A], NOW)
+    book.provided(P, (A,), NOW)
+    book.gone(P, NOW)
+
+    assert (A,) == book.addrs(P, at(NOW + PROVIDER_ADDR_TTL_S - 1))
+
+
+def test_a_peer_back_in_the_table_does_not_bring_back_its_old_addresses(book: PeerBook) -> None:
+    book.identified(P, [A], NOW)
+    book.pin(P)
+    book.gone(P, NOW)
+    book.unpin(P)
+    later = at(NOW + 1e6)
+    book.heard(P, [B], later)
+    book.pin(P)
+
+    assert (B,) == book.addrs(P, later)
+
+
 def test_the_local_peer_is_never_in_the_book(book: PeerBook) -> None:
     book.heard(LOCAL, [A], NOW)
     book.identified(LOCAL, [A], NOW)

@@ -185,7 +185,8 @@ def test_unasked_for_and_repeated_loads_are_harmless() -> None:
     records = on_disk(stored)
     records.loaded(KEY, [stored], NOW)
     records.add(KEY, peer(2), ADDRS, NOW)
-    records.loaded(KEY, [stored], NOW)
+    write_all(records)
+    records.loaded(KEY, [stored], NOW)  # from before the write
     records.load_failed(KEY, NOW)
 
     assert [peer(1), peer(2)] == providers(records, KEY)
@@ -227,6 +228,17 @@ def test_a_full_key_takes_no_new_provider_but_every_refresh() -> None:
     assert records.add(KEY, peer(9), ADDRS, NOW) is AddOutcome.REFUSED_KEY_FULL
     assert records.add(KEY, peer(0), ADDRS, NOW) is AddOutcome.REFRESHED
     assert {3} == {batch.max_per_key for batch in [records.take_flush()] if batch}
+
+
+def test_a_provider_refreshed_while_it_is_being_written_counts_once() -> None:
+    records = ProviderRecords(max_per_key=3)
+    for number in range(2):
+        records.add(KEY, peer(number), ADDRS, NOW)
+    records.take_flush()
+
+    assert records.add(KEY, peer(0), ADDRS, NOW) is AddOutcome.REFRESHED
+    assert records.add(KEY, peer(2), ADDRS, NOW) is AddOutcome.ADDED
+    assert records.add(KEY, peer(3), ADDRS, NOW) is AddOutcome.REFUSED_KEY_FULL
 
 
 def test_full_records_take_no_new_record_but_every_refresh() -> None:

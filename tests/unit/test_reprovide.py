@@ -132,6 +132,15 @@ def test_a_key_removed_and_added_again_is_due_once() -> None:
     assert ([A], None) == plan.due(at(0))
 
 
+def test_a_key_provided_twice_at_the_same_moment_is_due_once() -> None:
+    plan = schedule()
+    plan.add(A, None)
+    plan.provided(A, at(0))
+    plan.provided(A, at(0))
+
+    assert ([A], None) == plan.due(at(12))
+
+
 def test_a_clock_that_was_wrong_delays_no_key_by_more_than_an_interval() -> None:
     plan = schedule()
     plan.add(A, at(100_000))  # announced before a restart, under a clock years ahead

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def suite(tmp_path: Path) -> Path:
     """An empty suite under our conftest and configuration."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    (tmp_path / "tests" / "interop").mkdir(parents=True)
+    (tmp_path / "tests" / "component").mkdir(parents=True)
+    (tmp_path / "tests" / "interop").mkdir()
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path / "tests")
     for module in ("peers.py", "peer_builds.py"):
         shutil.copy(ROOT / "tests" / "interop" / module, tmp_path / "tests" / "interop")
@@ -25,7 +26,7 @@ def suite(tmp_path: Path) -> Path:
 
 
 def run(suite: Path, code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    (suite / "tests" / "test_planted.py").write_text(code)
+    (suite / "tests" / "component" / "test_planted.py").write_text(code)
     without_ci = {name: value for name, value in os.environ.items() if name != "CI"}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
@@ -97,3 +98,18 @@ def test_in_ci_a_skip_that_was_declared_is_a_skip(suite: Path) -> None:
 def test_a_warning_is_a_failure(suite: Path) -> None:
     result = run(suite, "import warnings\ndef test_it():\n    warnings.warn('odd')\n")
     assert result.returncode == 1
+
+
+LEAKING = "import socket\ndef test_it():\n    cycle = [socket.socket()]\n    cycle.append(cycle)\n"
+
+
+def test_a_socket_left_open_fails_the_test_that_left_it(suite: Path) -> None:
+    result = run(suite, LEAKING + "def test_the_next():\n    pass\n")
+    assert result.returncode == 1
+    assert "2 passed, 1 error" in result.stdout
+    assert "ERROR at teardown of test_it " in result.stdout
+
+
+def test_a_socket_may_be_left_open_where_that_is_declared(suite: Path) -> None:
+    declared = LEAKING.replace("def test", "@pytest.mark.leaves_sockets('upstream')\ndef test")
+    assert run(suite, "import pytest\n" + declared).returncode == 0

@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 
 import trio
 from libp2p.abc import IHost, INetConn, INetStream
-from libp2p.custom_types import TProtocol
+from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.network.swarm import Swarm
 from libp2p.rcmgr import Direction
@@ -30,21 +30,32 @@ from multiaddr import Multiaddr
 from codio_dht import __version__
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
-from codio_dht.errors import DeadlineError, DialError, NotRunningError, StreamError, UsageError
+from codio_dht.errors import (
+    DeadlineError,
+    DialError,
+    NotRunningError,
+    StreamError,
+    UnsupportedProtocolError,
+    UsageError,
+)
 from codio_dht.net.dnsaddr import NameServers, SystemNameServers
+from codio_dht.net.event_bus import EventBus
 from codio_dht.net.host import ConnectionInfo, HostEvent, Stream, StreamHandlerFactory
-from codio_dht.net.libp2p_host.addresses import told_addresses
+from codio_dht.net.libp2p_host import identifying
 from codio_dht.net.libp2p_host.connecting import connect
-from codio_dht.net.libp2p_host.events import EventBus
 from codio_dht.net.libp2p_host.guards.apply import Guards, guard_host
+from codio_dht.net.libp2p_host.guards.dialing import is_open
+from codio_dht.net.libp2p_host.guards.upstream import check
 from codio_dht.net.libp2p_host.identifying import Identifier, remote_addr
 from codio_dht.net.libp2p_host.inbound import ActiveStreams, Budget, serve
 from codio_dht.net.libp2p_host.limits import CLOSE_TIMEOUT_S
 from codio_dht.net.libp2p_host.negotiation import question
 from codio_dht.net.libp2p_host.stream import Libp2pStream, Lingering, foreign_errors, reset_quietly
+from codio_dht.net.own_addresses import told_addresses
 
 PING_PROTOCOL: Final = "/ipfs/ping/1.0.0"
 PING_BYTES: Final = 32
+_MOUNTED: Final = "_codio_dht_mounted"
 AGENT: Final = f"codio-dht/{__version__}"
 
 
@@ -77,16 +88,18 @@ class Libp2pHost:
         self._active = ActiveStreams()
         self._budget = Budget()
         self._lingering = Lingering()
-        self._served: set[str] = set()
+        self._served: dict[str, StreamHandlerFn | None] = {}
         self._stack = AsyncExitStack()
         self._running: _Running | None = None
 
     async def __aenter__(self) -> Self:
-        if self._running is not None:
+        if self._running is not None or getattr(self._ihost, _MOUNTED, False):
             raise UsageError("the host is mounted already")
         guards = guard_host(self._ihost)
+        check(identifying.SYMBOLS)
+        setattr(self._ihost, _MOUNTED, True)
         nursery = await self._stack.enter_async_context(trio.open_nursery())
-        bus = EventBus(guards.counters)
+        bus = EventBus(guards.counters.counts)
         identifier = Identifier(
             self._ihost,
             nursery,
@@ -99,6 +112,7 @@ class Libp2pHost:
         )
         self._running = _Running(guards, nursery, bus, identifier)
         nursery.start_soon(self._lingering.run)
+        nursery.start_soon(identifier.run)
         identifier.mount()
         return self
 
@@ -110,6 +124,7 @@ class Libp2pHost:
     ) -> bool | None:
         running = self._state
         running.identifier.unmount()
+        setattr(self._ihost, _MOUNTED, False)
         for protocol in list(self._served):
             self._unserve(protocol)
         self._running = None
@@ -184,7 +199,7 @@ class Libp2pHost:
 
     def _connections_to(self, peer_id: PeerId) -> list[INetConn]:
         connections = self._swarm.get_connections(peer_id.to_libp2p())
-        return [conn for conn in connections if _is_open(conn)]
+        return [conn for conn in connections if is_open(conn)]
 
     # --- outgoing streams -------------------------------------------------------------------------
 
@@ -195,17 +210,22 @@ class Libp2pHost:
         write; should it have changed its mind, the first read raises ``UnsupportedProtocolError``.
         """
         said = self._state.identifier.known.get(peer_id)
-        connections = self._connections_to(peer_id)
-        if not connections:
-            raise StreamError(f"not connected to {peer_id}")
+        failure = StreamError(f"not connected to {peer_id}")
         try:
             with trio.fail_at(deadline):
-                stream = await self._open_on(connections[-1], protocol)
-                if said is None or protocol not in said.protocols:
-                    await self._negotiate(stream)
-                return stream
+                for conn in reversed(self._connections_to(peer_id)):  # the newest first
+                    try:
+                        stream = await self._open_on(conn, protocol)
+                        if said is None or protocol not in said.protocols:
+                            await self._negotiate(stream)
+                        return stream
+                    except UnsupportedProtocolError:
+                        raise
+                    except StreamError as error:
+                        failure = error
         except trio.TooSlowError as error:
             raise DeadlineError(f"no stream to {peer_id} before the deadline") from error
+        raise failure
 
     async def _open_on(self, conn: INetConn, protocol: str) -> Libp2pStream:
         swarm_conn: Any = conn
@@ -301,13 +321,16 @@ class Libp2pHost:
             finally:
                 self._budget.give_back(stream.peer_id)
 
+        handlers: dict[Any, Any] = self._ihost.multiselect.handlers
+        self._served.setdefault(protocol, handlers.get(TProtocol(protocol)))
         self._ihost.set_stream_handler(TProtocol(protocol), handle_stream)
-        self._served.add(protocol)
         running.identifier.self_changed()
 
     def _unserve(self, protocol: str) -> None:
-        self._served.discard(protocol)
+        before = self._served.pop(protocol)  # a protocol that the program served is its again
         self._ihost.remove_stream_handler(TProtocol(protocol))
+        if before is not None:
+            self._ihost.set_stream_handler(TProtocol(protocol), before)
         self._active.end(protocol)
 
     def _adopt(self, net_stream: INetStream, protocol: str) -> Libp2pStream:
@@ -350,10 +373,3 @@ class _Running:
         self.nursery = nursery
         self.bus = bus
         self.identifier = identifier
-
-
-def _is_open(conn: Any) -> bool:
-    if conn.is_closed or conn.muxed_conn.is_closed:
-        return False
-    shutting_down = getattr(conn.muxed_conn, "event_shutting_down", None)
-    return shutting_down is None or not shutting_down.is_set()

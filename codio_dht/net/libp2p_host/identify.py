@@ -24,13 +24,13 @@ from multiaddr import Multiaddr
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import MessageError
 from codio_dht.net.host import PeerIdentified
-from codio_dht.net.libp2p_host.addresses import without_p2p
 from codio_dht.net.libp2p_host.limits import (
     MAX_AGENT_BYTES,
     MAX_IDENTIFY_BYTES,
     MAX_IDENTIFY_PROTOCOLS,
     MAX_PROTOCOL_ID_BYTES,
 )
+from codio_dht.net.own_addresses import without_p2p
 from codio_dht.params import MAX_ADDRS_PER_PEER
 
 IDENTIFY_PROTOCOL: Final = "/ipfs/id/1.0.0"

@@ -27,10 +27,10 @@ from multiaddr import Multiaddr
 
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError
-from codio_dht.net.host import PeerGone, PeerIdentified
-from codio_dht.net.libp2p_host.events import EventBus
+from codio_dht.net.event_bus import EventBus
+from codio_dht.net.host import AddrsChanged, PeerGone, PeerIdentified
 from codio_dht.net.libp2p_host.guards.counters import Counters
-from codio_dht.net.libp2p_host.guards.upstream import Symbol, check, replace
+from codio_dht.net.libp2p_host.guards.upstream import Symbol, replace
 from codio_dht.net.libp2p_host.identify import (
     IDENTIFY_PROTOCOL,
     IDENTIFY_PUSH_PROTOCOL,
@@ -40,10 +40,12 @@ from codio_dht.net.libp2p_host.identify import (
     read_message,
 )
 from codio_dht.net.libp2p_host.limits import (
+    IDENTIFY_ATTEMPTS,
     IDENTIFY_TIMEOUT_S,
     MAX_CONCURRENT_IDENTIFIES,
     MAX_PUSHES,
     READ_CHUNK_BYTES,
+    RECONCILE_INTERVAL_S,
 )
 from codio_dht.net.libp2p_host.stream import Libp2pStream
 
@@ -119,7 +121,6 @@ class Identifier:
 
     def mount(self) -> None:
         """Take over from py-libp2p's identify, and identify who is connected already."""
-        check(SYMBOLS)
         handlers: dict[Any, Any] = self._ihost.multiselect.handlers
         for protocol, handler in (
             (IDENTIFY_PROTOCOL, self._answer),
@@ -153,7 +154,27 @@ class Identifier:
 
     def connected(self, conn: INetConn) -> None:
         """Ask whoever is at the other end."""
-        self._nursery.start_soon(self._identify, conn)
+        self._nursery.start_soon(self._contained, self._identify, conn)
+
+    async def run(self) -> None:
+        """For as long as the host lives, notice what no notification told of: peers that left
+        without one, and addresses of our own that changed with the machine's interfaces."""
+        told = self._addrs()
+        while True:
+            await trio.sleep(RECONCILE_INTERVAL_S)
+            for peer_id in list(self.known):
+                self.disconnected(peer_id)
+            if self._addrs() != told:
+                told = self._addrs()
+                self._bus.emit(AddrsChanged(told))
+                self.self_changed()
+
+    async def _contained(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:
+        try:
+            await work(*args)
+        except Exception as error:  # noqa: BLE001 - the outermost edge of a task of the host
+            self._counters.add("identify_errors")
+            _log.warning("identify raised", exc_info=error)
 
     def disconnected(self, peer_id: PeerId) -> None:
         """Note that a connection ended; the peer is gone with its last."""
@@ -168,16 +189,20 @@ class Identifier:
 
     async def _identify(self, conn: INetConn) -> None:
         peer_id = PeerId.coerce(conn.muxed_conn.peer_id)
-        async with self._limiter:
-            try:
-                with trio.fail_after(IDENTIFY_TIMEOUT_S):
-                    said = await self._ask(conn, peer_id)
-            except (CodioError, trio.TooSlowError) as error:
-                self._counters.add("identify_failed")
-                _log.debug("identify failed", peer=str(peer_id), error=repr(error))
-                return
-            await self._learn(peer_id, said)
-            self._observe(conn, said)
+        for _ in range(IDENTIFY_ATTEMPTS):
+            async with self._limiter:
+                if conn.is_closed:
+                    return
+                try:
+                    with trio.fail_after(IDENTIFY_TIMEOUT_S):
+                        said = await self._ask(conn, peer_id)
+                except (CodioError, trio.TooSlowError) as error:
+                    self._counters.add("identify_failed")
+                    _log.debug("identify failed", peer=str(peer_id), error=repr(error))
+                else:
+                    await self._learn(peer_id, said)
+                    self._observe(conn, said)
+                    return
 
     async def _ask(self, conn: INetConn, peer_id: PeerId) -> Said:
         stream = await self._open_stream(conn, IDENTIFY_PROTOCOL)
@@ -243,7 +268,7 @@ class Identifier:
         if self._push_due:
             return
         self._push_due = True
-        self._nursery.start_soon(self._push_soon)
+        self._nursery.start_soon(self._contained, self._push_soon)
 
     async def _push_soon(self) -> None:
         await trio.lowlevel.checkpoint()

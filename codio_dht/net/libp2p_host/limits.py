@@ -62,6 +62,12 @@ DNS_TIMEOUT_S: Final = 5.0
 IDENTIFY_TIMEOUT_S: Final = 10.0
 """Reading the peer's identify message, from opening the stream, seconds."""
 
+IDENTIFY_ATTEMPTS: Final = 2
+"""A peer that is not identified does not enter the routing table, so it is asked once more."""
+
+RECONCILE_INTERVAL_S: Final = 15.0
+"""How often connections and own addresses are compared with what was told of them, seconds."""
+
 MAX_IDENTIFY_BYTES: Final = 64 * 1024
 """Longest identify message, all of its parts together (js: 8 KiB; go: several of 8 KiB)."""
 
@@ -79,11 +85,6 @@ MAX_CONCURRENT_IDENTIFIES: Final = 64
 
 MAX_PUSHES: Final = 16
 """Identify pushes being sent at once when our protocols or addresses change."""
-
-# --- events ---------------------------------------------------------------------------------------
-
-MAX_EVENTS_PER_SUBSCRIBER: Final = 4_096
-"""Events a subscriber may be behind; past it the oldest are dropped and counted."""
 
 # --- connections ----------------------------------------------------------------------------------
 

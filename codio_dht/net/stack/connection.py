@@ -92,6 +92,7 @@ class Connection:
     """One side of one connection. ``streams`` may be used from ``Established`` on."""
 
     __slots__ = (
+        "_admit",
         "_deadline",
         "_events",
         "_expected",
@@ -122,6 +123,7 @@ class Connection:
         expected: PeerId | None = None,
         pipeline: bool = True,
         wake: Callable[[], None] = lambda: None,
+        admit: Callable[[Authenticated], bool] = lambda _: True,
         limits: YamuxLimits = _DEFAULT_LIMITS,
     ) -> None:
         """A connection over a fresh socket.
@@ -135,6 +137,8 @@ class Connection:
             pipeline: as a dialler, send ahead of the listener's answers.
             wake: called when parked work became ready and ``work_left`` true, possibly from inside
                 a method of this object.
+            admit: asked once, when the peer has proved who it is and before anything else of it
+                is looked at; False ends the connection.
             limits: of the muxer.
         """
         self.stage = Stage.SECURITY
@@ -144,6 +148,7 @@ class Connection:
         self._expected = expected
         self._pipeline = pipeline and initiator
         self._wake = wake
+        self._admit = admit
         self._limits = limits
         self._events: list[ConnectionEvent] = []
         self._out: list[bytes] = []  # as it goes to the socket
@@ -297,6 +302,17 @@ class Connection:
         """The last keep-alive's round trip, seconds."""
         return None if self._yamux is None else self._yamux.rtt
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of all streams that wait for their protocols or for the peer's windows."""
+        yamux = self._yamux
+        return 0 if yamux is None else yamux.unread_bytes + yamux.unsent_bytes
+
+    @property
+    def stream_count(self) -> int:
+        """Streams that are not over."""
+        return 0 if self._yamux is None else self._yamux.stream_count
+
     # --- upgrade ----------------------------------------------------------------------------------
 
     def _upgrade(self, data: bytes, now: Monotonic) -> None:
@@ -341,6 +357,9 @@ class Connection:
         return outcome.rest
 
     def _on_authenticated(self, authenticated: Authenticated, now: Monotonic) -> None:
+        if not self._admit(authenticated):
+            self._end(CapacityError("the peer was not admitted"))
+            return
         if authenticated.muxer is not None:
             self._open_muxer(now)
             self._enter(Stage.OPEN, now)

@@ -441,6 +441,11 @@ class Yamux:
         """See :class:`~codio_dht.net.stack.muxer.Muxer`."""
         return self._streams.values()
 
+    @property
+    def stream_count(self) -> int:
+        """Streams that are not over, of both sides."""
+        return len(self._streams)
+
     def go_away(self, code: int) -> None:
         """See :class:`~codio_dht.net.stack.muxer.Muxer`. Only the first call sends."""
         if not self._going_away:

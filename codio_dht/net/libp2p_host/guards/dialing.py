@@ -77,6 +77,14 @@ class _Dial:
         self.woken.set()
 
 
+def is_open(conn: Any) -> bool:
+    """Whether streams can be opened on a connection: it is neither closed nor about to be."""
+    if conn.is_closed or conn.muxed_conn.is_closed:
+        return False
+    shutting_down = getattr(conn.muxed_conn, "event_shutting_down", None)
+    return shutting_down is None or not shutting_down.is_set()
+
+
 class Dialer:
     """Dials for one swarm."""
 
@@ -123,7 +131,7 @@ class Dialer:
 
     async def dial_peer(self, peer_id: ID) -> list[INetConn]:
         """What ``Swarm.dial_peer`` does, for the addresses in the peer store."""
-        existing = [conn for conn in self._swarm.get_connections(peer_id) if not conn.is_closed]
+        existing = [conn for conn in self._swarm.get_connections(peer_id) if is_open(conn)]
         if existing:
             return existing
         try:
@@ -136,7 +144,7 @@ class Dialer:
 
     def _open_connection(self, peer_id: ID) -> INetConn | None:
         for conn in self._swarm.get_connections(peer_id):
-            if not conn.is_closed:
+            if is_open(conn):
                 return conn
         return None
 

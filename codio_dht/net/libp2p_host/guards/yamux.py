@@ -70,6 +70,7 @@ class GatedConnection:
         wanted = 1 if n is None else n
         while len(self._ready) < wanted:
             if self._pass_next():
+                await self._answer_refused()
                 continue
             data = await self._secured_conn.read(None)
             if not data:
@@ -90,13 +91,15 @@ class GatedConnection:
             self._violation = error
             self._owner.violated(error)
             raise
-        for stream_id in self._gate.refused:
-            self._owner.refuse(stream_id)
-        self._gate.refused.clear()
         if frame is None:
             return False
         self._ready += frame
         return True
+
+    async def _answer_refused(self) -> None:
+        """Reset what the peer may not open; who does not read the resets is not read either."""
+        while self._gate.refused:
+            await self._owner.refuse(self._gate.refused.pop())
 
 
 class GuardedYamux(Yamux):
@@ -194,13 +197,12 @@ class GuardedYamux(Yamux):
         self._counters.add("yamux_violations")
         _log.info("yamux violation", peer=str(self.peer_id), error=str(error))
 
-    def refuse(self, stream_id: int) -> None:
+    async def refuse(self, stream_id: int) -> None:
         """Reset a stream that the peer may not open."""
         self._counters.add("yamux_streams_refused")
-        if not self._outbox.is_dead:
-            self._outbox.put(
-                frame_gate.header(frame_gate.WINDOW_UPDATE, frame_gate.RST, stream_id, 0)
-            )
+        await self._outbox.write(
+            frame_gate.header(frame_gate.WINDOW_UPDATE, frame_gate.RST, stream_id, 0)
+        )
 
     async def _measure_rtt_loop(self) -> None:
         """Upstream's ping loop, which also notices a peer that is gone."""

@@ -6,21 +6,23 @@ dropped and counted.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import trio
 
 from codio_dht.net.host import HostEvent
-from codio_dht.net.libp2p_host.guards.counters import Counters
-from codio_dht.net.libp2p_host.limits import MAX_EVENTS_PER_SUBSCRIBER
+
+MAX_EVENTS_PER_SUBSCRIBER: Final = 4_096
+"""Events a subscriber may be behind; past it the oldest are dropped and counted."""
 
 
 class _Subscriber:
     """One queue, read as an async iterator that ends with the host."""
 
-    def __init__(self, first: Iterable[HostEvent], counters: Counters) -> None:
+    def __init__(self, first: Iterable[HostEvent], counters: Counter[str]) -> None:
         self._events: deque[HostEvent] = deque(first)
         self._counters = counters
         self._ready = trio.Event()
@@ -29,7 +31,7 @@ class _Subscriber:
     def put(self, event: HostEvent) -> None:
         if len(self._events) >= MAX_EVENTS_PER_SUBSCRIBER:
             self._events.popleft()
-            self._counters.add("events_dropped")
+            self._counters["events_dropped"] += 1
         self._events.append(event)
         self._ready.set()
 
@@ -53,7 +55,7 @@ class _Subscriber:
 class EventBus:
     """Hands every event to every subscriber."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counter[str]) -> None:
         self._counters = counters
         self._subscribers: set[_Subscriber] = set()
         self._ended = False

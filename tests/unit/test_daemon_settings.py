@@ -1,0 +1,159 @@
+"""Settings of a daemon: durations, bootstrap lists, Kubo configurations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codio_dht.daemon.service import adopt_identity
+from codio_dht.daemon.settings import (
+    Settings,
+    apply_kubo_config,
+    read_kubo_config,
+    seconds_of,
+)
+from codio_dht.errors import ConfigError, IdentityError, UsageError
+
+HERE = Path("/d")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 90.0),
+        ("1.5s", 1.5),
+        ("250ms", 0.25),
+        ("30m", 1800.0),
+        ("24h", 86400.0),
+        ("2 d", 172800.0),
+    ],
+)
+def test_a_duration_has_a_unit_or_is_seconds(text: str, seconds: float) -> None:
+    assert seconds == seconds_of(text)
+
+
+@pytest.mark.parametrize("text", ["", "0", "0h", "-1", "soon", "1h30m", "1e3", "inf", "9" * 400])
+def test_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        seconds_of(text)
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_positive_duration_or_refused(text: str) -> None:
+    try:
+        seconds = seconds_of(text)
+    except UsageError:
+        return
+    assert 0 < seconds < float("inf")
+
+
+def test_nobody_named_means_the_public_list_and_none_means_nobody() -> None:
+    assert Settings(data_dir=HERE).bootstrap_addrs == ("default",)
+    assert Settings(data_dir=HERE, bootstrap=("none",)).bootstrap_addrs == ()
+    assert Settings(data_dir=HERE, bootstrap=("/a", "/b", "/a")).bootstrap_addrs == ("/a", "/b")
+
+
+def test_none_beside_others_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        _ = Settings(data_dir=HERE, bootstrap=("none", "/a")).bootstrap_addrs
+
+
+# --- Kubo -----------------------------------------------------------------------------------------
+
+
+def kubo(path: Path, **changes: Any) -> Path:
+    """A Kubo config in ``path``."""
+    config: dict[str, Any] = {
+        "Identity": {"PeerID": "12D3", "PrivKey": "CAES"},
+        "Addresses": {
+            "Swarm": [
+                "/ip4/0.0.0.0/tcp/4001",
+                "/ip6/::/udp/4001/quic-v1",
+                "/ip4/0.0.0.0/udp/4001/webrtc-direct",
+                "/ip4/0.0.0.0/udp/4001/quic-v1/webtransport",
+            ],
+            "AppendAnnounce": ["/ip4/192.0.2.1/tcp/4001"],
+            "Announce": [],
+        },
+        "Bootstrap": ["auto", "/dnsaddr/example.org/p2p/12D3"],
+        "Routing": {"Type": "dhtclient"},
+        **changes,
+    }
+    path.write_text(json.dumps(config))
+    return path
+
+
+def test_a_kubo_config_says_what_no_option_said(tmp_path: Path) -> None:
+    config = read_kubo_config(kubo(tmp_path / "config"))
+    assert config.skipped == (
+        "/ip4/0.0.0.0/udp/4001/webrtc-direct",
+        "/ip4/0.0.0.0/udp/4001/quic-v1/webtransport",
+    )
+    settings = apply_kubo_config(Settings(data_dir=HERE), config)
+    assert settings.listen == ("/ip4/0.0.0.0/tcp/4001", "/ip6/::/udp/4001/quic-v1")
+    assert settings.announce == ("/ip4/192.0.2.1/tcp/4001",)
+    assert settings.bootstrap_addrs == ("default", "/dnsaddr/example.org/p2p/12D3")
+    assert settings.mode == "client"
+    said = Settings(
+        data_dir=HERE, listen=("/l",), announce=("/a",), bootstrap=("none",), mode="server"
+    )
+    kept = apply_kubo_config(said, config)
+    assert (kept.listen, kept.announce, kept.bootstrap, kept.mode) == (
+        said.listen,
+        said.announce,
+        said.bootstrap,
+        said.mode,
+    )
+
+
+def test_a_kubo_config_without_bootstrap_peers_means_none(tmp_path: Path) -> None:
+    config = read_kubo_config(kubo(tmp_path / "config", Bootstrap=None))
+    assert apply_kubo_config(Settings(data_dir=HERE), config).bootstrap_addrs == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"Addresses": []}, None),
+        ({"Addresses": "x"}, "Addresses"),
+        ({"Addresses": {"Swarm": "x"}}, "Addresses.Swarm"),
+        ({"Addresses": {"Swarm": [1]}}, "Addresses.Swarm"),
+        ({"Bootstrap": {}}, None),
+        ({"Bootstrap": [None]}, "Bootstrap"),
+        ({"Routing": {"Type": 3}}, "Routing.Type"),
+    ],
+)
+def test_a_kubo_config_of_the_wrong_shape_names_the_key(
+    tmp_path: Path, changes: dict[str, Any], named: str | None
+) -> None:
+    path = kubo(tmp_path / "config", **changes)
+    if named is None:  # empty is as good as absent
+        read_kubo_config(path)
+        return
+    with pytest.raises(ConfigError, match=named):
+        read_kubo_config(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff", b"[" * 60_000, b" " * (5 * 2**20)])
+def test_a_file_that_is_no_kubo_config_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "config").write_bytes(data)
+    with pytest.raises(ConfigError):
+        read_kubo_config(tmp_path / "config")
+
+
+def test_the_private_key_is_in_no_repr(tmp_path: Path) -> None:
+    config = read_kubo_config(kubo(tmp_path / "config"))
+    assert "CAES" not in repr(config)
+    assert "CAES" not in repr(apply_kubo_config(Settings(data_dir=HERE), config))
+
+
+def test_a_config_without_a_key_is_no_identity(tmp_path: Path) -> None:
+    config = read_kubo_config(kubo(tmp_path / "config"))
+    with pytest.raises(IdentityError):
+        adopt_identity(config.text, tmp_path)
+    assert not (tmp_path / "identity.key").exists()
