@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from datetime import timedelta
 from typing import Any, Literal, get_args
 
 from codio_dht import params
@@ -27,7 +26,7 @@ _DURATIONS = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DHTConfig:
-    """Settings of a :class:`~codio_dht.DHTManager`. Durations are seconds or ``timedelta``.
+    """Settings of a :class:`~codio_dht.DHTManager`. Durations are seconds.
 
     Raises:
         ConfigError: a value is impossible; the message names the field and the allowed range.
@@ -104,10 +103,8 @@ class DHTConfig:
 
 
 def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{name} must be seconds or a timedelta, not {value!r}")
+        raise ConfigError(f"{name} must be a number of seconds, not {value!r}")
     if not 0 < value < float("inf"):
         raise ConfigError(f"{name} must be positive and finite, not {value!r}")
     return float(value)

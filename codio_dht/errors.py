@@ -11,7 +11,7 @@ class CodioError(Exception):
     """Base of all errors of this package."""
 
 
-# --- local misuse: the caller's mistake, raised at once, naming the argument -----------------------
+# --- local misuse: the caller's mistake, raised at once, naming the argument ----------------------
 
 
 class UsageError(CodioError, ValueError):

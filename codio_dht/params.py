@@ -96,8 +96,8 @@ MAX_REPLY_CLOSER_ENTRIES: Final = 4 * K
 (twice what a lookup accepts)."""
 
 MAX_REPLY_PROVIDER_ENTRIES: Final = 1_000
-"""Provider entries of one reply that are looked at; later ones are ignored (GO has sent 30,000 in one
-reply: decoding them all would stop everything else for 0.1 s)."""
+"""Provider entries of one reply that are looked at; later ones are ignored (GO has sent 30,000 in
+one reply: decoding them all would stop everything else for 0.1 s)."""
 
 MAX_REQUEST_PROVIDER_ENTRIES: Final = 32
 """Provider entries of one ADD_PROVIDER that are looked at; later ones are ignored (all that count
@@ -241,7 +241,7 @@ MAX_BOOTSTRAP_DIALS: Final = 4
 """Bootstrap peers dialled at a time (GO ``maxNBoostrappers``: 2)."""
 
 BOOTSTRAP_DIAL_TIMEOUT_S: Final = 15.0
-"""Connecting to one bootstrap peer, name resolution included, seconds; there are few, so patient."""
+"""Connecting to one bootstrap peer, name resolution included, seconds: there are few of them."""
 
 PROBE_TIMEOUT_S: Final = 10.0
 """An admission or liveness probe (FIND_NODE for the peer's own id), seconds (GO)."""

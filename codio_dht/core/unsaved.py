@@ -23,7 +23,7 @@ from codio_dht.core.messages import PeerEntry
 from codio_dht.core.peer import PeerId
 from codio_dht.params import FLUSH_BATCH_ROWS, MAX_UNSAVED_BYTES, MAX_UNSAVED_RECORDS
 
-_ROW_OVERHEAD_BYTES = 600
+_ROW_OVERHEAD_BYTES = 660
 """A row with its id, its times and its places in dicts, estimated."""
 
 _ADDR_OVERHEAD_BYTES = 41

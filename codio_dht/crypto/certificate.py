@@ -82,9 +82,7 @@ class OwnCertificate:
 def make_certificate(identity: PrivateKey, now: UnixTime) -> OwnCertificate:
     """A new certificate with which ``identity`` is proven."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name(
-        [x509.NameAttribute(NameOID.SERIAL_NUMBER, str(_random_serial()))]
-    )
+    name = x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, str(_random_serial()))])
     time = datetime.fromtimestamp(now, UTC)
     certificate = (
         x509.CertificateBuilder()

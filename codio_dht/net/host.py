@@ -206,9 +206,7 @@ class Host(Protocol):
         """Every open connection."""
         ...
 
-    def serve(
-        self, protocol: str, factory: StreamHandlerFactory, *, idle_timeout_s: float
-    ) -> None:
+    def serve(self, protocol: str, factory: StreamHandlerFactory, *, idle_timeout_s: float) -> None:
         """Answer ``protocol`` and advertise it in identify. A stream on which nothing arrives for
         ``idle_timeout_s`` is reset."""
         ...

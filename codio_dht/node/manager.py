@@ -46,6 +46,7 @@ from codio_dht.store.interface import OwnKey, SnapshotPeer
 
 if TYPE_CHECKING:
     from libp2p.abc import IHost
+    from libp2p.peer.id import ID
 
 log = structlog.get_logger(__name__)
 
@@ -345,7 +346,7 @@ class DHTManager:
         await node.host.connect(info.peer_id, info.addrs, deadline)
         return info.peer_id
 
-    async def ping(self, peer_id: PeerId | str | bytes) -> float:
+    async def ping(self, peer_id: PeerId | ID | str | bytes) -> float:
         """One round trip of ``/ipfs/ping/1.0.0``, seconds; connects, and finds the peer, if need
         be.
 
@@ -366,7 +367,7 @@ class DHTManager:
             peer, Monotonic(trio.current_time() + self._config.request_timeout)
         )
 
-    async def find_peer(self, peer_id: PeerId | str | bytes) -> list[Multiaddr]:
+    async def find_peer(self, peer_id: PeerId | ID | str | bytes) -> list[Multiaddr]:
         """The addresses of a peer; empty if nobody knows it.
 
         Raises:

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import cast
 
 import trio
-from memory_host import MemoryHost, MemoryNet
 from multiaddr import Multiaddr
 
 from codio_dht import DHTConfig, DHTManager
+from codio_dht.core.clock import Monotonic
 from codio_dht.node.clock import Clock
+from memory_host import MemoryHost, MemoryNet
 
 EPOCH = 1_700_000_000.0
 """Unix time at the start of the virtual clock, on which it then runs."""
+
+
+def host_of(node: DHTManager) -> MemoryHost:
+    return cast(MemoryHost, node._node.host)
+
+
+def soon() -> Monotonic:
+    """A deadline that no memory host needs."""
+    return Monotonic(trio.current_time() + 5)
 
 
 def full_addr(host: MemoryHost) -> Multiaddr:
@@ -51,7 +62,7 @@ async def open_nodes(
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Until ``holds``. Real time passes too: the virtual clock does not wait for the store's thread."""
+    """Until ``holds``. Real time passes too: a virtual clock waits for no thread."""
     for _ in range(20_000):
         if holds():
             return

@@ -34,11 +34,18 @@ from multiaddr import Multiaddr
 
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import StreamError, UsageError
-from codio_dht.net.libp2p_host.guards import dialing, frame_gate, inbound, upstream, yamux
+from codio_dht.net.libp2p_host.guards import (
+    dialing,
+    frame_gate,
+    frame_writer,
+    inbound,
+    upstream,
+    yamux,
+)
 from codio_dht.net.libp2p_host.guards.apply import guard_host
 from codio_dht.net.libp2p_host.guards.frame_gate import FrameGate, FrameViolationError
 from codio_dht.net.libp2p_host.guards.upstream import Symbol, UpstreamMismatchError
-from codio_dht.net.libp2p_host.stream import Libp2pStream, Lingering
+from codio_dht.net.libp2p_host.stream import Libp2pStream, Lingering, foreign_errors
 from libp2p_hosts import (
     ECHO,
     QUIC,
@@ -321,6 +328,41 @@ async def test_r5_a_cancelled_write_leaves_the_connection_whole(guarded: bool) -
         alive = await ping(client, server) and not connection.is_closed
 
     assert alive is guarded
+
+
+async def test_a_socket_that_takes_nothing_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frame_writer, "CONNECTION_WRITE_TIMEOUT_S", 0.2)
+    async with pair(guarded=True) as (_, client):
+        connection = only_connection(client)
+        async with full_socket(connection.muxed_conn):
+            stream = await connection.new_stream()
+            with pytest.raises(StreamError), trio.fail_after(5), foreign_errors("write"):
+                while True:
+                    await stream.write(b"x" * 50_000)
+        await until(lambda: not swarm_of(client).get_connections())
+        counts = guard_host(client).counters.counts
+
+    assert counts["connection_write_errors"] == 1
+
+
+async def test_a_peer_that_answers_nothing_any_more_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(yamux, "KEEPALIVE_TIMEOUT_S", 0.2)
+    async with pair(guarded=False) as (server, client):
+        server_conn, client_conn = only_connection(server), only_connection(client)
+        server_conn.muxed_conn._write_frame = _never  # it reads on, and says nothing
+        with trio.fail_after(5):
+            await client_conn.event_closed.wait()
+        counts = guard_host(client).counters.counts
+
+    assert counts["connections_timed_out"] == 1
+
+
+async def _never(_: bytes) -> None:
+    await trio.sleep_forever()
 
 
 async def test_r5_a_connection_that_was_there_before_the_guards_is_guarded_too() -> None:

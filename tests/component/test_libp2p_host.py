@@ -29,7 +29,7 @@ from codio_dht.errors import (
     UsageError,
 )
 from codio_dht.net import event_bus
-from codio_dht.net.host import Parked, PeerGone, PeerIdentified, Reset, Stream
+from codio_dht.net.host import AddrsChanged, Parked, PeerGone, PeerIdentified, Reset, Stream
 from codio_dht.net.libp2p_host import Libp2pHost, identifying, inbound, make_libp2p_host
 from codio_dht.net.libp2p_host.guards.upstream import replace
 from codio_dht.net.libp2p_host.identify import (
@@ -222,7 +222,7 @@ async def test_an_idle_stream_is_reset_and_a_busy_one_is_not() -> None:
         for number in range(5):
             await trio.sleep(0.1)
             answers.append(await ask(stream, b"%d" % number))
-        with pytest.raises(StreamError):
+        with trio.fail_after(5), pytest.raises(StreamError):
             await stream.read(1)
         idle = server.stats()["inbound_streams_idle"]
 
@@ -396,7 +396,7 @@ async def test_unserve_resets_the_streams_and_stops_advertising_the_protocol() -
         stream = await client.open_stream(server.peer_id, ECHO, soon())
         await ask(stream, b"x")
         server.unserve(ECHO)
-        with pytest.raises(StreamError):
+        with trio.fail_after(5), pytest.raises(StreamError):
             await stream.read(1)
         after = await next_event(
             client, lambda e: isinstance(e, PeerIdentified) and ECHO not in e.protocols
@@ -621,7 +621,7 @@ async def test_an_identify_message_that_is_none_is_counted_and_nothing_else(answ
     async with made_host() as server, made_host() as client:
         server.serve_stream(IDENTIFY_PROTOCOL, rubbish)
         await connect(client, server)
-        await until(lambda: client.stats().get("identify_failed") == 1)
+        await until(lambda: client.stats().get("identify_failed") == 2)  # it is asked twice
         rtt = await client.ping(server.peer_id, soon())
 
     assert rtt > 0
@@ -790,6 +790,84 @@ async def test_mounting_on_a_programs_host_leaves_its_protocols_alone() -> None:
     assert (ours, greeting, greeting_after) == (b"ours", b"program", b"program")
     assert after == before
     assert rtt > 0
+
+
+async def test_a_protocol_that_the_program_served_is_its_own_again_afterwards() -> None:
+    async def greet(stream: object) -> None:
+        await stream.write(b"program")  # type: ignore[attr-defined]
+        await stream.close()  # type: ignore[attr-defined]
+
+    async with upstream_host(guarded=False) as ihost, made_host() as client:
+        lh.serve_upstream(ihost, ECHO, greet)
+        async with Libp2pHost(ihost) as host:
+            await client.connect(host.peer_id, host.addrs, soon())
+            for _ in range(2):  # serving twice replaces ours, not the program's
+                host.serve(ECHO, Echoes(), idle_timeout_s=IDLE_S)
+            ours = await ask(await client.open_stream(host.peer_id, ECHO, soon()), b"ours")
+            host.unserve(ECHO)
+            theirs = await (await client.open_stream(host.peer_id, ECHO, soon())).read(100)
+
+    assert (ours, theirs) == (b"ours", b"program")
+
+
+async def test_a_host_is_mounted_on_once_at_a_time() -> None:
+    async with upstream_host(guarded=False) as ihost, Libp2pHost(ihost):
+        with pytest.raises(UsageError, match="mounted already"):
+            async with Libp2pHost(ihost):
+                raise AssertionError("mounted twice")
+
+
+async def test_a_peer_that_left_without_notice_is_found_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(identifying, "RECONCILE_INTERVAL_S", 0.05)
+    async with made_host() as server, made_host() as client:
+        await connect(client, server)
+        await identified(client, server.peer_id)
+        client._swarm.notifees.clear()  # nobody is told of anything any more
+        await client.disconnect(server.peer_id)
+        with trio.fail_after(5):
+            await next_event(client, lambda event: event == PeerGone(server.peer_id))
+
+
+async def test_addresses_that_change_are_told_and_pushed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identifying, "RECONCILE_INTERVAL_S", 0.05)
+    new = Multiaddr("/ip4/192.0.2.9/tcp/4001")
+    async with made_host() as server, made_host() as client:
+        await connect(client, server)
+        await identified(client, server.peer_id)
+        await identified(server, client.peer_id)
+        async with server.events() as of_server:
+            server._announce = (new,)  # as if the machine's interfaces had changed
+            with trio.fail_after(5):
+                while not isinstance(event := await anext(of_server), AddrsChanged):
+                    pass
+        pushed = await next_event(
+            client, lambda e: isinstance(e, PeerIdentified) and e.addrs == (new,)
+        )
+
+    assert event == AddrsChanged((new,))
+    assert isinstance(pushed, PeerIdentified)
+
+
+async def test_a_peer_whose_identify_fails_is_asked_once_more() -> None:
+    asked: list[int] = []
+
+    async with made_host() as server, made_host() as client:
+        answer = server._state.identifier._answer
+
+        async def fail_first(stream: Stream) -> None:
+            asked.append(1)
+            if len(asked) == 1:
+                raise RuntimeError("not now")
+            await answer(stream._net_stream)  # type: ignore[attr-defined]
+
+        server.serve_stream(IDENTIFY_PROTOCOL, fail_first)
+        await connect(client, server)
+        said = await identified(client, server.peer_id)
+
+    assert len(asked) == 2
+    assert said.agent == f"codio-dht/{__version__}"
 
 
 async def test_a_host_that_is_not_py_libp2ps_is_refused() -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ NEW_NAMESPACE = ["unshare", "--user", "--map-root-user", "--net"]
 DAEMON = ["daemon", "--json", "--bootstrap", "default", "--listen", "/ip4/0.0.0.0/tcp/0"]
 
 
-def stats(data_dir: Path) -> dict:
+def stats(data_dir: Path) -> Any:
     done = subprocess.run(
         [*CLI, "stats", "--json", "--data-dir", str(data_dir)],
         capture_output=True,
@@ -52,6 +53,7 @@ def test_a_daemon_without_a_route_stays_up_says_so_and_retries_with_back_off(
             stderr=errors,
             cwd=ROOT,
         )
+    assert process.stdout is not None
     try:
         assert json.loads(process.stdout.readline())["ready"] is True
         retries = re.compile(rb'"retry_in_s": ?([0-9.]+)')

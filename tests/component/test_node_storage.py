@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-from memory_host import MemoryNet
-from nodes import EPOCH, full_addr, memory_net, open_nodes, settle, until
 
 from codio_dht import DHTManager
 from codio_dht.core.keyspace import key_of
@@ -19,6 +17,8 @@ from codio_dht.errors import StorageError
 from codio_dht.node.clock import Clock
 from codio_dht.params import KAD_PROTOCOL
 from codio_dht.wire.codec import encode_request
+from memory_host import MemoryNet
+from nodes import EPOCH, full_addr, host_of, memory_net, open_nodes, settle, soon, until
 
 CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
 RECORDS = 20_000
@@ -47,7 +47,7 @@ def add_providers(host, count: int) -> list[bytes]:
 async def test_records_own_keys_and_known_peers_survive_a_restart(autojump_clock, tmp_path):
     async with memory_net(0.01) as net, open_nodes(net, 3) as nodes:
         await settle(nodes, 2)
-        seed = full_addr(nodes[0]._node.host)
+        seed = full_addr(host_of(nodes[0]))
         async with opened(net, 40, tmp_path, bootstrap=[seed]) as node:
             await settle([node, *nodes], 3)
             await node.provide(CID)
@@ -67,7 +67,7 @@ def _key(cid):
 async def test_remembered_peers_that_are_gone_do_not_enter_the_table(autojump_clock, tmp_path):
     async with memory_net(0.01) as net:
         async with open_nodes(net, 3) as nodes:
-            seed = full_addr(nodes[0]._node.host)
+            seed = full_addr(host_of(nodes[0]))
             async with opened(net, 40, tmp_path, bootstrap=[seed]) as node:
                 await settle([node, *nodes], 3)
             gone = [node.peer_id for node in nodes]
@@ -103,7 +103,7 @@ async def test_the_event_loop_is_never_blocked_while_20_000_records_are_stored(t
 
         storage.store.flush = watched_flush
         client = net.host(2)
-        await client.connect(server.peer_id, server.addrs, trio.current_time() + 5)
+        await client.connect(server.peer_id, server.addrs, soon())
         requests = add_providers(client, RECORDS)
         longest = 0.0
 
@@ -116,9 +116,7 @@ async def test_the_event_loop_is_never_blocked_while_20_000_records_are_stored(t
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch)
-            stream = await client.open_stream(
-                server.peer_id, KAD_PROTOCOL, trio.current_time() + 5
-            )
+            stream = await client.open_stream(server.peer_id, KAD_PROTOCOL, soon())
             for begin in range(0, RECORDS, 500):  # as large as a read of a socket
                 await stream.write(b"".join(requests[begin : begin + 500]))
             with trio.fail_after(60):
@@ -143,8 +141,8 @@ async def test_a_store_that_cannot_write_loses_nothing_and_stops_nothing(autojum
 
         storage.store.flush = failing_flush
         client = net.host(2)
-        await client.connect(server.peer_id, server.addrs, trio.current_time() + 5)
-        stream = await client.open_stream(server.peer_id, KAD_PROTOCOL, trio.current_time() + 5)
+        await client.connect(server.peer_id, server.addrs, soon())
+        stream = await client.open_stream(server.peer_id, KAD_PROTOCOL, soon())
         await stream.write(b"".join(add_providers(client, 100)))
         await until(lambda: server.stats().storage.get("flush_failed", 0) >= 2)
         assert server.stats().num_providers == 100
@@ -158,8 +156,8 @@ async def test_a_store_that_cannot_write_loses_nothing_and_stops_nothing(autojum
 async def test_expired_records_leave_the_disk(autojump_clock, tmp_path):
     async with memory_net() as net, opened(net, 1, tmp_path) as server:
         client = net.host(2)
-        await client.connect(server.peer_id, server.addrs, trio.current_time() + 5)
-        stream = await client.open_stream(server.peer_id, KAD_PROTOCOL, trio.current_time() + 5)
+        await client.connect(server.peer_id, server.addrs, soon())
+        stream = await client.open_stream(server.peer_id, KAD_PROTOCOL, soon())
         await stream.write(b"".join(add_providers(client, 50)))
         await until(lambda: server.stats().storage.get("rows_written", 0) == 50)
         assert server.stats().num_providers == 50

@@ -190,28 +190,28 @@ async def test_what_we_provide_sits_on_the_twenty_closest_go_peers(go: PeerLaunc
 
 @pytest.mark.conformance("c06", "c18")
 async def test_go_sees_the_same_refusals_from_us_as_from_go(go: PeerLauncher) -> None:
-    async with go.start(count=2, seed="refusals", refresh=False) as (theirs, asking):
-        async with open_node() as ours:
-            await asking.connect(theirs.addr)
-            await asking.connect(f"{ours.addrs[0]}/p2p/{ours.peer_id}")
-            requests = {
-                "empty FIND_NODE": b"\x08\x04",
-                "empty GET_PROVIDERS": b"\x08\x03",
-                "long GET_PROVIDERS": b"\x08\x03\x12\x51" + bytes(81),
-                "80 byte GET_PROVIDERS": b"\x08\x03\x12\x50" + bytes(80),
-                "empty GET_VALUE": b"\x08\x01",
-                "PUT_VALUE without a record": b"\x12\x01x",
-                "ADD_PROVIDER without a provider": b"\x08\x02\x12\x01x",
-                "unknown type": b"\x08\x63\x12\x01x",
-                "not protobuf": b"\xff\xff\xff",
-                "PING": b"\x08\x05",
-            }
-            for name, request in requests.items():
-                outcomes = [
-                    (await asking.raw_rpc(peer_id, request, timeout_s=3)).outcome
-                    for peer_id in (theirs.peer_id, str(ours.peer_id))
-                ]
-                assert outcomes[0] == outcomes[1], name
+    swarm = go.start(count=2, seed="refusals", refresh=False)
+    async with swarm as (theirs, asking), open_node() as ours:
+        await asking.connect(theirs.addr)
+        await asking.connect(f"{ours.addrs[0]}/p2p/{ours.peer_id}")
+        requests = {
+            "empty FIND_NODE": b"\x08\x04",
+            "empty GET_PROVIDERS": b"\x08\x03",
+            "long GET_PROVIDERS": b"\x08\x03\x12\x51" + bytes(81),
+            "80 byte GET_PROVIDERS": b"\x08\x03\x12\x50" + bytes(80),
+            "empty GET_VALUE": b"\x08\x01",
+            "PUT_VALUE without a record": b"\x12\x01x",
+            "ADD_PROVIDER without a provider": b"\x08\x02\x12\x01x",
+            "unknown type": b"\x08\x63\x12\x01x",
+            "not protobuf": b"\xff\xff\xff",
+            "PING": b"\x08\x05",
+        }
+        for name, request in requests.items():
+            outcomes = [
+                (await asking.raw_rpc(peer_id, request, timeout_s=3)).outcome
+                for peer_id in (theirs.peer_id, str(ours.peer_id))
+            ]
+            assert outcomes[0] == outcomes[1], name
 
 
 async def test_a_node_with_quic_and_tls_is_reached_by_go_both_ways(go: PeerLauncher) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -31,8 +32,9 @@ async def find_for_ever(ended, found):
         ended.set()
 
 
-async def start(nursery, find, failures=None) -> ProviderStream:
-    stream = ProviderStream(lambda entry: entry)
+async def start(nursery, find, failures=None) -> Any:
+    info: Any = lambda entry: entry  # noqa: E731
+    stream = ProviderStream(info)
     nursery.start_soon(run_search, stream.search, find, Counter() if failures is None else failures)
     await trio.testing.wait_all_tasks_blocked()
     return stream
@@ -83,7 +85,7 @@ async def test_a_bug_in_a_search_is_counted_and_does_not_end_the_node(autojump_c
     async def find(found):
         raise ZeroDivisionError
 
-    failures = Counter()
+    failures: Counter[str] = Counter()
     async with trio.open_nursery() as nursery:
         stream = await start(nursery, find, failures)
         with pytest.raises(ZeroDivisionError):

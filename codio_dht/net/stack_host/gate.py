@@ -1,0 +1,105 @@
+"""Whom this node talks to: deny and allow lists by IP, network (CIDR) and peer id.
+
+Who is on an allow list is let in whatever the deny lists say, and is not counted by the limits per
+IP and subnet. So ``Gate(deny=["0.0.0.0/0", "::/0"], allow=["192.0.2.0/24"])`` talks to one network
+only. Applies to both directions; looked at before a socket is served, before one is dialled, and
+when a peer has proved who it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Final
+
+from codio_dht.core.peer import PeerId
+from codio_dht.errors import PeerIdError, UsageError
+from codio_dht.net.stack_host.targets import Ip
+
+_Network = IPv4Network | IPv6Network
+
+MAX_ENTRIES: Final = 10_000
+"""Entries of one list: each network is looked at for every new socket."""
+
+
+class _List:
+    """One list, taken apart into what can be looked up."""
+
+    def __init__(self, entries: Iterable[str | PeerId], name: str) -> None:
+        self.peers: set[PeerId] = set()
+        self.ips: set[bytes] = set()
+        self.networks: list[tuple[int, int, int]] = []
+        for count, entry in enumerate(entries):
+            if count >= MAX_ENTRIES:
+                raise UsageError(f"{name}: more than {MAX_ENTRIES} entries")
+            self._add(entry, name)
+
+    def _add(self, entry: str | PeerId, name: str) -> None:
+        if isinstance(entry, PeerId):
+            self.peers.add(entry)
+            return
+        try:
+            network: _Network = ip_network(entry, strict=False)
+        except ValueError:
+            try:
+                self.peers.add(PeerId.from_string(entry))
+            except PeerIdError as error:
+                raise UsageError(f"{name}: {entry!r} is no IP, network or peer id") from error
+            return
+        if network.prefixlen == network.max_prefixlen:
+            self.ips.add(network.network_address.packed)
+        else:
+            self.networks.append(
+                (
+                    network.max_prefixlen // 8,
+                    int(network.netmask),
+                    int(network.network_address),
+                )
+            )
+
+    def has_ip(self, packed: bytes) -> bool:
+        """Whether an IP, or a network that it is in, is listed."""
+        if packed in self.ips:
+            return True
+        if not self.networks:
+            return False
+        size, number = len(packed), int.from_bytes(packed, "big")
+        return any(
+            size == width and number & mask == network for width, mask, network in self.networks
+        )
+
+
+class Gate:
+    """See the module.
+
+    Raises:
+        UsageError: an entry is neither an IP, nor a network, nor a peer id.
+    """
+
+    def __init__(
+        self, deny: Iterable[str | PeerId] = (), allow: Iterable[str | PeerId] = ()
+    ) -> None:
+        self._deny = _List(deny, "deny")
+        self._allow = _List(allow, "allow")
+
+    def admits_ip(self, ip: Ip) -> bool:
+        """Whether to talk to this address at all; a peer id may still be allowed or denied."""
+        return (
+            self.favours_ip(ip)
+            or not self._deny.has_ip(ip.packed)
+            or bool(self._allow.peers)  # it may turn out to be one of these
+        )
+
+    def admits(self, ip: Ip, peer_id: PeerId) -> bool:
+        """Whether to talk to this peer at this address."""
+        if self.favours(ip, peer_id):
+            return True
+        return peer_id not in self._deny.peers and not self._deny.has_ip(ip.packed)
+
+    def favours_ip(self, ip: Ip) -> bool:
+        """Whether the address is on the allow list."""
+        return self._allow.has_ip(ip.packed)
+
+    def favours(self, ip: Ip, peer_id: PeerId) -> bool:
+        """Whether the address or the peer is on the allow list."""
+        return peer_id in self._allow.peers or self._allow.has_ip(ip.packed)

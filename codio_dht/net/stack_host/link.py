@@ -1,0 +1,346 @@
+"""What the host sees of one connection, whatever carries it; and the seam for other transports.
+
+A :class:`Link` has the streams of one peer and says when they have something to send. The TCP link
+is :class:`~codio_dht.net.stack_host.pump.Pump`; a QUIC link would be the other. The host never
+looks below. States, as ``state`` tells::
+
+    PENDING --authenticated--> OPEN --> ENDED
+       +-------------------------------> ENDED
+
+A :class:`ChannelUser` stands at the local end of each channel that has no handler: a stream of the
+node, or identify.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+import structlog
+import trio
+from multiaddr import Multiaddr
+
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.peer import PeerId
+from codio_dht.errors import CodioError
+from codio_dht.net.stack.channel import (
+    Channel,
+    ChannelAccepted,
+    ChannelData,
+    ChannelEof,
+    ChannelReady,
+    ChannelRefused,
+    ChannelReset,
+    ChannelWritable,
+    ServedProtocols,
+    StreamFault,
+)
+from codio_dht.net.stack.connection import ConnectionEnded, ConnectionEvent, Established
+from codio_dht.net.stack.muxer import GoAway, Violation
+from codio_dht.net.stack.security import Authenticated, Security
+from codio_dht.net.stack.streams import Streams
+from codio_dht.net.stack_host.limits import Limits
+from codio_dht.net.stack_host.targets import Target
+
+_log = structlog.get_logger(__name__)
+
+
+def now() -> Monotonic:
+    """This moment on the host's clock."""
+    return Monotonic(trio.current_time())
+
+
+class LinkState(Enum):
+    """See the module."""
+
+    PENDING = auto()
+    OPEN = auto()
+    ENDED = auto()
+
+
+class ChannelUser(Protocol):
+    """The local end of a channel. Called from inside the link; must not raise or wait."""
+
+    def on_ready(self) -> None:
+        """The peer agreed to the protocol."""
+        ...
+
+    def on_refused(self) -> None:
+        """The peer does not speak it; the channel is over."""
+        ...
+
+    def on_data(self, data: bytes) -> None:
+        """Bytes arrived; whoever takes them consumes them."""
+        ...
+
+    def on_eof(self) -> None:
+        """The peer finished sending."""
+        ...
+
+    def on_reset(self, reason: str) -> None:
+        """The channel is over."""
+        ...
+
+    def on_writable(self) -> None:
+        """What waited for the peer's window has left."""
+        ...
+
+
+class LinkOwner(Protocol):
+    """Whom a link tells what happens to it. Called from inside the link; must not raise or wait."""
+
+    def admit(self, link: Link, authenticated: Authenticated) -> bool:
+        """Whether to go on with this peer."""
+        ...
+
+    def on_established(self, link: Link) -> None:
+        """The link is open. Streams opened now leave in its next flight."""
+        ...
+
+    def on_accepted(self, link: Link, channel: Channel) -> None:
+        """The peer opened a stream of a protocol without a handler; give the channel a user."""
+        ...
+
+    def on_ended(self, link: Link) -> None:
+        """The link is over, whether or not it was open; told once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LinkContext:
+    """What all links of a host share."""
+
+    owner: LinkOwner
+    nursery: trio.Nursery
+    securities: Sequence[Security]
+    served: ServedProtocols
+    limits: Limits
+    counters: Counter[str]
+
+
+class DialFailedError(CodioError):
+    """One address did not lead to the peer."""
+
+    def __init__(self, kind: DialFailure, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+class DialFailure(Enum):
+    """Why: decides how long the address is left alone."""
+
+    REFUSED = auto()
+    """The machine said no, or there is no way to it."""
+    SILENT = auto()
+    """No answer in time."""
+    STRANGER = auto()
+    """Somebody answered, who is not this peer or speaks no libp2p."""
+    LOCAL = auto()
+    """This machine could not; nothing is said of the address."""
+
+
+class Transport(Protocol):
+    """A way to make links: TCP here, QUIC beside it. ``listen`` and ``close`` belong together."""
+
+    def can_dial(self, target: Target) -> bool:
+        """Whether this transport carries connections to ``target``."""
+        ...
+
+    async def dial(self, target: Target, peer_id: PeerId) -> Link:
+        """An open link to ``peer_id``; bounded in time. A cancelled dial leaves nothing behind.
+
+        Raises:
+            DialFailedError: there is none to be had.
+        """
+        ...
+
+    def can_listen(self, target: Target) -> bool:
+        """Whether this transport can listen on ``target``."""
+        ...
+
+    def listen(self, target: Target) -> Multiaddr:
+        """Bind and listen; the address with its real port.
+
+        Raises:
+            OSError: the system refused.
+        """
+        ...
+
+    def start(self) -> None:
+        """Serve what is listened on, in tasks of the host's nursery."""
+        ...
+
+    def close(self) -> None:
+        """Listen no more."""
+        ...
+
+
+class Link(ABC):
+    """One connection. Subclasses carry its bytes."""
+
+    __slots__ = (
+        "__weakref__",
+        "_capacity_freed",
+        "context",
+        "error",
+        "going_away",
+        "identify_deadline",
+        "inbound",
+        "last_active",
+        "opened_at",
+        "peer_id",
+        "pipelining_refused",
+        "security",
+        "settled",
+        "state",
+        "target",
+    )
+
+    def __init__(self, context: LinkContext, target: Target, *, inbound: bool) -> None:
+        self.context = context
+        self.target = target
+        self.inbound = inbound
+        self.state = LinkState.PENDING
+        self.peer_id: PeerId | None = None
+        self.security = ""
+        self.opened_at = self.last_active = now()
+        self.going_away = False
+        self.error: CodioError | None = None
+        self.pipelining_refused = False
+        self.settled: trio.Event | None = None
+        """Set when no longer pending; made by a dialler that waits for that."""
+        self.identify_deadline: Monotonic | None = None
+        self._capacity_freed: trio.Event | None = None
+
+    # --- what carries it --------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def streams(self) -> Streams:
+        """Its streams.
+
+        Raises:
+            StreamError: the link is not open.
+        """
+
+    @property
+    @abstractmethod
+    def stream_count(self) -> int:
+        """Streams that are not over."""
+
+    @property
+    @abstractmethod
+    def held_bytes(self) -> int:
+        """Bytes held for it on this side, whatever they wait for."""
+
+    @property
+    @abstractmethod
+    def congested(self) -> bool:
+        """Whether a writer should wait (``drained``) before it hands over more."""
+
+    @abstractmethod
+    async def drained(self) -> None:
+        """Until it is no longer congested, or over."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Send what is ready. Never waits, never raises."""
+
+    @abstractmethod
+    def on_timeout(self, moment: Monotonic) -> None:
+        """Look at deadlines; harmless when early."""
+
+    @abstractmethod
+    def end(self, reason: CodioError | None = None) -> None:
+        """End it from this side, telling the peer as far as that can be done at once. Idempotent.
+        ``reason`` is what ``error`` then says."""
+
+    # --- for the host -----------------------------------------------------------------------------
+
+    @property
+    def usable(self) -> bool:
+        """Whether new streams may be opened."""
+        return self.state is LinkState.OPEN and not self.going_away
+
+    async def capacity(self) -> None:
+        """Until a stream of this link has moved on, so that opening may be tried again."""
+        if self._capacity_freed is None:
+            self._capacity_freed = trio.Event()
+        await self._capacity_freed.wait()
+
+    # --- events -----------------------------------------------------------------------------------
+
+    def handle(self, events: Sequence[ConnectionEvent]) -> None:
+        """Hand what happened to whom it concerns."""
+        for event in events:
+            match event:
+                case ChannelData(channel, data):
+                    channel.user.on_data(data)
+                case ChannelEof(channel):
+                    channel.user.on_eof()
+                case ChannelReady(channel):
+                    channel.user.on_ready()
+                case ChannelWritable(channel):
+                    channel.user.on_writable()
+                case ChannelReset(channel, reason):
+                    self._tell_reset(channel, reason)
+                case ChannelRefused(channel):
+                    channel.user.on_refused()
+                case ChannelAccepted(channel):
+                    self.context.owner.on_accepted(self, channel)
+                case StreamFault():
+                    self._count_fault(event)
+                case GoAway():
+                    self.going_away = True
+                case Established(peer_id, _, security):
+                    self._on_established(peer_id, security)
+                case ConnectionEnded(error, pipelining_refused):
+                    self.pipelining_refused = pipelining_refused
+                    self._on_ended(error)
+                case Violation():  # the connection turns it into its end
+                    pass
+        freed = self._capacity_freed
+        if freed is not None:
+            self._capacity_freed = None
+            freed.set()
+
+    def _tell_reset(self, channel: Channel, reason: str) -> None:
+        if channel.user is not None:
+            channel.user.on_reset(reason)
+
+    def _count_fault(self, fault: StreamFault) -> None:
+        counters = self.context.counters
+        counters[f"stream_reset:{fault.reason}"] += 1
+        if fault.error is not None:
+            counters["stream_handler_errors"] += 1
+            _log.warning("stream handler raised", protocol=fault.protocol, exc_info=fault.error)
+
+    def _on_established(self, peer_id: PeerId, security: str) -> None:
+        self.state = LinkState.OPEN
+        self.peer_id = peer_id
+        self.security = security
+        self.opened_at = self.last_active = now()
+        self.context.owner.on_established(self)
+        self._settle()
+
+    def _on_ended(self, error: CodioError | None) -> None:
+        if self.state is LinkState.ENDED:
+            return
+        self.state = LinkState.ENDED
+        if self.error is None:
+            self.error = error
+        self._closed()
+        self.context.owner.on_ended(self)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self.settled is not None:
+            self.settled.set()
+
+    @abstractmethod
+    def _closed(self) -> None:
+        """The link is over: send the last bytes, and give back what carries it."""

@@ -1,0 +1,153 @@
+"""Addresses as sockets see them: what can be dialled, in which order, and which network it is in.
+
+Decides what a binary multiaddr means to a transport. Never resolves a name and never opens a
+socket.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import chain, zip_longest
+from typing import Any, Final
+
+from multiaddr import Multiaddr
+
+from codio_dht.core.addresses import (
+    P_IP4,
+    P_IP6,
+    P_QUIC_V1,
+    P_TCP,
+    P_UDP,
+    Reach,
+    reach,
+    split,
+    strip_peer_id,
+)
+from codio_dht.core.peer import PeerId
+from codio_dht.errors import AddressError
+
+_TCP: Final = (P_TCP,)
+_QUIC: Final = (P_UDP, P_QUIC_V1)
+_LOCAL: Final = frozenset({Reach.LOOPBACK, Reach.PRIVATE, Reach.LINK_LOCAL})
+_REACH_ORDER: Final = (Reach.PUBLIC, Reach.PRIVATE, Reach.LOOPBACK)
+"""Dialled in this order; what is left comes last."""
+_IP6_IP_BYTES: Final = 7
+_IP6_SUBNET_BYTES: Final = 6
+_IP4_SUBNET_BYTES: Final = 3
+
+
+class Carrier(Enum):
+    """What carries a connection, best first: QUIC needs a round trip less."""
+
+    QUIC = "quic"
+    TCP = "tcp"
+
+
+@dataclass(frozen=True, slots=True)
+class Ip:
+    """A machine's address, and the networks that limits are counted by."""
+
+    packed: bytes
+    local: bool
+    """Loopback, private or link-local."""
+
+    @property
+    def one(self) -> bytes:
+        """What counts as one user: an IPv4 address or an IPv6 /56."""
+        return self.packed if len(self.packed) == 4 else self.packed[:_IP6_IP_BYTES]
+
+    @property
+    def subnet(self) -> bytes:
+        """The IPv4 /24 or IPv6 /48."""
+        return self.packed[: _IP4_SUBNET_BYTES if len(self.packed) == 4 else _IP6_SUBNET_BYTES]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to dial, or where somebody dialled from."""
+
+    addr: bytes
+    """As a binary multiaddr, without ``/p2p``."""
+    carrier: Carrier
+    ip: Ip
+    host: str
+    port: int
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        """For the socket."""
+        return socket.AF_INET if len(self.ip.packed) == 4 else socket.AF_INET6
+
+    def __str__(self) -> str:
+        return str(Multiaddr(self.addr))
+
+
+def parse(addr: bytes) -> Target | None:
+    """What ``addr`` (without ``/p2p``) means to TCP or QUIC; None if it means nothing to them."""
+    try:
+        (family, packed), *rest = split(addr)
+    except AddressError:
+        return None
+    if family not in (P_IP4, P_IP6) or not rest:
+        return None
+    match tuple(code for code, _ in rest):
+        case codes if codes == _TCP:
+            carrier = Carrier.TCP
+        case codes if codes == _QUIC:
+            carrier = Carrier.QUIC
+        case _:
+            return None
+    ip = ip_address(packed)
+    return Target(
+        addr=addr,
+        carrier=carrier,
+        ip=Ip(packed, reach(addr) in _LOCAL),
+        host=str(ip),
+        port=int.from_bytes(rest[0][1], "big"),
+    )
+
+
+def dial_target(addr: Multiaddr, peer_id: PeerId) -> Target | None:
+    """Where ``addr`` leads to, if it may lead to ``peer_id`` and can be dialled at all."""
+    data = strip_peer_id(addr.to_bytes(), peer_id)
+    target = None if data is None else parse(data)
+    if target is None or not target.port:
+        return None
+    ip = ip_address(target.ip.packed)
+    return None if ip.is_unspecified or ip.is_multicast else target
+
+
+def of_socket(name: tuple[Any, ...]) -> Target:
+    """The TCP address in the form that ``getpeername`` and ``accept`` give it."""
+    text, port = str(name[0]).partition("%")[0], int(name[1])
+    ip: IPv4Address | IPv6Address = ip_address(text)
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    code = P_IP4 if ip.version == 4 else P_IP6
+    addr = bytes([code]) + ip.packed + bytes([P_TCP]) + port.to_bytes(2, "big")
+    return Target(addr, Carrier.TCP, Ip(ip.packed, reach(addr) in _LOCAL), str(ip), port)
+
+
+def ranked(targets: Iterable[Target]) -> list[Target]:
+    """In the order of dialling: public addresses first, QUIC before TCP, and IPv6 and IPv4 in turn
+    (RFC 8305, section 4)."""
+    shelves: dict[tuple[int, int], tuple[list[Target], list[Target]]] = {}
+    for target in targets:
+        shelf = shelves.setdefault(_shelf(target), ([], []))
+        shelf[target.family == socket.AF_INET].append(target)
+    return [
+        target
+        for key in sorted(shelves)
+        for target in chain.from_iterable(zip_longest(*shelves[key]))
+        if target is not None
+    ]
+
+
+def _shelf(target: Target) -> tuple[int, int]:
+    how_far = reach(target.addr)
+    near = _REACH_ORDER.index(how_far) if how_far in _REACH_ORDER else len(_REACH_ORDER)
+    return near, 0 if target.carrier is Carrier.QUIC else 1
