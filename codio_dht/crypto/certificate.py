@@ -119,9 +119,9 @@ def verify_certificate(data: bytes, now: UnixTime) -> PublicKey:
     try:
         certificate = x509.load_der_x509_certificate(data)
         _check_validity(certificate, datetime.fromtimestamp(now, UTC))
+        content = _find_identity(certificate)
         key = _signing_key(certificate)
         _check_self_signature(certificate)
-        content = _find_identity(certificate)
         info = _subject_public_key_info(key)
     except _MALFORMED as error:
         raise ProtocolError(_LAYER, "malformed certificate") from error
@@ -158,6 +158,8 @@ def _signing_key(certificate: x509.Certificate) -> _CertificateKey:
             exponent = key.public_numbers().e
             if MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS and exponent <= MAX_RSA_EXPONENT:
                 return key
+        case _:
+            pass
     raise ProtocolError(_LAYER, "unusable certificate key")
 
 
@@ -193,7 +195,7 @@ def _random_serial() -> int:
     return x509.random_serial_number() >> 159 - _SERIAL_BITS
 
 
-# --- SignedKey ::= SEQUENCE { publicKey OCTET STRING, signature OCTET STRING } ---------------------
+# --- SignedKey ::= SEQUENCE { publicKey OCTET STRING, signature OCTET STRING } --------------------
 
 
 def _der(tag: int, content: bytes) -> bytes:

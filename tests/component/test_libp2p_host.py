@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 from contextlib import AsyncExitStack, suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 from libp2p.custom_types import TProtocol
 from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.peer.envelope import consume_envelope
@@ -22,6 +25,7 @@ from codio_dht.errors import (
     DeadlineError,
     DialError,
     IdentityError,
+    MessageError,
     NetworkError,
     NotRunningError,
     StreamError,
@@ -36,7 +40,9 @@ from codio_dht.net.libp2p_host.identify import (
     IDENTIFY_PROTOCOL,
     IDENTIFY_PUSH_PROTOCOL,
     build_message,
+    read_message,
 )
+from codio_dht.net.libp2p_host.negotiation import Answer, question
 from libp2p_hosts import (
     ECHO,
     IDLE_S,
@@ -825,9 +831,11 @@ async def test_a_peer_that_left_without_notice_is_found_gone(
         await connect(client, server)
         await identified(client, server.peer_id)
         client._swarm.notifees.clear()  # nobody is told of anything any more
-        await client.disconnect(server.peer_id)
-        with trio.fail_after(5):
-            await next_event(client, lambda event: event == PeerGone(server.peer_id))
+        async with client.events() as of_client:
+            await client.disconnect(server.peer_id)
+            with trio.fail_after(5):
+                while await anext(of_client) != PeerGone(server.peer_id):
+                    pass
 
 
 async def test_addresses_that_change_are_told_and_pushed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -912,3 +920,57 @@ async def test_connections_that_come_and_go_leave_nothing_behind() -> None:
     assert stats["connections_open"] == 0
     assert stats["inbound_streams_open"] == 0
     assert stats["peers_identified"] == 0
+
+
+# --- laws -----------------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_make_identify_raise_anything_but_a_message_error(data: bytes) -> None:
+    sender = PrivateKey.generate_ed25519().peer_id()
+    reader = identifying.MessageReader()
+    with suppress(MessageError):
+        reader.feed(data)
+        read_message(reader.finish(), sender)
+
+
+@given(
+    st.builds(
+        Identify,
+        listen_addrs=st.lists(st.binary(max_size=40), max_size=50),
+        observed_addr=st.binary(max_size=40),
+        protocols=st.lists(st.text(max_size=400), max_size=5),
+        agent_version=st.text(max_size=400),
+        signedPeerRecord=st.binary(max_size=100),
+    )
+)
+def test_whatever_identify_says_what_is_kept_is_within_its_bounds(message: Identify) -> None:
+    sender = PrivateKey.generate_ed25519().peer_id()
+    said = read_message(message, sender).as_event(sender)
+
+    assert len(said.addrs) <= 32
+    assert len(said.agent) <= 256
+    assert all(len(protocol) <= 256 for protocol in said.protocols)
+
+
+@given(st.binary(max_size=100), st.lists(st.integers(0, 100), max_size=5))
+def test_no_bytes_make_a_negotiation_raise_anything_but_a_stream_error(
+    data: bytes, cuts: list[int]
+) -> None:
+    answer = Answer(ECHO)
+    places = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
+    with suppress(StreamError):
+        for start, stop in pairwise(places):
+            answer.feed(data[start:stop])
+
+
+@given(st.binary(max_size=50), st.lists(st.integers(0, 120), max_size=6))
+def test_an_answer_is_read_however_it_is_cut(rest: bytes, cuts: list[int]) -> None:
+    wire = question(ECHO) + rest
+    places = [0, *sorted(cut for cut in cuts if cut < len(wire)), len(wire)]
+    answer, after = Answer(ECHO), b""
+    for start, stop in pairwise(places):
+        after += answer.feed(wire[start:stop])
+
+    assert answer.is_done
+    assert after == rest

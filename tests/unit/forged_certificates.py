@@ -8,7 +8,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.hashes import SHA256, HashAlgorithm
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
@@ -37,7 +37,7 @@ class Forged:
     """None: a certificate without the extension."""
     key: Any = KEY
     signed_by: Any = None
-    hashed: type[HashAlgorithm] = SHA256
+    hashed: Any = SHA256
     issuer: str = "1234"
     start: float = -3_600.0
     end: float = 3_600.0
@@ -82,7 +82,8 @@ def name(text: str) -> x509.Name:
 
 
 def spki(key: Any) -> bytes:
-    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    info: bytes = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return info
 
 
 def element(tag: int, content: bytes) -> bytes:

@@ -31,6 +31,7 @@ from forged_certificates import (
     spki,
 )
 
+OID = bytes.fromhex("060a2b0601040183a25a0101")
 UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"whatever")
 
 
@@ -52,7 +53,7 @@ def test_our_certificate_proves_our_identity_of_every_type(kind):
     )
 
 
-@pytest.mark.parametrize("kind", IDENTITIES)
+@pytest.mark.parametrize("kind", ["ed25519", "secp256k1", "rsa"])  # it knows no ECDSA
 def test_another_implementation_reads_our_certificate(kind):
     own = make_certificate(IDENTITIES[kind], UnixTime(datetime.now(UTC).timestamp()))
     theirs = verify_certificate_chain([own.certificate])
@@ -162,12 +163,10 @@ def test_a_certificate_that_proves_nothing_is_refused(forged, reason):
 
 
 def test_the_extension_twice_is_refused():
-    other = bytes.fromhex("2a0304")
-    der = Forged(after=((x509.UnrecognizedExtension(OTHER, b"x"), False),)).der()
-    assert 1 == der.count(other)
-    identity = bytes.fromhex("2b0601040183a25a0101")
-    assert 1 == der.count(identity)
-    assert_refused(der.replace(other, identity), "malformed certificate")
+    neighbour = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.53594.1.2"), b"x")
+    der = Forged(after=((neighbour, False),)).der()
+    assert 1 == der.count(OID[:-1] + b"\x02")
+    assert_refused(der.replace(OID[:-1] + b"\x02", OID), "malformed certificate")
 
 
 def test_a_certificate_past_the_size_limit_is_not_looked_at():

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import example, given
 from hypothesis import strategies as st
-from noise.connection import Keypair, NoiseConnection
+from noise.connection import Keypair, NoiseConnection  # type: ignore[import-untyped]
 
 from codio_dht.errors import ProtocolError
 from codio_dht.net.stack.noise_xx import CipherState, Handshake
@@ -78,11 +78,11 @@ def test_every_message_equals_that_of_another_implementation(
 
     What either implementation writes is the same, and each side reads what the other wrote.
     """
-    initiators = [
+    initiators: list[Any] = [
         make(initiator=True, static=secrets[0], ephemeral=secrets[1], prologue=prologue)
         for make in (ours, Theirs)
     ]
-    responders = [
+    responders: list[Any] = [
         make(initiator=False, static=secrets[2], ephemeral=secrets[3], prologue=prologue)
         for make in (ours, Theirs)
     ]

@@ -38,6 +38,8 @@ from codio_dht.params import (
     PROVIDER_TTL_PUBLIC_S,
     K,
 )
+from codio_dht.wire import dht_pb2
+from codio_dht.wire.codec import decode_request
 
 KEY = b"\x12\x03key"
 PUBLIC = b"\x04\x01\x02\x03\x04\x06\x0f\xa1"
@@ -540,6 +542,26 @@ class OneValue:
             return Refuse("invalid record")
         self.kept[key] = record
         return record
+
+
+@pytest.mark.conformance("c09")
+def test_a_taken_value_is_echoed_without_the_peers_that_came_with_it() -> None:
+    server = Server(crowd(3))
+    responder = Responder(
+        LOCAL,
+        table=server.table,
+        book=server.book,
+        records=None,
+        rng=random.Random(1),
+        values=OneValue(),
+    )
+    message = dht_pb2.Message(type=0, key=KEY)
+    message.record.key, message.record.value = KEY, b"ok"
+    message.closerPeers.add(id=crowd(1)[0].to_bytes())
+    message.providerPeers.add(id=crowd(1)[0].to_bytes())
+    request = decode_request(message.SerializeToString())
+    echo = Reply(MessageType.PUT_VALUE, KEY, Record(KEY, b"ok"))
+    assert echo == responder.respond(ASKER, request, NOW)
 
 
 def test_a_value_store_decides_about_values() -> None:

@@ -1,4 +1,4 @@
-"""R20, R21, R22: a QUIC stream's two directions end each on its own, and nothing is lost between.
+"""R20 to R23: a QUIC stream's two directions end each on its own, and nothing is lost between.
 
 Upstream, in libp2p/transport/quic/stream.py (0.8.1), all found here:
 
@@ -11,6 +11,9 @@ Upstream, in libp2p/transport/quic/stream.py (0.8.1), all found here:
   answer that comes together with its end may be lost (one identify of ten with go and rust); it
   reports an end as an error once we have ended our direction, and resets a stream on which nothing
   arrives for 30 s (R22).
+- ``QUICConnection.open_stream`` only counts up a number; aioquic learns of the stream with its first
+  data, and takes a lower number for a finished stream. Of two streams, the one opened first must be
+  written to first, or it fails (R23).
 
 Guard: the streams of a guarded connection reset both directions whatever state they are in, read
 on after a STOP_SENDING, read what is there before they look for an end, and have no read timeout
@@ -99,8 +102,10 @@ class GuardedQUICConnection(QUICConnection):
     """``QUICConnection`` whose streams are guarded."""
 
     async def open_stream(self, timeout: float | None = None) -> QUICStream:  # noqa: ASYNC109
-        """A guarded stream."""
-        return _guard_stream(await super().open_stream(timeout))
+        """A guarded stream, which the QUIC layer knows at once."""
+        stream = await super().open_stream(timeout)
+        self._quic.send_stream_data(stream._stream_id, b"")
+        return _guard_stream(stream)
 
     async def _handle_connection_terminated(self, event: ConnectionTerminated) -> None:
         self._closed = True  # first, so that readers do not take the end of all for their own

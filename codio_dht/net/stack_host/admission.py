@@ -1,0 +1,77 @@
+"""Who may connect to us: inbound connections counted before and after their handshake.
+
+Decides, for each socket that is accepted, whether it is served: the gate, the limits per IP and
+subnet, and the number of handshakes under way, of which the oldest makes room (so that sockets that
+say nothing never keep anybody out). What an authenticated peer may have, and what happens at the
+maximum, ``Connections`` decides.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from codio_dht.errors import CapacityError
+from codio_dht.net.stack_host.gate import Gate
+from codio_dht.net.stack_host.limits import Limits
+from codio_dht.net.stack_host.link import Link
+from codio_dht.net.stack_host.targets import Ip
+
+
+class Admission:
+    """See the module. Each admitted link is given back once, with ``ended``."""
+
+    def __init__(self, gate: Gate, limits: Limits, counters: Counter[str]) -> None:
+        self._gate = gate
+        self._limits = limits
+        self._counters = counters
+        self._of_ip: Counter[bytes] = Counter()
+        self._of_subnet: Counter[bytes] = Counter()
+        self._pending: dict[Link, None] = {}  # oldest first
+
+    @property
+    def pending(self) -> list[Link]:
+        """Inbound links in their handshake, oldest first."""
+        return list(self._pending)
+
+    def refusal(self, ip: Ip) -> str | None:
+        """Why a socket from ``ip`` is not served; None if it is."""
+        if not self._gate.admits_ip(ip):
+            return "denied"
+        if self._is_counted(ip):
+            if self._of_ip[ip.one] >= self._limits.per_ip:
+                return "too many of one IP"
+            if self._of_subnet[ip.subnet] >= self._limits.per_subnet:
+                return "too many of one subnet"
+        return None
+
+    def admit(self, link: Link) -> None:
+        """Serve a link; the oldest handshake makes room if there are too many."""
+        if len(self._pending) >= self._limits.max_pending:
+            self._counters["inbound_pending_dropped"] += 1
+            oldest = next(iter(self._pending))
+            oldest.end(CapacityError("too many handshakes"))
+        self._pending[link] = None
+        if self._is_counted(link.target.ip):
+            self._of_ip[link.target.ip.one] += 1
+            self._of_subnet[link.target.ip.subnet] += 1
+
+    def established(self, link: Link) -> None:
+        """Its handshake is over; it stays counted by IP."""
+        self._pending.pop(link, None)
+
+    def ended(self, link: Link) -> None:
+        """An admitted link is over."""
+        self._pending.pop(link, None)
+        ip = link.target.ip
+        if self._is_counted(ip):
+            _decrement(self._of_ip, ip.one)
+            _decrement(self._of_subnet, ip.subnet)
+
+    def _is_counted(self, ip: Ip) -> bool:
+        return not (ip.local and self._limits.exempt_local) and not self._gate.favours_ip(ip)
+
+
+def _decrement(counts: Counter[bytes], key: bytes) -> None:
+    counts[key] -= 1
+    if counts[key] <= 0:
+        del counts[key]

@@ -1,0 +1,270 @@
+"""Connects to peers: one dial per peer, shared by everybody who wants it.
+
+Decides which addresses are tried, in which order and when: ``ranked``, each next one
+``DIAL_STAGGER_S`` after the last or as soon as one fails; the first authenticated connection wins,
+and the others are given up. Names are resolved meanwhile and join the race. How many addresses are
+dialled at once, ``DialBudget`` decides; which are left alone after a failure, ``Failures``.
+
+A dial lives as long as somebody waits for it. A connection that the peer makes meanwhile ends it
+too: of two peers that dial each other at once, the one whose connection is up first has it up at
+both ends, so that at least one remains.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import trio
+from multiaddr import Multiaddr
+from trio.lowlevel import checkpoint
+
+from codio_dht.core.addresses import is_dns
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.peer import PeerId
+from codio_dht.errors import DeadlineError, DialError, NetworkError
+from codio_dht.net.dnsaddr import NameServers, resolve
+from codio_dht.net.stack_host.dial_budget import DialBudget
+from codio_dht.net.stack_host.dial_memory import Failures
+from codio_dht.net.stack_host.gate import Gate
+from codio_dht.net.stack_host.limits import (
+    DIAL_STAGGER_S,
+    DNS_TIMEOUT_S,
+    MAX_ADDRS_PER_DIAL,
+    MAX_DIALS_PER_PEER,
+    SILENT_AFTER_S,
+)
+from codio_dht.net.stack_host.link import DialFailedError, DialFailure, Transport, now
+from codio_dht.net.stack_host.targets import Target, dial_target, parse, ranked
+
+_EXAMPLE_IP = bytes([4, 192, 0, 2, 1])
+"""``/ip4/192.0.2.1`` stands for a name's address while it is not known (RFC 5737)."""
+
+
+class _Dial:
+    """A dial under way."""
+
+    __slots__ = (
+        "connected",
+        "deadline",
+        "ended",
+        "errors",
+        "known",
+        "moved",
+        "peer_id",
+        "resolving",
+        "running",
+        "scope",
+        "waiters",
+        "waiting",
+    )
+
+    def __init__(self, peer_id: PeerId) -> None:
+        self.peer_id = peer_id
+        self.known: set[bytes] = set()
+        self.waiting: list[Target] = []
+        self.running = 0
+        self.resolving = 0
+        self.waiters = 0
+        self.connected = False
+        self.errors: list[str] = []
+        self.deadline = Monotonic(0.0)
+        self.moved = trio.Event()
+        self.ended = trio.Event()
+        self.scope = trio.CancelScope()
+
+    def stir(self) -> None:
+        """Something changed."""
+        self.moved.set()
+        self.moved = trio.Event()
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to be tried."""
+        return not (self.waiting or self.running or self.resolving)
+
+
+class Dialler:
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        nursery: trio.Nursery,
+        transports: Sequence[Transport],
+        budget: DialBudget,
+        gate: Gate,
+        name_servers: NameServers,
+        counters: Counter[str],
+    ) -> None:
+        self._nursery = nursery
+        self._transports = transports
+        self._budget = budget
+        self._gate = gate
+        self._name_servers = name_servers
+        self._counters = counters
+        self._failures = Failures()
+        self._dials: dict[PeerId, _Dial] = {}
+
+    @property
+    def running(self) -> int:
+        """Peers being dialled."""
+        return len(self._dials)
+
+    async def connect(
+        self, peer_id: PeerId, addrs: Sequence[Multiaddr], deadline: Monotonic
+    ) -> None:
+        """A connection to a peer that has none.
+
+        Raises:
+            DialError: no address led to this peer.
+            DeadlineError: the deadline passed first.
+        """
+        dial = self._dials.get(peer_id)
+        if dial is None:
+            dial = self._dials[peer_id] = _Dial(peer_id)
+            self._nursery.start_soon(self._run, dial)
+        dial.deadline = max(dial.deadline, deadline)
+        self._add(dial, addrs)
+        dial.waiters += 1
+        try:
+            with trio.move_on_at(deadline) as scope:
+                await dial.ended.wait()
+        finally:
+            dial.waiters -= 1
+            if not dial.waiters and not dial.ended.is_set():
+                self._give_up(dial)
+        if dial.connected:
+            return
+        if scope.cancelled_caught:
+            raise DeadlineError(f"no connection to {peer_id} before the deadline")
+        raise DialError(_reasons(dial))
+
+    def on_connected(self, peer_id: PeerId) -> None:
+        """There is a connection to the peer, whoever made it."""
+        dial = self._dials.get(peer_id)
+        if dial is not None:
+            dial.connected = True
+            self._give_up(dial)
+
+    # --- one dial ---------------------------------------------------------------------------------
+
+    def _give_up(self, dial: _Dial) -> None:
+        """End a dial; a later caller begins another."""
+        if self._dials.get(dial.peer_id) is dial:
+            del self._dials[dial.peer_id]
+        dial.ended.set()
+        dial.scope.cancel()
+
+    async def _run(self, dial: _Dial) -> None:
+        try:
+            with dial.scope:
+                async with trio.open_nursery() as nursery:
+                    await self._race(dial, nursery)
+        finally:
+            self._give_up(dial)
+
+    async def _race(self, dial: _Dial, nursery: trio.Nursery) -> None:
+        while not dial.over:
+            moved, pause_s = dial.moved, float("inf")
+            if dial.waiting and dial.running < MAX_DIALS_PER_PEER:
+                dial.running += 1
+                nursery.start_soon(self._try, dial, dial.waiting.pop(0))
+                pause_s = DIAL_STAGGER_S
+            with trio.move_on_after(pause_s):
+                await moved.wait()
+
+    async def _try(self, dial: _Dial, target: Target) -> None:
+        """Dial one address; the connection, if it comes, ends the dial by ``on_connected``."""
+        peer_id = dial.peer_id
+        try:
+            async with self._budget.place(target.ip):
+                if self._failures.is_blocked(target.addr, peer_id, now()):
+                    raise DialFailedError(DialFailure.LOCAL, "failed a moment ago")
+                await self._dial(dial, target)
+            self._failures.succeeded(target.addr, peer_id)
+        except DialFailedError as error:
+            self._counters["dials_failed"] += 1
+            self._failures.add(target.addr, peer_id, error.kind, now())
+            dial.errors.append(f"{target}: {error}")
+        finally:
+            dial.running -= 1
+            dial.stir()
+
+    async def _dial(self, dial: _Dial, target: Target) -> None:
+        transport = next(each for each in self._transports if each.can_dial(target))
+        started = now()
+        self._counters["dials"] += 1
+        try:
+            await transport.dial(target, dial.peer_id)
+        except trio.Cancelled:
+            if dial.connected and now() - started < SILENT_AFTER_S:
+                raise
+            if now() - started >= SILENT_AFTER_S:
+                self._failures.add(target.addr, dial.peer_id, DialFailure.SILENT, now())
+            raise
+
+    # --- addresses --------------------------------------------------------------------------------
+
+    def _add(self, dial: _Dial, addrs: Sequence[Multiaddr]) -> None:
+        """Addresses that may lead to the peer join the dial."""
+        names = []
+        targets = []
+        for addr in addrs:
+            data = addr.to_bytes()
+            if data in dial.known or len(dial.known) >= MAX_ADDRS_PER_DIAL:
+                continue
+            dial.known.add(data)
+            if is_dns(data):
+                names.append(addr)
+                continue
+            target = dial_target(addr, dial.peer_id)
+            if target is not None:
+                targets.append(target)
+        self._enqueue(dial, targets)
+        names = [name for name in names if self._is_worth_asking(name)]
+        if names:
+            dial.resolving += 1
+            self._nursery.start_soon(self._resolve, dial, names)
+        dial.stir()
+
+    def _enqueue(self, dial: _Dial, targets: Iterable[Target]) -> None:
+        usable = []
+        for target in targets:
+            if not any(transport.can_dial(target) for transport in self._transports):
+                continue
+            if not self._gate.admits(target.ip, dial.peer_id):
+                dial.errors.append(f"{target}: denied")
+            elif self._failures.is_blocked(target.addr, dial.peer_id, now()):
+                dial.errors.append(f"{target}: failed a moment ago")
+            else:
+                usable.append(target)
+        dial.waiting = ranked([*dial.waiting, *usable])
+
+    async def _resolve(self, dial: _Dial, names: Sequence[Multiaddr]) -> None:
+        try:
+            with dial.scope:  # noqa: ASYNC100
+                deadline = Monotonic(min(dial.deadline, now() + DNS_TIMEOUT_S))
+                found = await resolve(
+                    names, deadline, peer_id=dial.peer_id, servers=self._name_servers
+                )
+                targets = (dial_target(addr, dial.peer_id) for addr in found)
+                self._enqueue(dial, [target for target in targets if target is not None])
+        except NetworkError as error:
+            dial.errors.append(str(error))
+        finally:
+            dial.resolving -= 1
+            dial.stir()
+
+    def _is_worth_asking(self, name: Multiaddr) -> bool:
+        """Whether what the name stands for could be dialled; a dnsaddr may be anything."""
+        _, protocol, _, *rest = str(name).split("/", 3)
+        if protocol == "dnsaddr":
+            return True
+        if not rest:
+            return False
+        return True
+
+
+def _reasons(dial: _Dial) -> str:
+    return "; ".join(dial.errors) or f"no address of {dial.peer_id} can be dialled"
