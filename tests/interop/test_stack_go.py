@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from codio_dht.core.clock import Monotonic
+from codio_dht.core.clock import Monotonic, UnixTime
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.crypto.peer_record import open_peer_record
@@ -31,13 +32,16 @@ from codio_dht.net.stack.identify_message import (
     encode_identify,
 )
 from codio_dht.net.stack.noise import NoiseIdentity
-from peers import Peer, PeerLauncher, RawReply, until
+from codio_dht.net.stack.tls import TlsIdentity
+from peers import Peer, PeerError, PeerLauncher, RawReply, until
 
 pytestmark = pytest.mark.interop
 
 KAD = "/ipfs/kad/1.0.0"
 IDENTITY = PrivateKey.from_ed25519_seed(b"i" * 32)
 NOISE = NoiseIdentity(IDENTITY).security()
+TLS = TlsIdentity(IDENTITY, lambda: UnixTime(time.time())).security()
+SECURITIES = {"noise": NOISE, "tls": TLS}
 FIND_NODE = uint_field(1, 4)
 IDENTIFY_MESSAGE = encode_identify(
     IdentifyMessage(
@@ -79,10 +83,15 @@ class Kad:
 class Pump:
     """Runs a connection over a socket; remembers what happened."""
 
-    def __init__(self, sock: trio.socket.SocketType, **options: Any) -> None:
+    def __init__(
+        self, sock: trio.socket.SocketType, security: str = "noise", **options: Any
+    ) -> None:
         self.sock = sock
+        securities = [SECURITIES[name] for name in security.split(",")]
         self.served = ServedProtocols([Served(IDENTIFY), Served(KAD, lambda peer: Kad())])
-        self.connection = Connection(securities=[NOISE], served=self.served, now=now(), **options)
+        self.connection = Connection(
+            securities=securities, served=self.served, now=now(), **options
+        )
         self.events: list[Any] = []
         self.received: dict[Channel, bytes] = {}
         self.changed = trio.Event()
@@ -151,7 +160,7 @@ async def dialled(peer: Peer, **options: Any) -> AsyncGenerator[Pump]:
 
 
 @asynccontextmanager
-async def dialled_by(peer: Peer) -> AsyncGenerator[Pump]:
+async def dialled_by(peer: Peer, security: str) -> AsyncGenerator[Pump]:
     with trio.socket.socket() as listening:
         await listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -160,17 +169,20 @@ async def dialled_by(peer: Peer) -> AsyncGenerator[Pump]:
             nursery.start_soon(peer.connect, addr)
             sock, _ = await listening.accept()
             with sock:
-                pump = Pump(sock, initiator=False)
+                pump = Pump(sock, security, initiator=False)
                 nursery.start_soon(pump.run)
                 yield pump
                 nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("pipeline", [True, False])
-async def test_we_dial_go_identify_it_and_get_kad_replies(go: PeerLauncher, pipeline: bool) -> None:
+@pytest.mark.parametrize("security", SECURITIES)
+async def test_we_dial_go_identify_it_and_get_kad_replies(
+    go: PeerLauncher, security: str, pipeline: bool
+) -> None:
     async with (
-        go.start(security="noise", refresh=False) as (peer,),
-        dialled(peer, pipeline=pipeline) as pump,
+        go.start(security=security, refresh=False) as (peer,),
+        dialled(peer, security=security, pipeline=pipeline) as pump,
     ):
         await pump.until(lambda: Established in pump.kinds())
         streams = pump.connection.streams
@@ -193,8 +205,14 @@ async def test_we_dial_go_identify_it_and_get_kad_replies(go: PeerLauncher, pipe
         await pump.until(lambda: again in pump.received)
 
 
-async def test_go_dials_us_identifies_us_and_gets_kad_replies(go: PeerLauncher) -> None:
-    async with go.start(security="noise", refresh=False) as (peer,), dialled_by(peer) as pump:
+@pytest.mark.parametrize("security", SECURITIES)
+async def test_go_dials_us_identifies_us_and_gets_kad_replies(
+    go: PeerLauncher, security: str
+) -> None:
+    async with (
+        go.start(security=security, refresh=False) as (peer,),
+        dialled_by(peer, security) as pump,
+    ):
         await pump.until(lambda: Established in pump.kinds())
         own = str(IDENTITY.peer_id())
 
@@ -204,7 +222,9 @@ async def test_go_dials_us_identifies_us_and_gets_kad_replies(go: PeerLauncher) 
         await until(identified, 10, "go has identified us")
         view = await peer.view_of(own)
         assert ("codio-dht/test", {IDENTIFY, KAD}) == (view.agent, set(view.protocols))
-        assert [("/noise", "/yamux/1.0.0")] == [(c.security, c.muxer) for c in view.connections]
+        assert [(SECURITIES[security].protocol, "/yamux/1.0.0")] == [
+            (c.security, c.muxer) for c in view.connections
+        ]
         request = FIND_NODE + bytes_field(2, b"x" * 38)
         assert RawReply("reply", FIND_NODE) == await peer.hold_stream(own, "kept", request)
         for _ in range(3):
@@ -213,8 +233,14 @@ async def test_go_dials_us_identifies_us_and_gets_kad_replies(go: PeerLauncher) 
         await peer.close_stream("kept")
 
 
-async def test_hundreds_of_gos_streams_leave_nothing_behind(go: PeerLauncher) -> None:
-    async with go.start(security="noise", refresh=False) as (peer,), dialled_by(peer) as pump:
+@pytest.mark.parametrize("security", SECURITIES)
+async def test_hundreds_of_gos_streams_leave_nothing_behind(
+    go: PeerLauncher, security: str
+) -> None:
+    async with (
+        go.start(security=security, refresh=False) as (peer,),
+        dialled_by(peer, security) as pump,
+    ):
         await pump.until(lambda: Established in pump.kinds())
         own = str(IDENTITY.peer_id())
 
@@ -235,3 +261,33 @@ async def test_a_go_peer_without_noise_asks_for_an_ordinary_dial(go: PeerLaunche
         await pump.until(lambda: ConnectionEnded in pump.kinds())
         (ended,) = pump.events
         assert ended.pipelining_refused
+
+
+async def test_a_go_peer_without_noise_takes_tls_after_it_refused_noise(go: PeerLauncher) -> None:
+    async with (
+        go.start(security="tls", refresh=False) as (peer,),
+        dialled(peer, security="noise,tls", pipeline=False) as pump,
+    ):
+        await pump.until(lambda: Established in pump.kinds())
+        assert TLS.protocol == pump.events[0].security
+
+
+async def test_go_refuses_another_identity_than_it_dialled(go: PeerLauncher) -> None:
+    """Our certificate proves our identity, and nobody else's."""
+    stranger = PrivateKey.from_ed25519_seed(b"s" * 32).peer_id()
+    async with go.start(security="tls", refresh=False) as (peer,):
+        with trio.socket.socket() as listening:
+            await listening.bind(("127.0.0.1", 0))
+            listening.listen()
+            addr = f"/ip4/127.0.0.1/tcp/{listening.getsockname()[1]}/p2p/{stranger}"
+            async with trio.open_nursery() as nursery:
+
+                async def answer() -> None:
+                    sock, _ = await listening.accept()
+                    with sock:
+                        await Pump(sock, "tls", initiator=False).run()
+
+                nursery.start_soon(answer)
+                with pytest.raises(PeerError, match="peer id mismatch"):
+                    await peer.connect(addr)
+                nursery.cancel_scope.cancel()

@@ -193,9 +193,13 @@ class Tls:
             pass
         except SSL.ZeroReturnError:
             self._over = True
-        if plaintexts:
+        plain = plaintexts[0] if len(plaintexts) == 1 else b"".join(plaintexts)
+        if len(plain) + len(plaintexts) * _RECORD_EXTRA_BYTES != len(data):
+            # More than whole records of plaintext: OpenSSL may have answered a key update.
+            self._out += _drain(connection)
+        if plain:
             self._empty_bytes = 0
-            return plaintexts[0] if len(plaintexts) == 1 else b"".join(plaintexts)
+            return plain
         self._empty_bytes += len(data)
         if self._empty_bytes > MAX_TLS_EMPTY_BYTES:
             raise ProtocolError(_LAYER, "records that carry nothing")

@@ -50,6 +50,10 @@ class Connections:
         """The open links to a peer, the one to use first."""
         return list(self._by_peer.get(peer_id, ()))
 
+    def has(self, peer_id: PeerId) -> bool:
+        """Whether there is a link to the peer."""
+        return peer_id in self._by_peer
+
     def best(self, peer_id: PeerId) -> Link | None:
         """The link to open streams on, if any."""
         links = self._by_peer.get(peer_id)
@@ -154,7 +158,6 @@ class Connections:
 
     def _may_go(self, link: Link, moment: Monotonic) -> bool:
         assert link.peer_id is not None
-        return (
-            moment - link.opened_at > self._limits.grace_s
-            and not self.is_protected(link.peer_id)
+        return moment - link.opened_at > self._limits.grace_s and not self.is_protected(
+            link.peer_id
         )

@@ -69,7 +69,7 @@ class DialBudget:
             with place.scope:
                 yield
             if place.gave_way:
-                raise DialFailedError(DialFailure.SILENT, "no answer, and others waited")
+                raise DialFailedError(DialFailure.LOCAL, "no answer, and others waited")
         finally:
             self._give_back(place)
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import trio
 from multiaddr import Multiaddr
-from trio.lowlevel import checkpoint
 
 from codio_dht.core.addresses import is_dns
 from codio_dht.core.clock import Monotonic
@@ -34,11 +34,13 @@ from codio_dht.net.stack_host.limits import (
     MAX_DIALS_PER_PEER,
     SILENT_AFTER_S,
 )
-from codio_dht.net.stack_host.link import DialFailedError, DialFailure, Transport, now
-from codio_dht.net.stack_host.targets import Target, dial_target, parse, ranked
+from codio_dht.net.stack_host.link import DialFailedError, DialFailure, Link, Transport, now
+from codio_dht.net.stack_host.targets import Target, dial_target, ranked
 
-_EXAMPLE_IP = bytes([4, 192, 0, 2, 1])
-"""``/ip4/192.0.2.1`` stands for a name's address while it is not known (RFC 5737)."""
+_EXAMPLE_IP: Final = "/ip4/192.0.2.1"
+"""Stands for a name's address while it is not known (RFC 5737: belongs to nobody)."""
+
+_BLOCKED: Final = "failed a moment ago"
 
 
 class _Dial:
@@ -51,6 +53,7 @@ class _Dial:
         "errors",
         "known",
         "moved",
+        "names",
         "peer_id",
         "resolving",
         "running",
@@ -63,6 +66,7 @@ class _Dial:
         self.peer_id = peer_id
         self.known: set[bytes] = set()
         self.waiting: list[Target] = []
+        self.names: list[Multiaddr] = []
         self.running = 0
         self.resolving = 0
         self.waiters = 0
@@ -81,7 +85,7 @@ class _Dial:
     @property
     def over(self) -> bool:
         """Nothing is left to be tried."""
-        return not (self.waiting or self.running or self.resolving)
+        return not (self.waiting or self.names or self.running or self.resolving)
 
 
 class Dialler:
@@ -140,9 +144,12 @@ class Dialler:
             raise DeadlineError(f"no connection to {peer_id} before the deadline")
         raise DialError(_reasons(dial))
 
-    def on_connected(self, peer_id: PeerId) -> None:
-        """There is a connection to the peer, whoever made it."""
-        dial = self._dials.get(peer_id)
+    def on_connected(self, link: Link) -> None:
+        """There is a connection to a peer, whoever made it."""
+        assert link.peer_id is not None
+        if not link.inbound:
+            self._failures.succeeded(link.target.addr, link.peer_id)
+        dial = self._dials.get(link.peer_id)
         if dial is not None:
             dial.connected = True
             self._give_up(dial)
@@ -167,6 +174,10 @@ class Dialler:
     async def _race(self, dial: _Dial, nursery: trio.Nursery) -> None:
         while not dial.over:
             moved, pause_s = dial.moved, float("inf")
+            if dial.names:
+                names, dial.names = dial.names, []
+                dial.resolving += 1
+                nursery.start_soon(self._resolve, dial, names)
             if dial.waiting and dial.running < MAX_DIALS_PER_PEER:
                 dial.running += 1
                 nursery.start_soon(self._try, dial, dial.waiting.pop(0))
@@ -176,16 +187,14 @@ class Dialler:
 
     async def _try(self, dial: _Dial, target: Target) -> None:
         """Dial one address; the connection, if it comes, ends the dial by ``on_connected``."""
-        peer_id = dial.peer_id
         try:
             async with self._budget.place(target.ip):
-                if self._failures.is_blocked(target.addr, peer_id, now()):
-                    raise DialFailedError(DialFailure.LOCAL, "failed a moment ago")
+                if self._failures.is_blocked(target.addr, dial.peer_id, now()):
+                    raise DialFailedError(DialFailure.LOCAL, _BLOCKED)
                 await self._dial(dial, target)
-            self._failures.succeeded(target.addr, peer_id)
         except DialFailedError as error:
             self._counters["dials_failed"] += 1
-            self._failures.add(target.addr, peer_id, error.kind, now())
+            self._failures.add(target.addr, dial.peer_id, error.kind, now())
             dial.errors.append(f"{target}: {error}")
         finally:
             dial.running -= 1
@@ -198,72 +207,59 @@ class Dialler:
         try:
             await transport.dial(target, dial.peer_id)
         except trio.Cancelled:
-            if dial.connected and now() - started < SILENT_AFTER_S:
-                raise
             if now() - started >= SILENT_AFTER_S:
                 self._failures.add(target.addr, dial.peer_id, DialFailure.SILENT, now())
             raise
+
+    async def _resolve(self, dial: _Dial, names: Sequence[Multiaddr]) -> None:
+        deadline = Monotonic(min(dial.deadline, now() + DNS_TIMEOUT_S))
+        try:
+            found = await resolve(names, deadline, peer_id=dial.peer_id, servers=self._name_servers)
+        except NetworkError as error:
+            dial.errors.append(str(error))
+        else:
+            self._enqueue(dial, found)
+        finally:
+            dial.resolving -= 1
+            dial.stir()
 
     # --- addresses --------------------------------------------------------------------------------
 
     def _add(self, dial: _Dial, addrs: Sequence[Multiaddr]) -> None:
         """Addresses that may lead to the peer join the dial."""
-        names = []
-        targets = []
+        new = []
         for addr in addrs:
-            data = addr.to_bytes()
-            if data in dial.known or len(dial.known) >= MAX_ADDRS_PER_DIAL:
-                continue
-            dial.known.add(data)
-            if is_dns(data):
-                names.append(addr)
-                continue
-            target = dial_target(addr, dial.peer_id)
-            if target is not None:
-                targets.append(target)
-        self._enqueue(dial, targets)
-        names = [name for name in names if self._is_worth_asking(name)]
-        if names:
-            dial.resolving += 1
-            self._nursery.start_soon(self._resolve, dial, names)
+            if addr.to_bytes() not in dial.known and len(dial.known) < MAX_ADDRS_PER_DIAL:
+                dial.known.add(addr.to_bytes())
+                new.append(addr)
+        names = [addr for addr in new if is_dns(addr.to_bytes())]
+        dial.names += [name for name in names if self._is_worth_asking(dial, name)]
+        self._enqueue(dial, (addr for addr in new if addr not in names))
         dial.stir()
 
-    def _enqueue(self, dial: _Dial, targets: Iterable[Target]) -> None:
-        usable = []
-        for target in targets:
-            if not any(transport.can_dial(target) for transport in self._transports):
+    def _enqueue(self, dial: _Dial, addrs: Iterable[Multiaddr]) -> None:
+        for addr in addrs:
+            target = dial_target(addr, dial.peer_id)
+            if target is None or not self._can_dial(target):
                 continue
             if not self._gate.admits(target.ip, dial.peer_id):
                 dial.errors.append(f"{target}: denied")
             elif self._failures.is_blocked(target.addr, dial.peer_id, now()):
-                dial.errors.append(f"{target}: failed a moment ago")
+                dial.errors.append(f"{target}: {_BLOCKED}")
             else:
-                usable.append(target)
-        dial.waiting = ranked([*dial.waiting, *usable])
+                dial.waiting.append(target)
+        dial.waiting = ranked(dial.waiting)
 
-    async def _resolve(self, dial: _Dial, names: Sequence[Multiaddr]) -> None:
-        try:
-            with dial.scope:  # noqa: ASYNC100
-                deadline = Monotonic(min(dial.deadline, now() + DNS_TIMEOUT_S))
-                found = await resolve(
-                    names, deadline, peer_id=dial.peer_id, servers=self._name_servers
-                )
-                targets = (dial_target(addr, dial.peer_id) for addr in found)
-                self._enqueue(dial, [target for target in targets if target is not None])
-        except NetworkError as error:
-            dial.errors.append(str(error))
-        finally:
-            dial.resolving -= 1
-            dial.stir()
+    def _can_dial(self, target: Target) -> bool:
+        return any(transport.can_dial(target) for transport in self._transports)
 
-    def _is_worth_asking(self, name: Multiaddr) -> bool:
+    def _is_worth_asking(self, dial: _Dial, name: Multiaddr) -> bool:
         """Whether what the name stands for could be dialled; a dnsaddr may be anything."""
         _, protocol, _, *rest = str(name).split("/", 3)
         if protocol == "dnsaddr":
             return True
-        if not rest:
-            return False
-        return True
+        target = dial_target(Multiaddr(f"{_EXAMPLE_IP}/{rest[0]}"), dial.peer_id) if rest else None
+        return target is not None and self._can_dial(target)
 
 
 def _reasons(dial: _Dial) -> str:

@@ -62,7 +62,7 @@ GIVE_WAY_CHECK_S: Final = 0.25
 DNS_TIMEOUT_S: Final = 5.0
 """Resolving the names in one peer's addresses, seconds, within the dial's own deadline."""
 
-SILENT_AFTER_S: Final = 1.5
+SILENT_AFTER_S: Final = GIVE_WAY_AFTER_S
 """A connect given up after this long, seconds, counts as unanswered."""
 
 SILENT_BACKOFF_S: Final = 5.0

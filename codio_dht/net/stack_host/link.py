@@ -90,6 +90,16 @@ class ChannelUser(Protocol):
         ...
 
 
+class Question(Protocol):
+    """An exchange of the host's own on a link, with an end in time: identify."""
+
+    deadline: Monotonic
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+        ...
+
+
 class LinkOwner(Protocol):
     """Whom a link tells what happens to it. Called from inside the link; must not raise or wait."""
 
@@ -188,12 +198,12 @@ class Link(ABC):
         "context",
         "error",
         "going_away",
-        "identify_deadline",
         "inbound",
         "last_active",
         "opened_at",
         "peer_id",
         "pipelining_refused",
+        "question",
         "security",
         "settled",
         "state",
@@ -213,7 +223,7 @@ class Link(ABC):
         self.pipelining_refused = False
         self.settled: trio.Event | None = None
         """Set when no longer pending; made by a dialler that waits for that."""
-        self.identify_deadline: Monotonic | None = None
+        self.question: Question | None = None
         self._capacity_freed: trio.Event | None = None
 
     # --- what carries it --------------------------------------------------------------------------
@@ -271,6 +281,13 @@ class Link(ABC):
         if self._capacity_freed is None:
             self._capacity_freed = trio.Event()
         await self._capacity_freed.wait()
+
+    def reset_protocol(self, protocol: str) -> None:
+        """Reset the peer's streams of ``protocol``."""
+        if self.state is LinkState.OPEN:
+            self.streams.reset_protocol(protocol)
+            self.settle_events()
+            self.flush()
 
     # --- events -----------------------------------------------------------------------------------
 

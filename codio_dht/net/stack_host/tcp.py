@@ -153,9 +153,7 @@ class TcpTransport:
     async def _dial(self, target: Target, peer_id: PeerId, *, pipeline: bool) -> Link:
         """A link that is open or, its handshake having failed, ended."""
         sock = await _connect(target)
-        pump = Pump(
-            self._context, sock, target, inbound=False, expected=peer_id, pipeline=pipeline
-        )
+        pump = Pump(self._context, sock, target, inbound=False, expected=peer_id, pipeline=pipeline)
         settled = pump.settled = trio.Event()
         self._context.nursery.start_soon(pump.run)
         try:

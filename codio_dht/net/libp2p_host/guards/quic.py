@@ -11,9 +11,9 @@ Upstream, in libp2p/transport/quic/stream.py (0.8.1), all found here:
   answer that comes together with its end may be lost (one identify of ten with go and rust); it
   reports an end as an error once we have ended our direction, and resets a stream on which nothing
   arrives for 30 s (R22).
-- ``QUICConnection.open_stream`` only counts up a number; aioquic learns of the stream with its first
-  data, and takes a lower number for a finished stream. Of two streams, the one opened first must be
-  written to first, or it fails (R23).
+- ``QUICConnection.open_stream`` only counts up a number; aioquic learns of a stream with its first
+  data, and takes a lower number for a finished stream. Of two streams, the one opened first must
+  be written to first, or it fails (R23).
 
 Guard: the streams of a guarded connection reset both directions whatever state they are in, read
 on after a STOP_SENDING, read what is there before they look for an end, and have no read timeout

@@ -1,0 +1,346 @@
+"""The ``Host`` port over our own stack: ties links, dials, identify and what is served together.
+
+Decides what a connection that comes or goes means to the host; everything else its parts decide.
+States::
+
+    NEW --start--> RUNNING --stop--> ENDED
+
+Outside RUNNING every call that needs the network raises ``NotRunningError``. Made and run by
+:func:`~codio_dht.net.stack_host.make_host.make_stack_host`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import trio
+from multiaddr import Multiaddr
+from trio.lowlevel import checkpoint
+
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.peer import PeerId
+from codio_dht.crypto.keys import PrivateKey
+from codio_dht.errors import CapacityError, DialError, NotRunningError, StreamError
+from codio_dht.net.dnsaddr import NameServers
+from codio_dht.net.event_bus import EventBus
+from codio_dht.net.host import (
+    AddrsChanged,
+    ConnectionInfo,
+    HostEvent,
+    Stream,
+    StreamHandlerFactory,
+)
+from codio_dht.net.own_addresses import told_addresses
+from codio_dht.net.stack.channel import Channel, Served, ServedProtocols
+from codio_dht.net.stack.identify_message import IDENTIFY
+from codio_dht.net.stack.security import Authenticated, Security
+from codio_dht.net.stack_host.admission import Admission
+from codio_dht.net.stack_host.connections import Connections
+from codio_dht.net.stack_host.dial_budget import DialBudget
+from codio_dht.net.stack_host.dialing import Dialler
+from codio_dht.net.stack_host.gate import Gate
+from codio_dht.net.stack_host.identifying import Identifier
+from codio_dht.net.stack_host.limits import PING_IDLE_S, STREAM_TASK_IDLE_S, Limits
+from codio_dht.net.stack_host.link import Link, LinkContext, Transport, now
+from codio_dht.net.stack_host.ping import PING, PingHandler, round_trip
+from codio_dht.net.stack_host.reaper import Reaper
+from codio_dht.net.stack_host.stream import StackStream, open_stream
+from codio_dht.net.stack_host.stream_tasks import StreamTasks
+from codio_dht.net.stack_host.tcp import TcpTransport
+
+
+class StackHost:
+    """See ``codio_dht.net.host.Host``."""
+
+    def __init__(
+        self,
+        private_key: PrivateKey,
+        *,
+        nursery: trio.Nursery,
+        securities: Sequence[Security],
+        announce: Sequence[Multiaddr],
+        agent: str,
+        name_servers: NameServers,
+        limits: Limits,
+        gate: Gate,
+    ) -> None:
+        self._peer_id = private_key.peer_id()
+        self._announce = tuple(announce)
+        self._gate = gate
+        self._counters: Counter[str] = Counter()
+        self._served = ServedProtocols()
+        self._tasks_of: dict[str, Callable[[Stream], Awaitable[None]]] = {}
+        self._listening: list[Multiaddr] = []
+        self._told: tuple[Multiaddr, ...] = ()
+        self._running = False
+        self._bus = EventBus(self._counters)
+        self._connections = Connections(self._peer_id, limits, self._counters)
+        self._admission = Admission(gate, limits, self._counters)
+        self._stream_tasks = StreamTasks(nursery, self._counters)
+        self._identifier = Identifier(
+            private_key,
+            agent=agent,
+            addrs=lambda: self._told,
+            served=self._served,
+            connections=self._connections,
+            bus=self._bus,
+            counters=self._counters,
+            nursery=nursery,
+        )
+        self._served.add(Served(PING, PingHandler, PING_IDLE_S))
+        context = LinkContext(self, nursery, securities, self._served, limits, self._counters)
+        self._nursery = nursery
+        self._transports: list[Transport] = [
+            TcpTransport(context, self._admission, lambda: self._connections.make_room(now()))
+        ]
+        self._budget = DialBudget(limits, self._counters)
+        self._dialler = Dialler(
+            nursery=nursery,
+            transports=self._transports,
+            budget=self._budget,
+            gate=gate,
+            name_servers=name_servers,
+            counters=self._counters,
+        )
+        self._reaper = Reaper(
+            admission=self._admission,
+            connections=self._connections,
+            limits=limits,
+            counters=self._counters,
+            look_at_interfaces=self._look_at_interfaces,
+        )
+
+    # --- life -------------------------------------------------------------------------------------
+
+    @property
+    def transports(self) -> Sequence[Transport]:
+        """What carries its connections."""
+        return tuple(self._transports)
+
+    def start(self, listening: Sequence[Multiaddr]) -> None:
+        """Serve the addresses that its transports listen on."""
+        self._listening = list(listening)
+        self._told = told_addresses(self._listening, self._announce)
+        self._running = True
+        for transport in self._transports:
+            transport.start()
+        self._nursery.start_soon(self._reaper.run)
+
+    def stop(self) -> None:
+        """Close everything, telling the peers as far as that can be done at once."""
+        for transport in self._transports:
+            transport.close()
+        for link in [*self._connections, *self._admission.pending]:
+            link.end()
+        self._running = False
+        self._bus.end()
+
+    def _check_running(self) -> None:
+        if not self._running:
+            raise NotRunningError("the host is not running; use it as `async with`")
+
+    # --- who and where ----------------------------------------------------------------------------
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Own identity."""
+        return self._peer_id
+
+    @property
+    def addrs(self) -> tuple[Multiaddr, ...]:
+        """Own addresses as told to others."""
+        return self._told
+
+    def _look_at_interfaces(self) -> None:
+        told = told_addresses(self._listening, self._announce)
+        if told != self._told:
+            self._told = told
+            self._bus.emit(AddrsChanged(told))
+            self._identifier.self_changed()
+
+    # --- connections ------------------------------------------------------------------------------
+
+    async def connect(
+        self, peer_id: PeerId, addrs: Sequence[Multiaddr], deadline: Monotonic
+    ) -> None:
+        """Make sure that there is a connection to the peer; all of ``addrs`` are tried."""
+        self._check_running()
+        if self._connections.best(peer_id) is not None:
+            await checkpoint()
+            return
+        if peer_id == self._peer_id:
+            raise DialError("that peer is this node itself")
+        if not self._connections.make_room(now()):
+            raise DialError("too many connections")
+        await self._dialler.connect(peer_id, addrs, deadline)
+
+    async def disconnect(self, peer_id: PeerId) -> None:
+        """Close every connection to the peer, if any."""
+        for link in self._connections.of(peer_id):
+            link.end()
+        await checkpoint()
+
+    def is_connected(self, peer_id: PeerId) -> bool:
+        """Whether a connection to the peer is open."""
+        return self._connections.best(peer_id) is not None
+
+    def connections(self) -> list[ConnectionInfo]:
+        """Every open connection."""
+        self._check_running()
+        infos = []
+        for link in self._connections:
+            assert link.peer_id is not None
+            said = self._identifier.known.get(link.peer_id)
+            infos.append(
+                ConnectionInfo(
+                    peer_id=link.peer_id,
+                    addr=Multiaddr(link.target.addr),
+                    inbound=link.inbound,
+                    agent=said.agent if said else "",
+                    protocols=said.protocols if said else frozenset(),
+                )
+            )
+        return infos
+
+    def protect(self, peer_id: PeerId, tag: str) -> None:
+        """Keep connections to the peer when there are too many, for the reason ``tag``."""
+        self._connections.protect(peer_id, tag)
+
+    def unprotect(self, peer_id: PeerId, tag: str) -> bool:
+        """The reason is gone; whether others remain."""
+        return self._connections.unprotect(peer_id, tag)
+
+    # --- streams ----------------------------------------------------------------------------------
+
+    async def open_stream(self, peer_id: PeerId, protocol: str, deadline: Monotonic) -> Stream:
+        """A new stream to a connected peer.
+
+        The negotiation rides with the first write, and the first read tells if the peer does not
+        speak ``protocol``; except where identify said that it does not, when it is asked first.
+        """
+        self._check_running()
+        link = self._connections.best(peer_id)
+        if link is None:
+            raise StreamError(f"not connected to {peer_id}")
+        said = self._identifier.known.get(peer_id)
+        doubtful = said is not None and protocol not in said.protocols
+        return await open_stream(link, protocol, deadline, eager=doubtful)
+
+    async def ping(self, peer_id: PeerId, deadline: Monotonic) -> float:
+        """One round trip of ``/ipfs/ping/1.0.0`` to a connected peer, in seconds."""
+        return await round_trip(await self.open_stream(peer_id, PING, deadline), deadline)
+
+    # --- serving ----------------------------------------------------------------------------------
+
+    def serve(self, protocol: str, factory: StreamHandlerFactory, *, idle_timeout_s: float) -> None:
+        """Answer ``protocol`` and advertise it in identify."""
+        self._check_running()
+        self._serve(Served(protocol, factory, idle_timeout_s))
+
+    def serve_stream(self, protocol: str, handler: Callable[[Stream], Awaitable[None]]) -> None:
+        """Answer ``protocol`` with a task per stream. A handler that returns leaves its stream
+        closed; one that raises leaves it reset."""
+        self._check_running()
+        self._tasks_of[protocol] = handler
+        self._serve(Served(protocol, None, STREAM_TASK_IDLE_S))
+
+    def unserve(self, protocol: str) -> None:
+        """Stop answering and advertising ``protocol``; its inbound streams are reset."""
+        if protocol not in self._served.protocols():
+            return
+        self._served.remove(protocol)
+        self._tasks_of.pop(protocol, None)
+        self._stream_tasks.end(protocol)
+        for link in self._connections:
+            link.reset_protocol(protocol)
+        if self._running:
+            self._identifier.self_changed()
+
+    def _serve(self, served: Served) -> None:
+        if served.factory is not None:
+            self._tasks_of.pop(served.protocol, None)
+        self._served.add(served)
+        self._identifier.self_changed()
+
+    # --- events and counters ----------------------------------------------------------------------
+
+    def events(self) -> AbstractAsyncContextManager[AsyncIterator[HostEvent]]:
+        """Subscribe; the first events describe the peers already identified."""
+        return self._events()
+
+    @asynccontextmanager
+    async def _events(self) -> AsyncIterator[AsyncIterator[HostEvent]]:
+        self._check_running()
+        with self._bus.subscribed(self._identifier.known.values()) as events:
+            yield events
+
+    def stats(self) -> dict[str, int]:
+        """Counters of the host, and what is open now."""
+        links = list(self._connections)
+        return {
+            **dict(sorted(self._counters.items())),
+            "connections_open": len(links),
+            "connections_inbound": sum(link.inbound for link in links),
+            "connections_pending": len(self._admission.pending),
+            "streams_open": sum(link.stream_count for link in links),
+            "stream_tasks": len(self._stream_tasks),
+            "bytes_held": sum(link.held_bytes for link in links),
+            "dials_running": self._budget.running,
+            "peers_identified": len(self._identifier.known),
+        }
+
+    # --- what links tell --------------------------------------------------------------------------
+
+    def admit(self, link: Link, authenticated: Authenticated) -> bool:
+        """See ``LinkOwner``."""
+        peer_id = authenticated.peer_id
+        if peer_id == self._peer_id:
+            reason = "own identity"
+        elif not self._gate.admits(link.target.ip, peer_id):
+            reason = "denied"
+        elif link.inbound and not self._connections.has_room_for(peer_id):
+            reason = "too many of one peer"
+        elif link.inbound and not self._connections.make_room(now()):
+            reason = "too many connections"
+        else:
+            return True
+        self._counters[f"peers_refused:{reason}"] += 1
+        return False
+
+    def on_established(self, link: Link) -> None:
+        """See ``LinkOwner``."""
+        if link.inbound:
+            self._admission.established(link)
+        self._connections.add(link)
+        self._counters["connections_opened"] += 1
+        self._identifier.ask(link)
+        self._dialler.on_connected(link)
+
+    def on_accepted(self, link: Link, channel: Channel) -> None:
+        """See ``LinkOwner``."""
+        protocol = channel.protocol
+        assert protocol is not None
+        try:
+            if protocol == IDENTIFY and protocol not in self._tasks_of:
+                self._identifier.answer(link, channel)
+                return
+            stream = StackStream(link, channel, protocol, agreed=True)
+        except StreamError:  # the link has just ended
+            return
+        handler = self._tasks_of.get(protocol)
+        if handler is None:
+            stream.abort()
+        else:
+            self._stream_tasks.start(stream, handler)
+
+    def on_ended(self, link: Link) -> None:
+        """See ``LinkOwner``."""
+        if link.inbound:
+            self._admission.ended(link)
+        if isinstance(link.error, CapacityError):
+            self._counters["connections_refused_or_shed"] += 1
+        if self._connections.remove(link):
+            assert link.peer_id is not None
+            self._identifier.gone(link.peer_id)

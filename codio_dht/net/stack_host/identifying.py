@@ -1,0 +1,246 @@
+"""Runs identify and identify push: who the peers are, and what we tell them. No task per peer.
+
+Every connection is identified as soon as it is open; our question leaves with the handshake's last
+flight. A peer is *known* from its first message to the end of its last connection. When what we say
+of ourselves changes, everybody connected who takes pushes is told, once for all changes that come
+together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Final
+
+import trio
+from multiaddr import Multiaddr
+from trio.lowlevel import checkpoint
+
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.peer import PeerId
+from codio_dht.crypto.keys import PrivateKey
+from codio_dht.errors import CapacityError, ProtocolError, StreamError
+from codio_dht.net.event_bus import EventBus
+from codio_dht.net.host import Parked, PeerGone, PeerIdentified, Reset
+from codio_dht.net.stack.channel import Channel, Served, ServedProtocols
+from codio_dht.net.stack.identify_message import IDENTIFY, IDENTIFY_PUSH
+from codio_dht.net.stack_host.connections import Connections
+from codio_dht.net.stack_host.identify import Introduction, Parts, merge
+from codio_dht.net.stack_host.limits import IDENTIFY_TIMEOUT_S, PUSH_BATCH
+from codio_dht.net.stack_host.link import Link, now
+
+_NANOSECONDS: Final = 1_000_000_000
+
+
+class Identifier:
+    """Identify, both ways, for one host."""
+
+    def __init__(
+        self,
+        key: PrivateKey,
+        *,
+        agent: str,
+        addrs: Callable[[], tuple[Multiaddr, ...]],
+        served: ServedProtocols,
+        connections: Connections,
+        bus: EventBus,
+        counters: Counter[str],
+        nursery: trio.Nursery,
+    ) -> None:
+        self._key = key
+        self._agent = agent
+        self._addrs = addrs
+        self._served = served
+        self._connections = connections
+        self._bus = bus
+        self.counters = counters
+        self._nursery = nursery
+        self._introduction: Introduction | None = None
+        self._push_due = False
+        self.known: dict[PeerId, PeerIdentified] = {}
+        served.add(Served(IDENTIFY))
+        served.add(Served(IDENTIFY_PUSH, lambda peer: _PushHandler(self, peer), IDENTIFY_TIMEOUT_S))
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    def ask(self, link: Link) -> None:
+        """Ask who is at the other end."""
+        try:
+            channel = link.streams.open([IDENTIFY], now())
+        except (StreamError, CapacityError):
+            return
+        channel.user = link.question = _Question(self, link, channel)
+
+    def learn(self, peer_id: PeerId, parts: Parts) -> bool:
+        """A peer's message, whole; False if it is none."""
+        try:
+            message = parts.message()
+        except ProtocolError:
+            return False
+        before = self.known.get(peer_id)
+        event = merge(message, peer_id, before)
+        if event != before and self._connections.has(peer_id):
+            self.known[peer_id] = event
+            self._bus.emit(event)
+        return True
+
+    def gone(self, peer_id: PeerId) -> None:
+        """The last connection to a peer ended."""
+        self.known.pop(peer_id, None)
+        self._bus.emit(PeerGone(peer_id))
+
+    # --- answering --------------------------------------------------------------------------------
+
+    def answer(self, link: Link, channel: Channel) -> None:
+        """Say who we are, at once."""
+        streams = link.streams
+        channel.user = _Finished()
+        try:
+            streams.send(channel, self._message(link))
+        except (StreamError, CapacityError):
+            streams.reset(channel)
+        else:
+            streams.close(channel, now())
+
+    def _message(self, link: Link) -> bytes:
+        if self._introduction is None:
+            self._introduction = Introduction.of(
+                self._key,
+                addrs=self._addrs(),
+                protocols=self._served.protocols(),
+                agent=self._agent,
+                sequence=int(time.time() * _NANOSECONDS),
+            )
+        return self._introduction.to(link.target.addr)
+
+    # --- pushing ----------------------------------------------------------------------------------
+
+    def self_changed(self) -> None:
+        """Our protocols or addresses changed."""
+        self._introduction = None
+        if not self._push_due:
+            self._push_due = True
+            self._nursery.start_soon(self._push_to_all)
+
+    async def _push_to_all(self) -> None:
+        await checkpoint()
+        self._push_due = False
+        for count, link in enumerate(self._connections, start=1):
+            self._push(link)
+            if count % PUSH_BATCH == 0:
+                await checkpoint()
+
+    def _push(self, link: Link) -> None:
+        if not link.usable or link.peer_id is None:
+            return
+        known = self.known.get(link.peer_id)
+        if known is None or IDENTIFY_PUSH not in known.protocols:
+            return
+        try:
+            channel = link.streams.open([IDENTIFY_PUSH], now(), self._message(link))
+        except (StreamError, CapacityError):
+            self.counters["identify_push_failed"] += 1
+            return
+        channel.user = _Finished()
+        link.streams.close(channel, now())
+        link.flush()
+
+
+class _Finished:
+    """The user of a channel on which everything has been said."""
+
+    __slots__ = ()
+
+    def on_ready(self) -> None: ...
+    def on_refused(self) -> None: ...
+    def on_data(self, data: bytes) -> None: ...
+    def on_eof(self) -> None: ...
+    def on_reset(self, reason: str) -> None: ...
+    def on_writable(self) -> None: ...
+
+
+class _Question:
+    """Reads a peer's answer to identify; a ``ChannelUser``."""
+
+    __slots__ = ("_channel", "_identifier", "_link", "_parts", "_streams", "deadline")
+
+    def __init__(self, identifier: Identifier, link: Link, channel: Channel) -> None:
+        self.deadline = Monotonic(now() + IDENTIFY_TIMEOUT_S)
+        self._identifier = identifier
+        self._link = link
+        self._streams = link.streams
+        self._channel = channel
+        self._parts = Parts()
+
+    def on_ready(self) -> None:
+        """It will say."""
+
+    def on_refused(self) -> None:
+        """It does not speak identify; it stays connected all the same."""
+        self._fail()
+
+    def on_data(self, data: bytes) -> None:
+        """A piece of its message."""
+        try:
+            self._parts.feed(data)
+        except ProtocolError:
+            self.expire()
+        else:
+            self._streams.consume(self._channel, len(data))
+
+    def on_eof(self) -> None:
+        """That was all."""
+        self._link.question = None
+        self._streams.close(self._channel, now())
+        assert self._link.peer_id is not None
+        if not self._identifier.learn(self._link.peer_id, self._parts):
+            self._fail()
+
+    def on_reset(self, reason: str) -> None:
+        """It did not say."""
+        self._fail()
+
+    def on_writable(self) -> None:
+        """Nothing more is said."""
+
+    def expire(self) -> None:
+        """It takes too long, or says too much."""
+        self._streams.reset(self._channel)
+        self._fail()
+
+    def _fail(self) -> None:
+        self._link.question = None
+        self._identifier.counters["identify_failed"] += 1
+
+
+class _PushHandler:
+    """One inbound push; a ``StreamHandler``."""
+
+    __slots__ = ("_identifier", "_parts", "_peer_id")
+
+    def __init__(self, identifier: Identifier, peer_id: PeerId) -> None:
+        self._identifier = identifier
+        self._peer_id = peer_id
+        self._parts = Parts()
+
+    def feed(self, data: bytes, now: Monotonic) -> bytes | Parked | Reset:
+        """A piece of its message."""
+        try:
+            self._parts.feed(data)
+        except ProtocolError as error:
+            return self._fail(error.reason)
+        return b""
+
+    def eof(self, now: Monotonic) -> bytes | Parked | Reset:
+        """That was all."""
+        if not self._identifier.learn(self._peer_id, self._parts):
+            return self._fail("not an identify message")
+        return b""
+
+    def closed(self) -> None:
+        """Nothing is held beyond this object."""
+
+    def _fail(self, reason: str) -> Reset:
+        self._identifier.counters["identify_push_failed"] += 1
+        return Reset(reason)
