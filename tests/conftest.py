@@ -239,7 +239,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _launcher(name: str, log_dir: Path) -> PeerLauncher:
     try:
-        return PeerLauncher((str(peer_builds.ensure_built(name)),), log_dir)
+        return PeerLauncher(peer_builds.ensure_built(name), log_dir)
     except peer_builds.MissingToolError as error:
         pytest.skip(str(error))
 
@@ -248,3 +248,21 @@ def _launcher(name: str, log_dir: Path) -> PeerLauncher:
 def go(tmp_path: Path) -> PeerLauncher:
     """Real go-libp2p peers: ``async with go.start(count=16, bootstrap=[addr]) as swarm``."""
     return _launcher("go", tmp_path)
+
+
+@pytest.fixture
+def rust(tmp_path: Path) -> PeerLauncher:
+    """Real rust-libp2p peers, started as those of ``go``."""
+    return _launcher("rust", tmp_path)
+
+
+@pytest.fixture
+def js(tmp_path: Path) -> PeerLauncher:
+    """Real js-libp2p peers, started as those of ``go``; a process takes a second to start."""
+    return _launcher("js", tmp_path)
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Callable[[str], PeerLauncher]:
+    """Real peers of the implementation named: ``launch("rust").start()``."""
+    return lambda name: _launcher(name, tmp_path)

@@ -567,3 +567,22 @@ def test_a_command_does_not_wait_for_a_stdin_that_stays_open(start: Start) -> No
         assert client.wait(10) == 124
         assert client.stderr is not None
         assert client.stderr.read() == b"codio-dht: out of time\n"
+
+
+# --- where it listens when nobody says ------------------------------------------------------------
+
+
+def test_by_default_it_listens_on_4001_over_tcp_and_quic_ipv4_and_ipv6(
+    start: Start, tmp_path: Path, require_tool: Callable[[str], object]
+) -> None:
+    require_tool("unshare")
+    own_network = ["unshare", "--user", "--map-root-user", "--net"]
+    daemon = start("--json", "--bootstrap", "none", command=[*own_network, *REAL])
+    daemon.ready()
+    listening = {"tcp": 2, "udp": 2}  # one each for IPv4 and IPv6
+    for protocol, count in listening.items():
+        tables = [
+            Path(f"/proc/{daemon.process.pid}/net/{protocol}{version}").read_text()
+            for version in ("", "6")
+        ]
+        assert count == sum(f":{4001:04X} " in table for table in tables), tables

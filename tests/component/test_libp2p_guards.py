@@ -9,7 +9,7 @@ import gc
 import socket
 import warnings
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -660,11 +660,14 @@ async def test_r17_only_noise_tls_and_yamux_are_offered() -> None:
 
 
 async def test_r19_a_closed_host_leaves_no_socket_open() -> None:
-    async with upstream_host(guarded=True) as other:
+    async with AsyncExitStack() as stack:
+        others = [await stack.enter_async_context(upstream_host(guarded=True)) for _ in range(25)]
         async with made_host() as host:
-            await host.connect(PeerId.coerce(other.get_id()), other.get_transport_addrs(), soon())
+            for other in others:
+                peer_id = PeerId.coerce(other.get_id())
+                await host.connect(peer_id, other.get_transport_addrs(), soon())
             [addr] = host.addrs
-        await until(lambda: not swarm_of(other).get_connections())
+        await until(lambda: not any(swarm_of(other).get_connections() for other in others))
         with pytest.raises(OSError, match="failed"):
             await trio.open_tcp_stream("127.0.0.1", int(addr.value_for_protocol("tcp") or 0))
 

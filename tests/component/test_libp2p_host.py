@@ -404,9 +404,10 @@ async def test_unserve_resets_the_streams_and_stops_advertising_the_protocol() -
         server.unserve(ECHO)
         with trio.fail_after(5), pytest.raises(StreamError):
             await stream.read(1)
-        after = await next_event(
-            client, lambda e: isinstance(e, PeerIdentified) and ECHO not in e.protocols
-        )
+        with trio.fail_after(5):
+            after = await next_event(
+                client, lambda e: isinstance(e, PeerIdentified) and ECHO not in e.protocols
+            )
         with pytest.raises(UnsupportedProtocolError):
             await client.open_stream(server.peer_id, ECHO, soon())
         await until(lambda: echoes.times_closed == [1])

@@ -2,11 +2,12 @@
 
 Each peer is a program in a directory beside this file. A build lands in the user's cache
 (``~/.cache/codio-dht``, or ``$CODIO_DHT_CACHE``), in a directory named by the hash of its sources,
-so that it is reused by every tree and rebuilt when a source or a lock file changes.
+so that it is reused by every tree and rebuilt when a source changes. It is made from a copy of the
+sources, so that what a package manager leaves beside them is never in the tree.
 
 A further implementation is one more entry of ``PEERS``: a directory, the tools it needs, and the
 command that leaves its program in a given place. Its program speaks the lines of
-``go-peer/protocol.go``.
+``go-peer/protocol.go``. Whatever else is to be built the same way is a ``Source`` of its own.
 
 Run as a program, builds all peers whose tools the machine has, and says which it has not; with
 ``CI=true`` a missing tool is an error.
@@ -27,8 +28,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 
-BUILD_TIMEOUT_S = 900
-"""Downloading and compiling one peer on a slow machine, seconds."""
+BUILD_TIMEOUT_S = 1800
+"""Downloading and compiling one peer on a slow machine, seconds: rust takes 4 minutes of two cores."""
+
+_NOT_SOURCES = frozenset({"node_modules", "package-lock.json", "Cargo.lock", "target"})
+"""What a tool that a person ran in the tree leaves there."""
 
 HASH_CHARS = 16
 """Hex digits of the sources' hash in a build's name: enough to never meet another by chance."""
@@ -43,31 +47,52 @@ class MissingToolError(Exception):
 
 
 @dataclass(frozen=True)
-class PeerSource:
-    """How one implementation's peer is built."""
+class Source:
+    """How a program is built."""
 
     name: str
     directory: Path
     tools: tuple[str, ...]
     program: str
-    """The program's path below the build directory."""
-    command: Callable[[Path], list[str]]
-    """The build command, run in ``directory``; its argument is where the program must land."""
+    """The program's path below the build directory, which starts as a copy of ``directory``."""
+    command: tuple[str, ...]
+    """The build command, run in the build directory."""
     environment: tuple[tuple[str, str], ...] = ()
+    runner: tuple[str, ...] = ()
+    """What the program is an argument of, where it does not run by itself."""
+    keeps: tuple[tuple[str, str], ...] = ()
+    """Variables that name directories of the cache which builds of other hashes share."""
 
 
-def _go_build(program: Path) -> list[str]:
-    return ["go", "build", "-trimpath", "-o", str(program), "."]
-
-
-PEERS: dict[str, PeerSource] = {
-    "go": PeerSource(
-        name="go",
-        directory=HERE / "go-peer",
+def go_source(name: str, directory: Path) -> Source:
+    """A Go program whose dependencies are locked by ``go.sum``."""
+    return Source(
+        name=name,
+        directory=directory,
         tools=("go",),
-        program="go-peer",
-        command=_go_build,
+        program=directory.name,
+        command=("go", "build", "-trimpath", "-o", directory.name, "."),
         environment=(("GOFLAGS", "-mod=readonly -buildvcs=false"), ("CGO_ENABLED", "0")),
+    )
+
+
+PEERS: dict[str, Source] = {
+    "go": go_source("go", HERE / "go-peer"),
+    "rust": Source(
+        name="rust",
+        directory=HERE / "rust-peer",
+        tools=("cargo",),
+        program="bin/rust-peer",
+        command=("cargo", "install", "--quiet", "--no-track", "--path", ".", "--root", "."),
+        keeps=(("CARGO_TARGET_DIR", "rust-target"),),
+    ),
+    "js": Source(
+        name="js",
+        directory=HERE / "js-peer",
+        tools=("node", "npm"),
+        program="peer.js",
+        command=("npm", "install", "--no-package-lock", "--no-audit", "--no-fund"),
+        runner=("node",),
     ),
 }
 
@@ -81,41 +106,46 @@ def cache_dir() -> Path:
     return (Path(xdg) if xdg else Path.home() / ".cache") / "codio-dht"
 
 
-def ensure_built(name: str) -> Path:
-    """The program of peer ``name``, built now if its sources have no build yet.
+def ensure_built(name: str) -> tuple[str, ...]:
+    """The command that runs peer ``name``, built now if its sources have no build yet.
 
     Raises:
         MissingToolError: a tool of the build is not on PATH.
         BuildError: the build failed.
     """
-    source = PEERS[name]
-    place = cache_dir() / "interop" / f"{name}-{_sources_hash(source.directory)}"
-    program = place / source.program
-    if program.exists():
-        return program
+    return build(PEERS[name])
+
+
+def build(source: Source) -> tuple[str, ...]:
+    """The command that runs the program of ``source``; raises as ``ensure_built``."""
+    place = cache_dir() / "interop" / f"{source.name}-{_sources_hash(source.directory)}"
+    command = (*source.runner, str(place / source.program))
     missing = [tool for tool in source.tools if shutil.which(tool) is None]
+    if place.exists() and not set(source.runner).intersection(missing):
+        return command
     if missing:
-        raise MissingToolError(f"the {name} peer needs {', '.join(missing)} on PATH")
+        raise MissingToolError(f"the {source.name} peer needs {', '.join(missing)} on PATH")
     place.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(place.parent / f"{name}.lock"):
-        if not program.exists():  # another process may have built it meanwhile
+    with _lock(place.parent / f"{source.name}.lock"):
+        if not place.exists():  # another process may have built it meanwhile
             _build(source, place)
-    return program
+    return command
 
 
-def _build(source: PeerSource, place: Path) -> None:
+def _build(source: Source, place: Path) -> None:
     unfinished = place.with_name(f"{place.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
+    shutil.copytree(source.directory, unfinished, ignore=shutil.ignore_patterns(*_NOT_SOURCES))
     log = place.with_name(f"{place.name}.log")
-    environment = {**os.environ, **dict(source.environment)}
+    kept = {variable: str(place.parent / name) for variable, name in source.keeps}
+    environment = {**os.environ, **dict(source.environment), **kept}
     if not os.environ.get("HOME"):  # go and cargo keep their downloads there
         environment["HOME"] = str(cache_dir())
     with log.open("wb") as output:
         try:
             done = subprocess.run(
-                source.command(unfinished / source.program),
-                cwd=source.directory,
+                source.command,
+                cwd=unfinished,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -135,7 +165,7 @@ def _build(source: PeerSource, place: Path) -> None:
 def _sources_hash(directory: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(directory.rglob("*")):
-        if path.is_file() and "node_modules" not in path.parts:
+        if path.is_file() and not _NOT_SOURCES.intersection(path.relative_to(directory).parts):
             digest.update(f"{path.relative_to(directory)}\n{path.stat().st_size}\n".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:HASH_CHARS]
@@ -153,7 +183,7 @@ def main() -> int:
     status = 0
     for name in PEERS:
         try:
-            print(f"{name} peer: {ensure_built(name)}", file=sys.stderr)
+            print(f"{name} peer: {' '.join(ensure_built(name))}", file=sys.stderr)
         except MissingToolError as error:
             print(f"{name} peer: not built: {error}", file=sys.stderr)
             status |= strict

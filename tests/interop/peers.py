@@ -127,7 +127,7 @@ class PeerLauncher:
     async def start(self, **options: Any) -> AsyncIterator[PeerProcess]:
         """A running process with its peers; options are those of ``PeerOptions``."""
         arguments = PeerOptions(**options).arguments()
-        log = _new_log(self.log_dir, Path(self.program[0]).name)
+        log = _new_log(self.log_dir, Path(self.program[-1]).name)
         with log.open("wb") as errors:
             process = await trio.lowlevel.open_process(
                 [*self.program, *arguments], stdin=PIPE, stdout=PIPE, stderr=errors

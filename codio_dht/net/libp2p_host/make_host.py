@@ -1,8 +1,8 @@
 """Makes the py-libp2p host that a daemon runs, and closes it in the right order.
 
-Decides what is offered: TCP and QUIC as the listen addresses ask, Noise and TLS, Yamux, ping and
-identify; nothing else (R17, R18: py-libp2p would also offer secio, plaintext and mplex). Never
-leaves a socket open: the host is closed before its tasks are cancelled (R19).
+Decides what is offered: TCP and QUIC (both to dial, and to listen as asked), Noise and TLS, Yamux,
+ping and identify; nothing else (R17, R18: py-libp2p would also offer secio, plaintext and mplex).
+Never leaves a socket open: the host is closed before its tasks are cancelled (R19).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 
 import structlog
-from libp2p.abc import ITransport
+import trio
+from libp2p.abc import INetConn, ITransport
 from libp2p.crypto.ed25519 import Ed25519PrivateKey
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.keys import PrivateKey as Libp2pPrivateKey
@@ -94,10 +95,27 @@ async def make_libp2p_host(
         except BaseException as error:  # noqa: BLE001 - raised below, past upstream's nursery
             failure = error
         finally:
-            with shielded(CLOSE_TIMEOUT_S):
-                await ihost.close()
+            await _close(ihost, swarm)
     if failure is not None:
         raise failure
+
+
+async def _close(ihost: BasicHost, swarm: Swarm) -> None:
+    """Close all connections together, then the host: upstream closes them one after another, with
+    pauses of 0.2 s, so that of many some would outlive the host."""
+    with shielded(CLOSE_TIMEOUT_S):
+        async with trio.open_nursery() as nursery:
+            for conn in swarm.get_connections():
+                nursery.start_soon(_close_connection, conn)
+    with shielded(CLOSE_TIMEOUT_S):
+        await ihost.close()
+
+
+async def _close_connection(conn: INetConn) -> None:
+    try:
+        await conn.close()
+    except Exception as error:  # noqa: BLE001 - the outermost edge of its task; the host ends
+        _log.debug("close failed", error=repr(error))
 
 
 def _key_pair(private_key_protobuf: bytes) -> KeyPair:

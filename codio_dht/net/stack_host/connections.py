@@ -1,9 +1,9 @@
 """Every open connection of a host, by peer; and which ones go when there are too many.
 
 Above ``high_water`` connections are closed down to ``low_water``: never those younger than the
-grace period, those of protected peers, or those on which something happened just now; surplus ones
-of one peer first, then those on which nothing happened for longest. At ``max_connections`` a new one
-takes the place of such a one, or is refused.
+grace period or those of protected peers; surplus ones of one peer first, then those on which
+nothing happened for longest. At ``max_connections`` a new one takes the place of such a one, or is
+refused.
 
 Two peers that dial each other at once get two connections. Both work; both sides agree which one is
 surplus (the one dialled by the peer with the greater id), and it is closed when it has been idle.
@@ -132,7 +132,9 @@ class Connections:
         return max(min(excess, len(candidates)) - MAX_CLOSED_AT_ONCE, 0)
 
     def is_idle(self, link: Link, moment: Monotonic) -> bool:
-        """Whether the link has outlived its use."""
+        """Whether the link has outlived its use. One that ended has not."""
+        if link not in self._links:
+            return False
         assert link.peer_id is not None
         idle_s = moment - link.last_active
         if link.stream_count or idle_s <= DUPLICATE_IDLE_S:

@@ -265,6 +265,10 @@ class Link(ABC):
         """Look at deadlines; harmless when early."""
 
     @abstractmethod
+    def reset_protocol(self, protocol: str) -> None:
+        """Reset the peer's streams of ``protocol``."""
+
+    @abstractmethod
     def end(self, reason: CodioError | None = None) -> None:
         """End it from this side, telling the peer as far as that can be done at once. Idempotent.
         ``reason`` is what ``error`` then says."""
@@ -282,31 +286,12 @@ class Link(ABC):
             self._capacity_freed = trio.Event()
         await self._capacity_freed.wait()
 
-    def reset_protocol(self, protocol: str) -> None:
-        """Reset the peer's streams of ``protocol``."""
-        if self.state is LinkState.OPEN:
-            self.streams.reset_protocol(protocol)
-            self.settle_events()
-            self.flush()
-
     # --- events -----------------------------------------------------------------------------------
 
     def handle(self, events: Sequence[ConnectionEvent]) -> None:
         """Hand what happened to whom it concerns."""
         for event in events:
             match event:
-                case ChannelData(channel, data):
-                    channel.user.on_data(data)
-                case ChannelEof(channel):
-                    channel.user.on_eof()
-                case ChannelReady(channel):
-                    channel.user.on_ready()
-                case ChannelWritable(channel):
-                    channel.user.on_writable()
-                case ChannelReset(channel, reason):
-                    self._tell_reset(channel, reason)
-                case ChannelRefused(channel):
-                    channel.user.on_refused()
                 case ChannelAccepted(channel):
                     self.context.owner.on_accepted(self, channel)
                 case StreamFault():
@@ -320,14 +305,13 @@ class Link(ABC):
                     self._on_ended(error)
                 case Violation():  # the connection turns it into its end
                     pass
+                case _:
+                    if event.channel.user is not None:
+                        _tell(event.channel.user, event)
         freed = self._capacity_freed
         if freed is not None:
             self._capacity_freed = None
             freed.set()
-
-    def _tell_reset(self, channel: Channel, reason: str) -> None:
-        if channel.user is not None:
-            channel.user.on_reset(reason)
 
     def _count_fault(self, fault: StreamFault) -> None:
         counters = self.context.counters
@@ -361,3 +345,24 @@ class Link(ABC):
     @abstractmethod
     def _closed(self) -> None:
         """The link is over: send the last bytes, and give back what carries it."""
+
+
+_ChannelEvent = (
+    ChannelReady | ChannelRefused | ChannelData | ChannelEof | ChannelReset | ChannelWritable
+)
+
+
+def _tell(user: ChannelUser, event: _ChannelEvent) -> None:
+    match event:
+        case ChannelData(_, data):
+            user.on_data(data)
+        case ChannelEof():
+            user.on_eof()
+        case ChannelReady():
+            user.on_ready()
+        case ChannelWritable():
+            user.on_writable()
+        case ChannelReset(_, reason):
+            user.on_reset(reason)
+        case ChannelRefused():
+            user.on_refused()

@@ -52,6 +52,7 @@ class Pump(Link):
         "_backlog_bytes",
         "_connection",
         "_drained",
+        "_fd",
         "_held",
         "_sock",
         "_waiting",
@@ -71,6 +72,7 @@ class Pump(Link):
     ) -> None:
         super().__init__(context, target, inbound=inbound)
         self._sock = sock
+        self._fd = sock.fileno()  # never awaited after the end: the system uses it again
         self._connection = Connection(
             initiator=not inbound,
             securities=context.securities,
@@ -105,10 +107,11 @@ class Pump(Link):
             self.end()
 
     async def _run(self) -> None:
-        sock, connection, current_time = self._sock, self._connection, trio.current_time
+        sock, fd, current_time = self._sock, self._fd, trio.current_time
+        connection = self._connection
         while self.state is not LinkState.ENDED:
             self._waiting = True
-            await wait_readable(sock)
+            await wait_readable(fd)
             self._waiting = False
             try:
                 data = sock.recv(READ_BYTES)
@@ -208,7 +211,7 @@ class Pump(Link):
     async def _send_backlog(self, count: int) -> None:
         """Send the first ``count`` bytes."""
         while count > 0 and self._backlog:
-            await wait_writable(self._sock)
+            await wait_writable(self._fd)
             if not self._backlog:  # ended meanwhile
                 return
             piece = self._backlog[0]
@@ -271,6 +274,13 @@ class Pump(Link):
             self.handle(self._connection.on_timeout(moment))
             self.flush()
 
+    def reset_protocol(self, protocol: str) -> None:
+        """See :class:`Link`."""
+        if self.state is LinkState.OPEN:
+            self._connection.streams.reset_protocol(protocol)
+            self.handle(self._connection.work(now()))
+            self.flush()
+
     def end(self, reason: CodioError | None = None) -> None:
         """See :class:`Link`."""
         if self.state is not LinkState.ENDED:
@@ -292,5 +302,5 @@ class Pump(Link):
         self._backlog = None
         self._backlog_bytes = 0
         self._release()
-        notify_closing(self._sock)
+        notify_closing(self._fd)
         self._sock.close()

@@ -25,7 +25,7 @@ from codio_dht.net.stack_host.limits import (
     REAP_ROUNDS,
     Limits,
 )
-from codio_dht.net.stack_host.link import Link, LinkState, now
+from codio_dht.net.stack_host.link import Link, now
 
 _log = structlog.get_logger(__name__)
 
@@ -77,13 +77,11 @@ class Reaper:
 
     def _look_at(self, link: Link) -> None:
         moment = now()
-        if link.state is not LinkState.OPEN:
-            return
         if link.question is not None and moment >= link.question.deadline:
             link.question.expire()
             link.flush()
         link.on_timeout(moment)
-        if link.state is LinkState.OPEN and self._connections.is_idle(link, moment):
+        if self._connections.is_idle(link, moment):
             self._counters["connections_idle"] += 1
             link.end()
 

@@ -82,7 +82,7 @@ class TcpTransport:
             sock.close()
             raise
         self._listening.callback(sock.close)
-        self._listening.callback(notify_closing, sock)
+        self._listening.callback(notify_closing, sock.fileno())
         self._sockets.append(sock)
         return Multiaddr(of_socket(sock.getsockname()).addr)
 
@@ -98,7 +98,7 @@ class TcpTransport:
     async def _accept_all(self, sock: socket.socket) -> None:
         while True:
             try:
-                await wait_readable(sock)
+                await wait_readable(sock.fileno())
                 self._accept_some(sock)
             except trio.ClosedResourceError:
                 return
@@ -187,7 +187,7 @@ async def _connect(target: Target) -> socket.socket:
         with trio.fail_after(CONNECT_TIMEOUT_S):
             code = sock.connect_ex((target.host, target.port))
             if code in _IN_PROGRESS:
-                await wait_writable(sock)
+                await wait_writable(sock.fileno())
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             kind = DialFailure.LOCAL if code in _OURS else DialFailure.REFUSED

@@ -100,6 +100,6 @@ function security (name) {
 
 function identity (seed, index) {
   if (seed == null) return generateKeyPair('Ed25519')
-  const text = `codio-dht interop ${seed} ${index}`
+  const text = `codio-dht interop js ${seed} ${index}`
   return generateKeyPairFromSeed('Ed25519', createHash('sha256').update(text).digest())
 }

@@ -2,10 +2,7 @@
 //! that providers come with addresses only where the peer is connected, and that a connection tells
 //! its security only where one alone was offered.
 
-use std::{
-    future::Future,
-    time::{Duration, Instant},
-};
+use std::{future::Future, time::Instant};
 
 use cid::Cid;
 use futures::{AsyncReadExt, AsyncWriteExt};
@@ -14,7 +11,6 @@ use libp2p::{
 };
 use libp2p_stream::Control;
 use serde_json::{Value, json};
-use tokio::time::timeout;
 
 use crate::{
     node::{Node, Order, Wanted, describe, id_texts},
@@ -25,9 +21,6 @@ use crate::{
 const PING: StreamProtocol = StreamProtocol::new("/ipfs/ping/1.0.0");
 const PING_BYTES: usize = 32;
 
-/// How long a command that works on a stream may take in all: its caller gives up before.
-const STREAM_COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
-
 type Query = (kad::QueryId, Wanted);
 
 impl Node {
@@ -35,7 +28,7 @@ impl Node {
         let Order { command, args, reply } = order;
         match command.as_str() {
             "connect" => self.connect(&args, reply),
-            "disconnect" => self.at_once(reply, |node| node.disconnect(&args)),
+            "disconnect" => self.disconnect(&args, reply),
             "routing_table" => self.at_once(reply, |node| Ok(node.routing_table())),
             "peers" => self.at_once(reply, |node| Ok(id_texts(node.swarm.connected_peers()))),
             "protocols" => self.at_once(reply, |node| node.protocols(&args)),
@@ -50,8 +43,12 @@ impl Node {
                 Ok((id, Wanted::Done))
             }),
             "ping" => self.ping(args, reply),
-            "raw_rpc" => self.on_stream(reply, |held, control| streams::raw_rpc(held, control, args)),
-            "hold_stream" => self.on_stream(reply, |held, control| streams::hold(held, control, args)),
+            "raw_rpc" => {
+                self.on_stream(reply, |held, control| streams::raw_rpc(held, control, args))
+            }
+            "hold_stream" => {
+                self.on_stream(reply, |held, control| streams::hold(held, control, args))
+            }
             "close_stream" => self.on_stream(reply, |held, _| streams::close(held, args)),
             other => drop(reply.send(Err(format!("unknown command {other:?}")))),
         }
@@ -75,10 +72,7 @@ impl Node {
         F: Future<Output = Outcome> + Send + 'static,
     {
         let working = work(self.held.clone(), self.swarm.behaviour().streams.new_control());
-        tokio::spawn(async move {
-            let done = timeout(STREAM_COMMAND_TIMEOUT, working).await;
-            let _ = reply.send(done.unwrap_or(Err("timeout".into())));
-        });
+        tokio::spawn(async move { reply.send(working.await) });
     }
 
     fn connect(&mut self, args: &Arguments, reply: Reply) {
@@ -97,11 +91,14 @@ impl Node {
         }
     }
 
-    fn disconnect(&mut self, args: &Arguments) -> Outcome {
-        let peer = peer_id(args)?;
-        // An error means that there was no connection, which is what is wanted.
-        let _ = self.swarm.disconnect_peer_id(peer);
-        Ok(json!({}))
+    fn disconnect(&mut self, args: &Arguments, reply: Reply) {
+        match peer_id(args) {
+            Ok(peer) if self.swarm.disconnect_peer_id(peer).is_ok() => {
+                self.partings.insert(peer, reply);
+            }
+            Ok(_) => drop(reply.send(Ok(json!({})))), // there was no connection
+            Err(why) => drop(reply.send(Err(why))),
+        }
     }
 
     fn routing_table(&mut self) -> Value {

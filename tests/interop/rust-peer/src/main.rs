@@ -21,6 +21,9 @@ use protocol::{Outcome, Request, say, say_outcome};
 
 const DEFAULT_COMMAND_TIMEOUT_S: f64 = 30.0;
 
+/// For a command that answers by itself that its time is over.
+const GRACE: Duration = Duration::from_secs(1);
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let (options, count) = flags(std::env::args().skip(1))?;
@@ -74,13 +77,16 @@ async fn start_nodes(options: &NodeOptions, count: usize) -> Result<Vec<Orders>,
     Ok(nodes)
 }
 
-async fn answer(node: Option<Orders>, request: Request) -> Outcome {
+async fn answer(node: Option<Orders>, mut request: Request) -> Outcome {
     let node = node.ok_or(format!("no node {}", request.peer))?;
+    let seconds =
+        if request.timeout_s > 0.0 { request.timeout_s } else { DEFAULT_COMMAND_TIMEOUT_S };
+    request.args.timeout = Duration::from_secs_f64(seconds);
+    let until = request.args.timeout + GRACE;
     let (reply, outcome) = oneshot::channel();
     let order = Order { command: request.command, args: request.args, reply };
     node.send(order).map_err(|_| "the node has ended")?;
-    let seconds = if request.timeout_s > 0.0 { request.timeout_s } else { DEFAULT_COMMAND_TIMEOUT_S };
-    match timeout(Duration::from_secs_f64(seconds), outcome).await {
+    match timeout(until, outcome).await {
         Ok(answered) => answered.unwrap_or(Err("the node dropped the command".into())),
         Err(_) => Err(format!("not done after {seconds} s")),
     }

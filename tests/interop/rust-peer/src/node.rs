@@ -87,6 +87,7 @@ pub struct Node {
     pub security: String,
     pub queries: HashMap<kad::QueryId, (Wanted, Reply)>,
     pub dials: HashMap<ConnectionId, Reply>,
+    pub partings: HashMap<PeerId, Reply>,
     pub identified: HashMap<PeerId, identify::Info>,
     pub connections: HashMap<ConnectionId, (PeerId, ConnectedPoint)>,
     /// Why the library's own ping of a peer failed, until one succeeds.
@@ -100,7 +101,7 @@ impl Node {
     pub fn start(options: &NodeOptions, index: usize) -> Result<Node, Box<dyn Error>> {
         let key = match &options.seed {
             Some(seed) => {
-                let text = format!("codio-dht interop {seed} {index}");
+                let text = format!("codio-dht interop rust {seed} {index}");
                 Keypair::ed25519_from_bytes(Sha256::digest(text.as_bytes()))?
             }
             None => Keypair::generate_ed25519(),
@@ -110,6 +111,7 @@ impl Node {
             security: options.security.clone(),
             queries: HashMap::new(),
             dials: HashMap::new(),
+            partings: HashMap::new(),
             identified: HashMap::new(),
             connections: HashMap::new(),
             failed_pings: HashMap::new(),
@@ -179,9 +181,15 @@ impl Node {
                     let _ = reply.send(Ok(json!({})));
                 }
             }
-            SwarmEvent::ConnectionClosed { connection_id, peer_id, cause, .. } => {
+            SwarmEvent::ConnectionClosed {
+                connection_id, peer_id, cause, num_established, ..
+            } => {
                 self.connections.remove(&connection_id);
-                eprintln!("connection to {peer_id} closed: {cause:?}");
+                match self.partings.remove(&peer_id) {
+                    Some(reply) if num_established == 0 => drop(reply.send(Ok(json!({})))),
+                    Some(reply) => drop(self.partings.insert(peer_id, reply)),
+                    None => eprintln!("connection to {peer_id} closed: {cause:?}"),
+                }
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 match self.dials.remove(&connection_id) {
@@ -195,9 +203,12 @@ impl Node {
                 Ok(_) => drop(self.failed_pings.remove(&event.peer)),
                 Err(why) => drop(self.failed_pings.insert(event.peer, why.to_string())),
             },
-            SwarmEvent::Behaviour(BehaviourEvent::Kad(
-                kad::Event::OutboundQueryProgressed { id, result, step, .. },
-            )) => self.on_progress(id, result, step.last),
+            SwarmEvent::Behaviour(BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
+                id,
+                result,
+                step,
+                ..
+            })) => self.on_progress(id, result, step.last),
             _ => {}
         }
     }
@@ -229,15 +240,15 @@ impl Node {
         use kad::QueryResult::*;
         let Some((wanted, _)) = self.queries.get_mut(&id) else { return };
         let outcome = match (result, wanted) {
-            (GetClosestPeers(Ok(found)), Wanted::ClosestPeers) => Some(Ok(id_texts(
-                found.peers.iter().map(|peer| &peer.peer_id),
-            ))),
-            (GetClosestPeers(Ok(found)), Wanted::Peer(target)) => Some(
-                match found.peers.iter().find(|peer| peer.peer_id == *target) {
+            (GetClosestPeers(Ok(found)), Wanted::ClosestPeers) => {
+                Some(Ok(id_texts(found.peers.iter().map(|peer| &peer.peer_id))))
+            }
+            (GetClosestPeers(Ok(found)), Wanted::Peer(target)) => {
+                Some(match found.peers.iter().find(|peer| peer.peer_id == *target) {
                     Some(peer) => Ok(describe(&peer.peer_id, &peer.addrs)),
                     None => Err("not found".into()),
-                },
-            ),
+                })
+            }
             (GetClosestPeers(Err(why)), _) => Some(Err(why.to_string())),
             (GetProviders(step), Wanted::Providers { count, found }) => {
                 if let Ok(kad::GetProvidersOk::FoundProviders { providers, .. }) = step {
@@ -341,8 +352,11 @@ fn new_behaviour(key: &Keypair, options: &NodeOptions) -> Behaviour {
     }
 }
 
+/// Addresses go without `/p2p`, which this library's Kademlia appends.
 pub fn describe(peer: &PeerId, addrs: &[Multiaddr]) -> Value {
-    let addrs = addrs.iter().map(Multiaddr::to_string).collect::<Vec<_>>();
+    let own = format!("/p2p/{peer}");
+    let plain = |addr: &Multiaddr| addr.to_string().trim_end_matches(&own).to_string();
+    let addrs = addrs.iter().map(plain).collect::<Vec<_>>();
     json!({"peer_id": peer.to_string(), "addrs": addrs})
 }
 

@@ -1,6 +1,9 @@
 //! The lines, as described in go-peer/protocol.go: what comes in, what goes out.
 
-use std::{io::Write, time::Instant};
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -40,6 +43,9 @@ pub struct Arguments {
     pub framed: bool,
     pub half_close: bool,
     pub no_reply: bool,
+    /// The command's, from beside the arguments.
+    #[serde(skip)]
+    pub timeout: Duration,
 }
 
 /// Puts one whole line on stdout. A test that is gone is no failure: stdin ends too.

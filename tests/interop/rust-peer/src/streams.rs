@@ -9,7 +9,7 @@ use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::Stream;
 use libp2p_stream::Control;
 use serde_json::json;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 use unsigned_varint::{aio, encode};
 
 use crate::{
@@ -64,7 +64,11 @@ async fn exchange(stream: &mut Stream, args: &Arguments) -> Outcome {
         let mut length = encode::usize_buffer();
         message.splice(0..0, encode::usize(message.len(), &mut length).iter().copied());
     }
-    match send_and_read(stream, &message, args).await {
+    let exchanged = timeout(args.timeout, send_and_read(stream, &message, args)).await;
+    let Ok(exchanged) = exchanged else {
+        return Ok(json!({"outcome": "timeout"}));
+    };
+    match exchanged {
         Ok(Some(reply)) => Ok(json!({"outcome": "reply", "reply_hex": hex::encode(reply)})),
         Ok(None) => Ok(json!({"outcome": "sent"})),
         Err(why) => match why.kind() {
@@ -98,7 +102,10 @@ async fn send_and_read(
         other => std::io::Error::new(ErrorKind::InvalidData, other),
     })?;
     if length > MAX_REPLY_BYTES {
-        return Err(std::io::Error::new(ErrorKind::InvalidData, format!("a reply of {length} bytes")));
+        return Err(std::io::Error::new(
+            ErrorKind::InvalidData,
+            format!("a reply of {length} bytes"),
+        ));
     }
     let mut reply = vec![0; length];
     stream.read_exact(&mut reply).await?;
