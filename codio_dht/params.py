@@ -110,6 +110,16 @@ MAX_MESSAGE_ADDRS_EXAMINED: Final = 4_096
 """Addresses of one message's provider (or closer) entries that are looked at, all entries together;
 the entries after it are kept without addresses. Judging an unknown address takes about 5 us."""
 
+MAX_SMALL_FRAME_BYTES: Final = 16 * 1024
+"""A frame up to this size is always received: every request and reply of honest use fits (RS)."""
+
+MAX_LARGE_FRAMES_BYTES: Final = 64 * 1024 * 1024
+"""What frames larger than that may hold while they arrive, all streams of one direction together;
+the stream that goes past it is reset. 512 streams of one connection could hold 2 GiB otherwise."""
+
+MAX_LOOKUP_KEY_BYTES: Final = 8 * 1024
+"""Longest preimage of a key that is looked up: the request stays within what RS reads."""
+
 MAX_VARINT_BYTES: Final = 10
 """A varint longer than this is an error: 64 bits in groups of seven (LEB128)."""
 
@@ -293,6 +303,10 @@ CONNECTED_ADDR_TTL_S: Final = 15 * 60.0
 MAX_ADDR_BYTES: Final = 1_024
 """Longest multiaddr read; a longer one is dropped (those in use stay under 300)."""
 
+MAX_ADDR_COMPONENTS: Final = 16
+"""Components of a multiaddr read; one with more is dropped. Those in use have up to 10 (WebRTC
+through a WebTransport relay); a kilobyte of empty ones would take 17 ms to turn into text."""
+
 ADDRESS_CACHE_ENTRIES: Final = 8_192
 """Addresses whose classification is remembered; the least recently met is forgotten."""
 
@@ -328,6 +342,47 @@ updates); more ends the connection."""
 
 MAX_EARLY_MUXERS: Final = 16
 """Stream muxers read from a peer's Noise extensions; the rest is ignored."""
+
+QUIC_DATAGRAM_BYTES: Final = 1_232
+"""Payload of a datagram: the smallest MTU of IPv6, less the headers of IPv6 and UDP. Paths are not
+probed for more."""
+
+QUIC_IDLE_TIMEOUT_S: Final = 30.0
+"""A QUIC connection on which nothing arrives ends after this, seconds (GO 30; RS 10; the smaller of
+both sides' counts)."""
+
+QUIC_KEEP_ALIVE_INTERVAL_S: Final = 15.0
+"""A quiet QUIC connection is pinged this often, seconds (GO 15), or twice within a peer's shorter
+idle time-out."""
+
+QUIC_ACK_DELAY_S: Final = 0.02
+"""How long an acknowledgement waits for something to go with, seconds (25 ms are announced)."""
+
+QUIC_STREAM_WINDOW_BYTES: Final = 256 * 1024
+"""Bytes a peer may send on a QUIC stream ahead of what was taken (GO 512 KiB, growing)."""
+
+QUIC_CONNECTION_WINDOW_BYTES: Final = 2 * 1024 * 1024
+"""The same for all streams of a connection; it bounds what reassembly holds, too (GO 768 KiB,
+growing to 15 MiB)."""
+
+QUIC_HOLD_BYTES: Final = 256 * 1024
+"""Bytes sent on a QUIC connection that the peer does not have yet; past it no more requests are
+answered until it has half of them."""
+
+MAX_QUIC_STREAMS: Final = 256
+"""Streams a QUIC peer may have open; more it cannot open (GO, RS 256)."""
+
+MAX_QUIC_GAPS: Final = 64
+"""Gaps in one stream's received data; more end the connection. Loss on a long path makes a few
+dozen at most, and every frame is compared with all of them."""
+
+MAX_QUIC_LATE_CRYPTO_BYTES: Final = 64 * 1024
+"""Handshake data after the handshake, such as session tickets (RS sends some hundred bytes); more
+ends the connection."""
+
+MAX_QUIC_CONNECTION_IDS: Final = 4_096
+"""Connection ids that a peer issues in the life of a connection, as far as they are remembered;
+more end it."""
 
 YAMUX_WINDOW_BYTES: Final = 256 * 1024
 """Receive window of a stream; the specification fixes its initial size (GO and RS raise it for

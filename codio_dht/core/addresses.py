@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, Protocol
 from codio_dht.core.multihash import is_multihash
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import AddressError
-from codio_dht.params import ADDRESS_CACHE_ENTRIES, MAX_ADDR_BYTES
+from codio_dht.params import ADDRESS_CACHE_ENTRIES, MAX_ADDR_BYTES, MAX_ADDR_COMPONENTS
 
 # --- the protocol table (multiformats/multicodec table.csv, tag "multiaddr") ----------------------
 
@@ -95,8 +95,9 @@ def split(addr: bytes) -> tuple[tuple[int, bytes], ...]:
     """The components of ``addr``: protocol code and value (empty where it has none).
 
     Raises:
-        AddressError: empty, longer than ``MAX_ADDR_BYTES``, a protocol not in the table, a value
-            that is cut off or not one of its protocol, or something behind a path.
+        AddressError: empty, longer than ``MAX_ADDR_BYTES``, of more than ``MAX_ADDR_COMPONENTS``, a
+            protocol not in the table, a value that is cut off or not one of its protocol, or
+            something behind a path.
     """
     return tuple((code, addr[start:end]) for code, _, start, end in _components(addr))
 
@@ -109,6 +110,8 @@ def _components(addr: bytes) -> list[tuple[int, int, int, int]]:
     found = []
     offset = 0
     while offset < size:
+        if len(found) >= MAX_ADDR_COMPONENTS:
+            raise AddressError(f"an address of more than {MAX_ADDR_COMPONENTS} components")
         begin = offset
         code, offset = _varint(addr, offset)
         length = _VALUE_BYTES.get(code)

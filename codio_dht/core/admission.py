@@ -73,12 +73,14 @@ class _Failed:
     delay_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Probing:
-    """A probe that is out."""
+    """A probe that is out. ``moot``: what comes of it no longer matters, but it still takes its
+    place, or a peer that changes its mind all the time would get as many probes as it likes."""
 
     peer: PeerId
     deadline: Monotonic
+    moot: bool = False
 
 
 class Admission:
@@ -128,7 +130,10 @@ class Admission:
             return OfferOutcome.REFUSED_SELF
         if peer in self._table:
             return OfferOutcome.KNOWN
-        if key in self._queue or key in self._probing:
+        if key in self._queue:
+            return OfferOutcome.PENDING
+        if (probing := self._probing.get(key)) is not None:
+            probing.moot = False
             return OfferOutcome.PENDING
         failed = self._failed.get(key)
         if failed is not None and now < failed.until:
@@ -162,8 +167,11 @@ class Admission:
         return Idle()
 
     def on_probe_answered(self, peer: PeerId, closer_count: int, now: Monotonic) -> AddOutcome:
-        """``peer`` answered its probe with ``closer_count`` peers. A late answer counts too."""
-        self._probing.pop(peer.key, None)
+        """``peer`` answered its probe with ``closer_count`` peers. A late answer counts too, but not
+        one of a peer that was withdrawn meanwhile."""
+        probing = self._probing.pop(peer.key, None)
+        if probing is not None and probing.moot:
+            return AddOutcome.REFUSED_UNVERIFIED
         if closer_count == 0 and not self._table_is_small():
             self._back_off(peer, now)
             return AddOutcome.REFUSED_UNVERIFIED
@@ -171,7 +179,8 @@ class Admission:
 
     def on_probe_failed(self, peer: PeerId, why: FailureReason, now: Monotonic) -> AddOutcome:
         """``peer`` did not answer its probe. Without effect if no probe of it is out."""
-        if self._probing.pop(peer.key, None) is None:
+        probing = self._probing.pop(peer.key, None)
+        if probing is None or probing.moot:
             return AddOutcome.REFUSED_UNVERIFIED
         if why is FailureReason.CAPACITY:
             return AddOutcome.REFUSED_UNVERIFIED
@@ -219,8 +228,10 @@ class Admission:
         return self._refreshes_to_settle > 0 or self._settle_at is not None
 
     def _forget(self, key: Key) -> None:
+        """No candidate any more; a probe that is out goes on without consequences."""
         self._queue.pop(key, None)
-        self._probing.pop(key, None)
+        if (probing := self._probing.get(key)) is not None:
+            probing.moot = True
 
     def _back_off(self, peer: PeerId, now: Monotonic) -> None:
         """Do not probe ``peer`` for a while, longer each time."""

@@ -96,6 +96,7 @@ def open_node(settings: Settings) -> AbstractAsyncContextManager[Dht]:
         announce=list(settings.announce),
         bootstrap=list(settings.bootstrap_addrs),
         mode=settings.mode or "auto",
+        stack=settings.stack,
     )
     if settings.stack == "py-libp2p":
         logs.tame_libp2p()

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from codio_dht.errors import ConfigError, UsageError
 
 ModeName = Literal["auto", "server", "client"]
-StackName = Literal["py-libp2p"]
+StackName = Literal["py-libp2p", "own"]
 
 DEFAULT_LISTEN_IP4: Final = ("/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1")
 DEFAULT_LISTEN_IP6: Final = ("/ip6/::/tcp/4001", "/ip6/::/udp/4001/quic-v1")

@@ -9,6 +9,7 @@ from multiaddr import Multiaddr
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.errors import PeerIdError, UsageError
+from codio_dht.params import MAX_LOOKUP_KEY_BYTES
 
 __all__ = [
     "key_argument",
@@ -76,6 +77,10 @@ def key_argument(value: object, name: str = "key") -> bytes:
         preimage = peer_argument(value, name).to_bytes()
     if not preimage:
         raise UsageError(f"{name} must not be empty")
+    if len(preimage) > MAX_LOOKUP_KEY_BYTES:
+        raise UsageError(
+            f"{name} must have at most {MAX_LOOKUP_KEY_BYTES} bytes, not {len(preimage)}"
+        )
     return preimage
 
 

@@ -178,7 +178,7 @@ def assemble(
         upkeep=upkeep,
         storage=storage,
         providing=Providing(network, lookups, rpc, storage, schedule, clock, lambda: host.addrs),
-        server=KadServer(responder, storage.load, clock),
+        server=KadServer(responder, storage, clock),
         clock=clock,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import trio
 from multiaddr import Multiaddr
@@ -24,15 +24,29 @@ KEY_FILE: Final = "identity.key"
 """The identity's file in the data directory."""
 
 
+Stack = Literal["own", "py-libp2p"]
+"""What carries a host of the node's own."""
+
+
 @asynccontextmanager
 async def open_host(
-    data_dir: Path | None, listen: Sequence[Multiaddr], announce: Sequence[Multiaddr]
+    data_dir: Path | None,
+    listen: Sequence[Multiaddr],
+    announce: Sequence[Multiaddr],
+    stack: Stack = "own",
 ) -> AsyncGenerator[Host, None]:
     """A host of the node's own, under the identity of ``data_dir`` (a new one without it)."""
-    from codio_dht.net.libp2p_host import make_libp2p_host  # noqa: PLC0415 - costs 80 MiB
-
     key = await trio.to_thread.run_sync(_identity, data_dir)
-    async with make_libp2p_host(key.to_protobuf(), listen, announce) as host:
+    made: AbstractAsyncContextManager[Host]
+    if stack == "own":
+        from codio_dht.net.stack_host import make_stack_host  # noqa: PLC0415 - loads trio and crypto
+
+        made = make_stack_host(key, listen, announce)
+    else:
+        from codio_dht.net.libp2p_host import make_libp2p_host  # noqa: PLC0415 - costs 80 MiB
+
+        made = make_libp2p_host(key.to_protobuf(), listen, announce)
+    async with made as host:
         yield host
 
 

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, get_args
 
 import structlog
 import trio
@@ -39,7 +39,7 @@ from codio_dht.node import arguments
 from codio_dht.node.assembly import Node, assemble
 from codio_dht.node.bootstrap import DEFAULT_NAME, PUBLIC_BOOTSTRAP
 from codio_dht.node.clock import Clock
-from codio_dht.node.hosting import host_of, open_host, open_store
+from codio_dht.node.hosting import Stack, host_of, open_host, open_store
 from codio_dht.node.provider_stream import ProviderStream, run_search
 from codio_dht.node.results import DHTStats, ProvideResult, ProviderRecord
 from codio_dht.store.interface import OwnKey, SnapshotPeer
@@ -98,19 +98,27 @@ class DHTManager:
         announce: Addresses = (),
         bootstrap: Addresses = (),
         mode: str = "auto",
+        stack: Stack = "py-libp2p",
     ) -> Self:
         """A node with a host of its own, for ``async with``.
 
         Its identity is ``identity.key`` in ``data_dir``, made at the first start; without
         ``data_dir`` it is a new one each time. ``announce``, where given, is told to others in
-        place of the addresses listened on. The rest is as for the class.
+        place of the addresses listened on. ``stack`` is what carries the host: py-libp2p, or
+        ``"own"``, the stack of this project. The rest is as for the class.
         """
         listen_on = arguments.multiaddr_list_argument(listen, "listen")
         announced = arguments.multiaddr_list_argument(announce, "announce")
+        if stack not in get_args(Stack):
+            raise UsageError(f"stack must be one of {', '.join(get_args(Stack))}, not {stack!r}")
         directory = _data_dir(data_dir)
         self = cls.__new__(cls)
         self._configure(
-            lambda: open_host(directory, listen_on, announced), config, directory, bootstrap, mode
+            lambda: open_host(directory, listen_on, announced, stack),
+            config,
+            directory,
+            bootstrap,
+            mode,
         )
         return self
 

@@ -3,7 +3,8 @@
 Decides when a stream is reused and when a request is tried again; knows nothing of lookups.
 
 One request is outstanding on a stream at a time; answers match by order (SPEC). A request that
-fails on a stream is tried once more on a new one (go), within the same deadline. ADD_PROVIDER is
+fails on a stream is tried once more on a new one (go), and on a new connection if that is gone,
+within the same deadline. ADD_PROVIDER is
 never answered (go, rust, js), so it travels on a stream of its own: the sender finishes sending and
 waits for the peer's end. A normal end says that the peer has read the record and not refused it; a
 peer that echoes it (py-libp2p) is read and ignored. (js resets such a stream although it takes the
@@ -21,7 +22,7 @@ from multiaddr import Multiaddr
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.messages import AddProvider, Reply, Request
+from codio_dht.core.messages import AddProvider, MessageType, Reply, Request
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import (
     DeadlineError,
@@ -34,7 +35,7 @@ from codio_dht.errors import (
 from codio_dht.net.host import Host, Stream
 from codio_dht.node.stream_pool import StreamPool
 from codio_dht.wire.codec import decode_reply, encode_request, expected_reply
-from codio_dht.wire.framing import FrameReader
+from codio_dht.wire.framing import FrameReader, LargeFrames
 
 _READ_BYTES = 64 * 1024
 
@@ -67,6 +68,7 @@ class RpcClient:
         self._dial_timeout_s = dial_timeout_s
         self._request_timeout_s = request_timeout_s
         self._pool = StreamPool()
+        self._large_replies = LargeFrames()
         self.pending = 0
         self.counters: Counter[str] = Counter()
 
@@ -77,22 +79,21 @@ class RpcClient:
             NetworkError: not reached, no kad, the stream ended, or the deadline passed.
             RemoteError: the answer is not one.
         """
-        frame = encode_request(request)
+        frame, kind = encode_request(request), expected_reply(request)
         self.pending += 1
         try:
             await self._connect(peer, deadline)
-            reply = await self._exchange(peer, frame, deadline)
+            reply = await self._exchange(peer, frame, kind, deadline)
             if reply is None:
                 self.counters["retries"] += 1
-                reply = await self._exchange(peer, frame, deadline, last=True)
+                await self._connect(peer, deadline)
+                reply = await self._exchange(peer, frame, kind, deadline, last=True)
             assert reply is not None
         except (NetworkError, RemoteError) as error:
             self.counters[f"failed:{type(error).__name__}"] += 1
             raise
         finally:
             self.pending -= 1
-        if reply.type is not expected_reply(request):
-            raise MessageError(f"asked {expected_reply(request).name}, was told {reply.type.name}")
         self.counters["answered"] += 1
         return reply
 
@@ -137,7 +138,13 @@ class RpcClient:
             await self._host.connect(peer, self._addrs_of(peer), Monotonic(by))
 
     async def _exchange(
-        self, peer: PeerId, frame: bytes, deadline: Monotonic, *, last: bool = False
+        self,
+        peer: PeerId,
+        frame: bytes,
+        kind: MessageType,
+        deadline: Monotonic,
+        *,
+        last: bool = False,
     ) -> Reply | None:
         """One try. None: the stream failed and a second try is worth it."""
         stream = None if last else await self._take_kept(peer)
@@ -149,8 +156,12 @@ class RpcClient:
         try:
             with _failing_at(by, "waiting for an answer"):
                 await stream.write(frame)
-                payload, clean = await _read_frame(stream)
-            return decode_reply(payload)
+                payload, at_end = await self._read_frame(stream)
+            reply = decode_reply(payload)
+            if reply.type is not kind:
+                raise MessageError(f"asked {kind.name}, was told {reply.type.name}")
+            clean = at_end
+            return reply
         except UnsupportedProtocolError:
             raise
         except StreamError:
@@ -168,6 +179,22 @@ class RpcClient:
                 await self._give_back(peer, stream)
             else:
                 await stream.reset()
+
+    async def _read_frame(self, stream: Stream) -> tuple[bytes, bool]:
+        """One frame's payload, and whether nothing came after it."""
+        reader, counted = FrameReader(), 0
+        try:
+            while True:
+                data = await stream.read(_READ_BYTES)
+                if not data:
+                    raise StreamError("the peer ended the stream without an answer")
+                reader.feed(data)
+                payload = reader.next_frame()
+                if payload is not None:
+                    return payload, reader.at_boundary
+                counted = self._large_replies.count(counted, reader.buffered)
+        finally:
+            self._large_replies.count(counted, 0)
 
     async def _take_kept(self, peer: PeerId) -> Stream | None:
         stream, stale = self._pool.take(peer, Monotonic(trio.current_time()))
@@ -211,16 +238,3 @@ class _failing_at:  # noqa: N801 - reads as the context manager that it is
         if self._scope.cancelled_caught:
             raise DeadlineError(f"out of time {self._doing}")
         return bool(handled)
-
-
-async def _read_frame(stream: Stream) -> tuple[bytes, bool]:
-    """One frame's payload, and whether nothing came after it."""
-    reader = FrameReader()
-    while True:
-        data = await stream.read(_READ_BYTES)
-        if not data:
-            raise StreamError("the peer ended the stream without an answer")
-        reader.feed(data)
-        payload = reader.next_frame()
-        if payload is not None:
-            return payload, reader.at_boundary

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
+from typing import Protocol
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic, Now
@@ -26,19 +27,31 @@ from codio_dht.errors import RemoteError
 from codio_dht.net.host import Parked, Reset
 from codio_dht.node.clock import Clock
 from codio_dht.wire.codec import decode_request, encode_reply
-from codio_dht.wire.framing import FrameReader
+from codio_dht.wire.framing import FrameReader, LargeFrames
 
-Loader = Callable[[bytes, Callable[[], None]], None]
-"""``load(key, done)``: bring the rows of ``key`` into memory, then call ``done`` (always)."""
+Wake = Callable[[], None]
+
+
+class Loader(Protocol):
+    """What is needed of the storage."""
+
+    def load(self, key: bytes, done: Wake) -> None:
+        """Bring the rows of ``key`` into memory, then call ``done`` (always)."""
+        ...
+
+    def stop_waiting(self, key: bytes, done: Wake) -> None:
+        """Nobody waits for this load any more; ``done`` is not called. A no-op if it was."""
+        ...
 
 
 class KadServer:
     """Makes a :class:`KadStream` per inbound stream and counts what they do."""
 
-    def __init__(self, responder: Responder, load: Loader, clock: Clock) -> None:
+    def __init__(self, responder: Responder, loader: Loader, clock: Clock) -> None:
         self.responder = responder
-        self.load = load
+        self.loader = loader
         self.clock = clock
+        self.large_requests = LargeFrames()
         self.counters: Counter[str] = Counter()
 
     def __call__(self, peer: PeerId) -> KadStream:
@@ -49,7 +62,7 @@ class KadServer:
 class KadStream:
     """A ``StreamHandler`` (:mod:`codio_dht.net.host`) for ``/ipfs/kad/1.0.0``."""
 
-    __slots__ = ("_head", "_loads", "_peer", "_reader", "_server")
+    __slots__ = ("_counted", "_head", "_loads", "_peer", "_reader", "_server", "_waiting")
 
     def __init__(self, server: KadServer, peer: PeerId) -> None:
         self._server = server
@@ -57,12 +70,18 @@ class KadStream:
         self._reader = FrameReader()
         self._head: bytes | None = None
         self._loads = 0
+        self._counted = 0
+        self._waiting: tuple[bytes, Wake] | None = None
 
     def feed(self, data: bytes, now: Monotonic) -> bytes | Parked | Reset:
         """Answer every whole request in ``data``, in order."""
+        reader = self._reader
         try:
-            self._reader.feed(data)
-            return self._answer(now)
+            reader.feed(data)
+            answer = self._answer(now)
+            if self._counted or reader.buffered > params.MAX_SMALL_FRAME_BYTES:
+                self._counted = self._server.large_requests.count(self._counted, reader.buffered)
+            return answer
         except RemoteError as error:
             return self._reset(type(error).__name__)
 
@@ -74,7 +93,12 @@ class KadStream:
         return answer
 
     def closed(self) -> None:
-        """Nothing is held beyond this object."""
+        """Nothing is held beyond this object: neither room for large frames nor a place in a load's
+        queue, which a peer could fill with streams that it opens and resets."""
+        self._counted = self._server.large_requests.count(self._counted, 0)
+        if self._waiting is not None:
+            self._server.loader.stop_waiting(*self._waiting)
+            self._waiting = None
 
     def _answer(self, monotonic: Monotonic) -> bytes | Parked | Reset:
         server = self._server
@@ -95,13 +119,17 @@ class KadStream:
                     self._loads += 1
                     if self._loads > params.MAX_LOADS_PER_REQUEST:
                         return self._reset("store unavailable")
-                    return Parked(b"".join(out), partial(server.load, key))
+                    return Parked(b"".join(out), partial(self._load, key))
                 case Refuse(reason):
                     return self._reset(reason)
             server.counters[type(request).__name__] += 1
             self._head = None
             self._loads = 0
         return b"".join(out)
+
+    def _load(self, key: bytes, wake: Wake) -> None:
+        self._waiting = key, wake
+        self._server.loader.load(key, wake)
 
     def _next_request(self) -> bytes | None:
         """The request to answer now: the one that was parked, or the next whole frame."""

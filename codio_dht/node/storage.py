@@ -37,6 +37,7 @@ class Storage:
         self._clock = clock
         self._one_at_a_time = trio.CapacityLimiter(1)
         self._wanted: dict[bytes, list[Callable[[], None]]] = {}
+        self._loading: bytes | None = None
         self._wake = trio.Event()
 
     async def call(self, function: Callable[[], T]) -> T:
@@ -57,27 +58,43 @@ class Storage:
     def load(self, key: bytes, done: Callable[[], None]) -> None:
         """Bring the rows of ``key`` into memory, then call ``done``, whether that worked or not.
 
-        Streams that want the same key share one load.
+        Streams that want the same key share one load. Each waits for one at a time, and says so
+        when it ends (:meth:`stop_waiting`): so the host's limit on streams bounds the queue.
         """
         waiting = self._wanted.setdefault(key, [])
         waiting.append(done)
         self._wake.set()
 
+    def stop_waiting(self, key: bytes, done: Callable[[], None]) -> None:
+        """Nobody waits for ``done`` any more: it is not called, and a load that is for nobody not
+        begun. A no-op if it was called."""
+        waiting = self._wanted.get(key, [])
+        if done in waiting:
+            waiting.remove(done)
+            if not waiting and key != self._loading:
+                del self._wanted[key]
+
     async def run_loads(self) -> None:
-        """Serve :meth:`load` for ever: a batch of keys in one hop to the thread."""
+        """Serve :meth:`load` for ever, one key after another."""
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
-            wanted, self._wanted = self._wanted, {}
-            for key, waiting in wanted.items():
-                try:
-                    rows = await self.call(partial(self.store.load_providers, key))
-                    self.records.loaded(key, rows, self._clock.unix())
-                except StorageError as error:
-                    self.records.load_failed(key, self._clock.unix())
-                    self._failed("load", error)
-                for done in waiting:
-                    done()
+            while self._wanted:
+                await self._load(next(iter(self._wanted)))
+
+    async def _load(self, key: bytes) -> None:
+        """Who wants ``key`` while it is being read shares this load."""
+        self._loading = key
+        try:
+            rows = await self.call(partial(self.store.load_providers, key))
+            self.records.loaded(key, rows, self._clock.unix())
+        except StorageError as error:
+            self.records.load_failed(key, self._clock.unix())
+            self._failed("load", error)
+        finally:
+            self._loading = None
+            for done in self._wanted.pop(key, ()):
+                done()
 
     async def run_flushes(self) -> None:
         """Write unsaved records for ever, and once more on the way out."""
@@ -94,8 +111,11 @@ class Storage:
         while (batch := self.records.take_flush()) is not None:
             try:
                 added = await self.call(partial(self.store.flush, batch))
-            except StorageError as error:
+            except BaseException as error:
+                # Cancelled before the thread had it, for one: the flush at the end takes it again.
                 self.records.flush_failed(batch)
+                if not isinstance(error, StorageError):
+                    raise
                 self._failed("flush", error)
                 return False
             self.records.flushed(batch, added)
@@ -132,7 +152,10 @@ class Storage:
                 return rows
             loaded = trio.Event()
             self.load(key, loaded.set)
-            await loaded.wait()
+            try:
+                await loaded.wait()
+            finally:
+                self.stop_waiting(key, loaded.set)
 
     async def _rebuild_filter(self) -> None:
         rebuilt = self.records.begin_rebuild()

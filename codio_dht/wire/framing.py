@@ -19,7 +19,12 @@ from typing import Final
 
 from codio_dht.crypto.protobuf import uvarint
 from codio_dht.errors import FrameError
-from codio_dht.params import MAX_FRAME_BYTES, MAX_VARINT_BYTES
+from codio_dht.params import (
+    MAX_FRAME_BYTES,
+    MAX_LARGE_FRAMES_BYTES,
+    MAX_SMALL_FRAME_BYTES,
+    MAX_VARINT_BYTES,
+)
 
 _CONTINUES: Final = 0x80
 """A varint byte from here on says that another byte follows."""
@@ -31,6 +36,31 @@ _BITS_PER_BYTE: Final = 7
 def encode_frame(payload: bytes) -> bytes:
     """``payload`` behind its length."""
     return uvarint(len(payload)) + payload
+
+
+class LargeFrames:
+    """What frames of more than ``MAX_SMALL_FRAME_BYTES`` hold while they arrive, over the streams
+    of one direction together: a bound on memory that leaves no small frame out."""
+
+    __slots__ = ("_max", "held")
+
+    def __init__(self, max_bytes: int = MAX_LARGE_FRAMES_BYTES) -> None:
+        self._max = max_bytes
+        self.held = 0
+
+    def count(self, counted: int, buffered: int) -> int:
+        """A stream that was ``counted`` so far has ``buffered`` bytes now (0: it is over); what it
+        is counted from here on.
+
+        Raises:
+            FrameError: that is past the bound; the stream stays ``counted``.
+        """
+        counts = buffered if buffered > MAX_SMALL_FRAME_BYTES else 0
+        held = self.held + counts - counted
+        if counts > counted and held > self._max:
+            raise FrameError(f"more than {self._max} bytes in large frames under way")
+        self.held = held
+        return counts
 
 
 class FrameReader:

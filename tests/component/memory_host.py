@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -151,7 +151,10 @@ class MemoryHost:
                     stream.answer(answer.data)
                     ready = trio.Event()
                     answer.on_ready(ready.set)
+                    stream.on_abort = ready.set
                     await ready.wait()
+                    if stream.broken:
+                        return
                     answer = handler.feed(b"", Monotonic(trio.current_time()))
                 if isinstance(answer, Reset):
                     stream.abort()
@@ -214,6 +217,7 @@ class MemoryStream:
         self.peer_id = server.peer_id
         self.protocol = protocol
         self.broken = False
+        self.on_abort: Callable[[], None] | None = None
         self._opener = opener
         self._latency_s = opener.net.latency_s
         self._requests: deque[bytes] = deque()
@@ -260,6 +264,8 @@ class MemoryStream:
 
     def abort(self) -> None:
         self.broken = True
+        if self.on_abort is not None:
+            self.on_abort()
         self._requests.append(b"")
         self._stir()
 

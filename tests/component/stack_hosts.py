@@ -118,7 +118,8 @@ class RawPeer:
     async def handshake(self) -> None:
         while not any(isinstance(event, Established) for event in self.events):
             await self.flush()
-            await self.receive()
+            assert await self.receive()
+        await self.flush()
 
     async def flush(self) -> None:
         await self.sock.send_all(self.connection.data_to_send())
@@ -200,6 +201,18 @@ def dead_address() -> Multiaddr:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         return Multiaddr(f"/ip4/127.0.0.1/tcp/{unused.getsockname()[1]}")
+
+
+async def quiet() -> tuple[int, int]:
+    """Sockets and tasks, once they change no more."""
+    before, same = (-1, -1), 0
+    with trio.fail_after(10):
+        while same < 3:
+            await trio.sleep(0.02)
+            current = (open_sockets(), tasks())
+            same = same + 1 if current == before else 0
+            before = current
+    return before
 
 
 def open_sockets() -> int:

@@ -376,7 +376,7 @@ async def test_a_protocol_that_the_peer_does_not_speak_is_told() -> None:
         with pytest.raises(UnsupportedProtocolError):
             await client.open_stream(server.peer_id, "/nobody/speaks/this", soon())
         assert await client.ping(server.peer_id, soon()) > 0
-        assert 0 == client.stats()["streams_open"]
+        await until(lambda: client.stats()["streams_open"] == 0)
 
 
 async def test_a_peer_that_says_less_than_it_speaks_is_asked() -> None:
@@ -806,6 +806,6 @@ trio.run(main)
 print([name for name in sys.modules if name.partition(".")[0] == "libp2p"])
 """
     run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=30
     )
     assert ("[]\n", 0) == (run.stdout, run.returncode), run.stderr

@@ -21,7 +21,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 BUILD_TIMEOUT_S = 1800
-"""Downloading and compiling one peer on a slow machine, seconds: rust takes 4 minutes of two cores."""
+"""Downloading and compiling one peer on a slow machine, seconds; rust takes minutes anywhere."""
 
 _NOT_SOURCES = frozenset({"node_modules", "package-lock.json", "Cargo.lock", "target"})
 """What a tool that a person ran in the tree leaves there."""

@@ -317,9 +317,26 @@ def test_a_peer_that_is_no_server_any_more_is_withdrawn_without_a_grudge() -> No
     admission.offer(queued, now(0))
     for peer in (queued, probed, member):
         admission.withdraw(peer)
-    assert (admission.waiting, admission.probing) == (0, 0)
+    assert admission.waiting == 0
     assert member not in table
     assert admission.offer(queued, now(0)) is OfferOutcome.QUEUED
+    assert admission.on_probe_answered(probed, 2, now(1)) is AddOutcome.REFUSED_UNVERIFIED
+    assert probed not in table
+    assert admission.offer(probed, now(2)) is OfferOutcome.QUEUED
+
+
+def test_a_probe_of_a_withdrawn_peer_keeps_its_place_until_it_ends() -> None:
+    table = table_of(2)
+    admission = Admission(table)
+    (peer,) = peers_at_cpl(0, 1)
+    probe(admission, peer)
+    for _ in range(3):
+        admission.withdraw(peer)
+        assert admission.offer(peer, now(1)) is OfferOutcome.PENDING
+        assert admission.next(now(1)) == Idle()
+    assert admission.probing == 1
+    assert admission.on_probe_answered(peer, 2, now(2)) is AddOutcome.ADDED
+    assert admission.probing == 0
 
 
 # --- joining --------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """What the stack asks of a stream multiplexer: Yamux now, QUIC's own streams beside it.
 
 A contract only. ``receive`` methods differ by muxer and are not part of it; what they tell is: a
-list of the events below, in order. A stream's events end with its ``StreamReset``, or with its
+list of the events below, in order. :class:`Muxer` is what streams need of any; a
+:class:`FrameMuxer` works on an ordered connection of bytes and keeps it alive itself, which QUIC's
+does not. A stream's events end with its ``StreamReset``, or with its
 ``Eof``, after which it lives until this side has closed it too.
 
 Flow control is the caller's to keep honest: bytes of a ``Data`` event count as unread, against the
@@ -94,7 +96,7 @@ MuxerEvent = StreamOpened | Data | Eof | StreamReset | StreamWritable | GoAway |
 
 
 class Muxer(Protocol):
-    """What the layer above calls. All of it is synchronous; bytes wait in ``data_to_send``."""
+    """What the layer above calls. All of it is synchronous; what is to be sent waits inside."""
 
     def open_stream(self) -> MuxStream:
         """A new stream of ours.
@@ -129,6 +131,10 @@ class Muxer(Protocol):
     def streams(self) -> Iterable[MuxStream]:
         """Every stream that is not over; do not open or end streams while iterating."""
         ...
+
+
+class FrameMuxer(Muxer, Protocol):
+    """A muxer whose frames are bytes of an ordered connection; they wait in ``data_to_send``."""
 
     def go_away(self, code: int) -> None:
         """Tell the peer that the connection ends; its new streams are refused from now on."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import inf
 from typing import Final
 
 import trio
@@ -54,6 +55,7 @@ class _Dial:
         "known",
         "moved",
         "names",
+        "next_at",
         "peer_id",
         "resolving",
         "running",
@@ -73,6 +75,7 @@ class _Dial:
         self.connected = False
         self.errors: list[str] = []
         self.deadline = Monotonic(0.0)
+        self.next_at = 0.0
         self.moved = trio.Event()
         self.ended = trio.Event()
         self.scope = trio.CancelScope()
@@ -173,16 +176,18 @@ class Dialler:
 
     async def _race(self, dial: _Dial, nursery: trio.Nursery) -> None:
         while not dial.over:
-            moved, pause_s = dial.moved, float("inf")
+            moved, wake_at = dial.moved, inf
             if dial.names:
                 names, dial.names = dial.names, []
                 dial.resolving += 1
                 nursery.start_soon(self._resolve, dial, names)
             if dial.waiting and dial.running < MAX_DIALS_PER_PEER:
-                dial.running += 1
-                nursery.start_soon(self._try, dial, dial.waiting.pop(0))
-                pause_s = DIAL_STAGGER_S
-            with trio.move_on_after(pause_s):
+                if now() >= dial.next_at:
+                    dial.running += 1
+                    dial.next_at = now() + DIAL_STAGGER_S
+                    nursery.start_soon(self._try, dial, dial.waiting.pop(0))
+                wake_at = dial.next_at
+            with trio.move_on_at(wake_at):
                 await moved.wait()
 
     async def _try(self, dial: _Dial, target: Target) -> None:
@@ -198,6 +203,7 @@ class Dialler:
             dial.errors.append(f"{target}: {error}")
         finally:
             dial.running -= 1
+            dial.next_at = 0.0  # the next one need not wait
             dial.stir()
 
     async def _dial(self, dial: _Dial, target: Target) -> None:

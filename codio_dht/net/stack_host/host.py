@@ -48,7 +48,9 @@ from codio_dht.net.stack_host.ping import PING, PingHandler, round_trip
 from codio_dht.net.stack_host.reaper import Reaper
 from codio_dht.net.stack_host.stream import StackStream, open_stream
 from codio_dht.net.stack_host.stream_tasks import StreamTasks
-from codio_dht.net.stack_host.tcp import TcpTransport
+
+TransportFactory = Callable[[LinkContext, Admission, Callable[[], bool]], Transport]
+"""Makes a transport: what links share, who may connect, and whether there is room for one more."""
 
 
 class StackHost:
@@ -65,6 +67,7 @@ class StackHost:
         name_servers: NameServers,
         limits: Limits,
         gate: Gate,
+        transports: Sequence[TransportFactory],
     ) -> None:
         self._peer_id = private_key.peer_id()
         self._announce = tuple(announce)
@@ -92,8 +95,9 @@ class StackHost:
         self._served.add(Served(PING, PingHandler, PING_IDLE_S))
         context = LinkContext(self, nursery, securities, self._served, limits, self._counters)
         self._nursery = nursery
-        self._transports: list[Transport] = [
-            TcpTransport(context, self._admission, lambda: self._connections.make_room(now()))
+        self._transports = [
+            make(context, self._admission, lambda: self._connections.make_room(now()))
+            for make in transports
         ]
         self._budget = DialBudget(limits, self._counters)
         self._dialler = Dialler(
@@ -130,10 +134,10 @@ class StackHost:
 
     def stop(self) -> None:
         """Close everything, telling the peers as far as that can be done at once."""
-        for transport in self._transports:
-            transport.close()
         for link in [*self._connections, *self._admission.pending]:
             link.end()
+        for transport in self._transports:
+            transport.close()
         self._running = False
         self._bus.end()
 

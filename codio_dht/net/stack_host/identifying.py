@@ -182,6 +182,8 @@ class _Question:
 
     def on_data(self, data: bytes) -> None:
         """A piece of its message."""
+        if self._link.question is not self:
+            return  # said too much already
         try:
             self._parts.feed(data)
         except ProtocolError:
@@ -191,6 +193,8 @@ class _Question:
 
     def on_eof(self) -> None:
         """That was all."""
+        if self._link.question is not self:
+            return
         self._link.question = None
         self._streams.close(self._channel, now())
         assert self._link.peer_id is not None
@@ -210,7 +214,8 @@ class _Question:
         self._fail()
 
     def _fail(self) -> None:
-        self._link.question = None
+        if self._link.question is self:
+            self._link.question = None
         self._identifier.counters["identify_failed"] += 1
 
 

@@ -122,6 +122,28 @@ LISTEN_BACKLOG: Final = 1_024
 INTERFACES_INTERVAL_S: Final = 30.0
 """How often the machine's addresses are looked at, seconds."""
 
+# --- QUIC -----------------------------------------------------------------------------------------
+
+UDP_BATCH: Final = 32
+"""Datagrams taken from a UDP socket before its connections answer and others run."""
+
+UDP_BUFFER_BYTES: Final = 4 * 1024 * 1024
+"""Asked of the system for each direction of a UDP socket (go asks for 7 MiB; Linux gives 208 KiB
+unless it is set otherwise)."""
+
+MIN_TIMER_S: Final = 0.001
+"""A QUIC timer fires this long after it was set, at the earliest, seconds."""
+
+QUIC_KEEP_ALIVE_BYTES: Final = 48
+"""A datagram no longer than this says nothing of use: a ping or an acknowledgement."""
+
+MAX_UNPROVEN_HANDSHAKES: Final = 32
+"""Inbound QUIC handshakes whose address is not proven; while there are more, diallers have to prove
+theirs first, which costs them a round trip."""
+
+MAX_UNPROVEN_PER_IP: Final = 2
+"""The same, of one IPv4 address or IPv6 /56, so that forged ones do not use up its connections."""
+
 # --- streams --------------------------------------------------------------------------------------
 
 MAX_STREAM_TASKS: Final = 1_024

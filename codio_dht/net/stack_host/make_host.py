@@ -1,29 +1,36 @@
 """Makes the host that a daemon runs on our own stack, and closes it in the right order.
 
-Decides what is offered: Noise and Yamux over TCP, ping and identify; nothing else. Never leaves a
-socket open.
+Decides what is offered: Noise or TLS and Yamux over TCP, QUIC v1, ping and identify; nothing else.
+Never leaves a socket open.
 """
 
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import trio
 from multiaddr import Multiaddr
 
 from codio_dht import __version__
+from codio_dht.core.clock import UnixTime
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import NetworkError, UsageError
 from codio_dht.net.dnsaddr import NameServers, SystemNameServers
 from codio_dht.net.stack.noise import NoiseIdentity
+from codio_dht.net.stack.quic import QuicIdentity
 from codio_dht.net.stack.security import Security
+from codio_dht.net.stack.tls import TlsIdentity
 from codio_dht.net.stack_host.gate import Gate
 from codio_dht.net.stack_host.host import StackHost
 from codio_dht.net.stack_host.limits import Limits
+from codio_dht.net.stack_host.quic_transport import QuicTransport
 from codio_dht.net.stack_host.targets import Target, parse
+from codio_dht.net.stack_host.tcp import TcpTransport
 
 AGENT: Final = f"codio-dht/{__version__}"
 
@@ -43,8 +50,9 @@ async def make_stack_host(
     """A running host for the identity, listening on ``listen``; closed when the block ends.
 
     ``announce``, if given, is told to others in place of the addresses listened on; ``agent`` in
-    place of ours; ``securities`` are offered in place of Noise; ``name_servers`` answer in place of
-    the system's. ``limits`` are cut to the files that the process may have open.
+    place of ours; ``securities`` are offered on TCP in place of Noise and TLS (the first is sent
+    ahead); ``name_servers`` answer in place of the system's. ``limits`` are cut to the files that
+    the process may have open.
 
     Raises:
         UsageError: an address that cannot be listened on.
@@ -57,12 +65,16 @@ async def make_stack_host(
         host = StackHost(
             private_key,
             nursery=nursery,
-            securities=list(securities or [NoiseIdentity(private_key).security()]),
+            securities=list(securities or _securities(private_key)),
             announce=announce,
             agent=agent or AGENT,
             name_servers=name_servers or SystemNameServers(),
             limits=(limits or Limits()).within(open_files),
             gate=gate or Gate(),
+            transports=[
+                TcpTransport,
+                partial(QuicTransport, identity=QuicIdentity(private_key, _unix_now)),
+            ],
         )
         try:
             host.start([_listen(host, addr, target) for addr, target in targets])
@@ -76,10 +88,19 @@ async def make_stack_host(
         raise failure
 
 
+def _unix_now() -> UnixTime:
+    return UnixTime(time.time())
+
+
+def _securities(private_key: PrivateKey) -> Sequence[Security]:
+    noise = NoiseIdentity(private_key).security()
+    return [noise, TlsIdentity(private_key, _unix_now).security()]
+
+
 def _listen_target(addr: Multiaddr) -> Target:
     target = parse(addr.to_bytes())
     if target is None:
-        raise UsageError(f"listen: {addr} is not /ip4|ip6/.../tcp/...")
+        raise UsageError(f"listen: {addr} is not /ip4|ip6/.../tcp/... or /udp/.../quic-v1")
     return target
 
 
@@ -90,4 +111,4 @@ def _listen(host: StackHost, addr: Multiaddr, target: Target) -> Multiaddr:
                 return transport.listen(target)
             except OSError as error:
                 raise NetworkError(f"cannot listen on {addr}: {error.strerror}") from error
-    raise UsageError(f"listen: {addr} is not /ip4|ip6/.../tcp/...")
+    raise UsageError(f"listen: {addr} is not /ip4|ip6/.../tcp/... or /udp/.../quic-v1")

@@ -188,8 +188,9 @@ class StackStream:
 
     def on_data(self, data: bytes) -> None:
         """See ``ChannelUser``."""
-        self._inbox += data
-        self._stir()
+        if not self._ended:
+            self._inbox += data
+            self._stir()
 
     def on_eof(self) -> None:
         """See ``ChannelUser``."""

@@ -47,16 +47,17 @@ class StreamTasks:
             return
         self._total += 1
         self._of_peer[stream.peer_id] += 1
-        self._nursery.start_soon(self._run, stream, handler)
+        scope = trio.CancelScope()
+        self._scopes[stream.protocol].add(scope)
+        self._nursery.start_soon(self._run, stream, handler, scope)
 
     def end(self, protocol: str) -> None:
         """End the tasks of a protocol."""
         for scope in self._scopes.pop(protocol, set()):
             scope.cancel()
 
-    async def _run(self, stream: StackStream, handler: StreamTask) -> None:
-        with trio.CancelScope() as scope:
-            self._scopes[stream.protocol].add(scope)
+    async def _run(self, stream: StackStream, handler: StreamTask, scope: trio.CancelScope) -> None:
+        with scope:
             try:
                 await handler(stream)
                 await stream.close()

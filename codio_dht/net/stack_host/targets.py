@@ -28,6 +28,7 @@ from codio_dht.core.addresses import (
     strip_peer_id,
 )
 from codio_dht.core.peer import PeerId
+from codio_dht.crypto.protobuf import uvarint
 from codio_dht.errors import AddressError
 
 _TCP: Final = (P_TCP,)
@@ -130,6 +131,14 @@ def of_socket(name: tuple[Any, ...]) -> Target:
     code = P_IP4 if ip.version == 4 else P_IP6
     addr = bytes([code]) + ip.packed + bytes([P_TCP]) + port.to_bytes(2, "big")
     return Target(addr, Carrier.TCP, Ip(ip.packed, reach(addr) in _LOCAL), str(ip), port)
+
+
+def of_udp_socket(name: tuple[Any, ...]) -> Target:
+    """The QUIC address in the form that ``recvfrom`` gives it."""
+    tcp = of_socket(name)
+    udp = uvarint(P_UDP) + tcp.port.to_bytes(2, "big") + uvarint(P_QUIC_V1)
+    addr = tcp.addr[: 1 + len(tcp.ip.packed)] + udp
+    return Target(addr, Carrier.QUIC, tcp.ip, tcp.host, tcp.port)
 
 
 def ranked(targets: Iterable[Target]) -> list[Target]:

@@ -96,7 +96,7 @@ class TcpTransport:
         self._listening.close()
 
     async def _accept_all(self, sock: socket.socket) -> None:
-        while True:
+        while sock.fileno() >= 0:  # else closed while others ran
             try:
                 await wait_readable(sock.fileno())
                 self._accept_some(sock)

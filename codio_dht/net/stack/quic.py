@@ -1,0 +1,446 @@
+"""One QUIC v1 connection: libp2p's identities, and streams that run as they do over Yamux.
+
+Decides when a QUIC connection is open and when it is over. No I/O: who owns the UDP socket does, in
+the shape of :mod:`connection`::
+
+    datagram -> receive(data, addr, now) -> events
+             -> datagrams_to_send(now) -> sendto        (once for all datagrams of a turn)
+             -> while work_left: let others run; work(now); datagrams_to_send(now)
+    at next_timeout(): on_timeout(now) -> events, and send
+
+States::
+
+    HANDSHAKE --both certificates judged--> OPEN --> ENDED   (``ConnectionEnded``: the last event)
+        +----------------------------------------------^
+
+TLS is in QUIC, so there is nothing to negotiate before streams: a dialler's first streams leave
+with the end of its handshake. A certificate is judged while the handshake waits, so a wrong
+listener does not learn who dials.
+
+Besides its events a connection has ``ids``: the connection ids by which its datagrams are found;
+ask after every call. When much of what was sent waits for the peer, no request is answered until it
+has taken half of that. ``receive`` never raises on a peer's bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum, auto
+from typing import Any, Final
+
+from aioquic.quic import events as quic
+from aioquic.quic.packet import QuicErrorCode
+
+from codio_dht.core.clock import Monotonic, UnixTime
+from codio_dht.core.peer import PeerId
+from codio_dht.crypto.certificate import make_certificate, verify_certificate
+from codio_dht.crypto.keys import PrivateKey, PublicKey
+from codio_dht.errors import CapacityError, CodioError, DeadlineError, ProtocolError, StreamError
+from codio_dht.net.stack.channel import ServedProtocols
+from codio_dht.net.stack.connection import ConnectionEnded, ConnectionEvent, Established
+from codio_dht.net.stack.muxer import MuxerEvent
+from codio_dht.net.stack.quic_engine import Engine, configuration
+from codio_dht.net.stack.quic_streams import QuicStreams
+from codio_dht.net.stack.security import Authenticated
+from codio_dht.net.stack.streams import Streams
+from codio_dht.params import (
+    HANDSHAKE_STAGE_TIMEOUT_S,
+    QUIC_HOLD_BYTES,
+    QUIC_KEEP_ALIVE_INTERVAL_S,
+    STREAM_SWEEP_INTERVAL_S,
+)
+
+QUIC_V1: Final = "/quic-v1"
+"""What carries and secures the connection, for people and counters."""
+
+Address = tuple[Any, ...]
+"""A UDP address in the form of the socket module."""
+
+Datagram = tuple[bytes, Address]
+
+_LAYER: Final = "quic"
+_CRYPTO_ERRORS: Final = range(0x100, 0x200)
+_CLOSED: Final = frozenset({QuicErrorCode.NO_ERROR, QuicErrorCode.APPLICATION_ERROR})
+"""No fault of ours; the second stands for a reason that cannot be told in the handshake."""
+
+
+_NO_ERROR: Final = 0
+_RESOURCE_LIMIT: Final = 0x1001
+_PROTOCOL_VIOLATION: Final = 0x1003
+"""Codes by which libp2p says why it closes a QUIC connection (GO)."""
+
+
+class QuicState(Enum):
+    """See the module."""
+
+    HANDSHAKE = auto()
+    OPEN = auto()
+    ENDED = auto()
+
+
+class QuicIdentity:
+    """What this node proves to every peer; made once, shared by all of its connections."""
+
+    __slots__ = ("dialling", "listening", "unix_now")
+
+    def __init__(self, identity: PrivateKey, unix_now: Callable[[], UnixTime]) -> None:
+        """A new certificate for ``identity``; ``unix_now`` tells whether others' are valid."""
+        own = make_certificate(identity, unix_now())
+        self.listening = configuration(own, initiator=False)
+        self.dialling = configuration(own, initiator=True)
+        self.unix_now = unix_now
+
+
+class Quic:
+    """One side of one connection. ``streams`` may be used from ``Established`` on."""
+
+    __slots__ = (
+        "_admit",
+        "_deadline",
+        "_engine",
+        "_events",
+        "_expected",
+        "_held",
+        "_ids",
+        "_initiator",
+        "_key",
+        "_last_received",
+        "_mux",
+        "_next_sweep",
+        "_pinged",
+        "_served",
+        "_streams",
+        "_unix_now",
+        "_wake",
+        "authenticated",
+        "state",
+    )
+
+    def __init__(
+        self,
+        identity: QuicIdentity,
+        *,
+        initiator: bool,
+        served: ServedProtocols,
+        now: Monotonic,
+        expected: PeerId | None = None,
+        wake: Callable[[], None] = lambda: None,
+        admit: Callable[[Authenticated], bool] = lambda _: True,
+        original_id: bytes | None = None,
+        retry_id: bytes | None = None,
+    ) -> None:
+        """A connection; ``dial`` begins one of ours.
+
+        Args:
+            identity: own identity.
+            initiator: this side dialled.
+            served: what streams of the peer may speak.
+            now: the time.
+            expected: the only peer accepted, if any.
+            wake: see :class:`~codio_dht.net.stack.connection.Connection`.
+            admit: likewise.
+            original_id: as a listener, the connection id of the dialler's first packet.
+            retry_id: the one that a Retry gave it, if one did.
+        """
+        self._initiator = initiator
+        self._served = served
+        self._expected = expected
+        self._wake = wake
+        self._admit = admit
+        self._unix_now = identity.unix_now
+        if initiator:
+            self._engine = Engine(identity.dialling, self._judge)
+        else:
+            self._engine = Engine(
+                identity.listening,
+                self._judge,
+                original_destination_connection_id=original_id,
+                retry_source_connection_id=retry_id,
+            )
+        self._mux = QuicStreams(self._engine, initiator=initiator)
+        self._streams: Streams | None = None
+        self._key: PublicKey | None = None
+        self._events: list[ConnectionEvent] = []
+        self._ids = {self._engine.host_cid}
+        if original_id is not None and retry_id is None:
+            self._ids.add(original_id)
+        if retry_id is not None:
+            self._ids.add(retry_id)
+        self._held = False
+        self._pinged = False
+        self._last_received = now
+        self._deadline = Monotonic(now + HANDSHAKE_STAGE_TIMEOUT_S)
+        self._next_sweep = self._deadline
+        self.authenticated: Authenticated | None = None
+        self.state = QuicState.HANDSHAKE
+
+    # --- the socket's side ------------------------------------------------------------------------
+
+    def dial(self, addr: Address, now: Monotonic) -> None:
+        """Begin a connection to ``addr``; the first datagram waits to be sent."""
+        self._engine.connect(addr, now)
+
+    def receive(self, data: bytes, addr: Address, now: Monotonic) -> list[ConnectionEvent]:
+        """Take a datagram; what it meant. Never raises; silent once the connection is over."""
+        if self.state is QuicState.ENDED:
+            return []
+        self._last_received = now
+        self._pinged = False
+        try:
+            self._engine.receive_datagram(data, addr, now)
+        except Exception as error:  # noqa: BLE001 - aioquic's parsers meet a peer's bytes here
+            self._fail(ProtocolError(_LAYER, "malformed packet"), error)
+        if not self._engine.has_begun:
+            self._end(ProtocolError(_LAYER, "no first packet"))
+        self._take_engine_events(now)
+        return self.take_events()
+
+    def work(self, now: Monotonic) -> list[ConnectionEvent]:
+        """Do a turn of the work that was left over."""
+        if self._streams is not None and self.state is QuicState.OPEN:
+            self._streams.work(now)
+        return self.take_events()
+
+    @property
+    def work_left(self) -> bool:
+        """Requests are waiting that were not answered, so as to let others run first."""
+        return self._streams is not None and self._streams.work_left
+
+    def datagrams_to_send(self, now: Monotonic) -> list[Datagram]:
+        """Everything to send now. Afterwards ``next_timeout`` may have changed, and parked work may
+        have become ready (``wake``)."""
+        if not self._engine.has_begun:
+            return []
+        try:
+            datagrams = self._engine.datagrams_to_send(now)
+        except Exception as error:  # noqa: BLE001 - as in receive
+            self._fail(ProtocolError(_LAYER, "broken state"), error)
+            return []
+        if self.state is QuicState.OPEN:
+            self._settle(now)
+        return datagrams
+
+    def next_timeout(self) -> Monotonic | None:
+        """When ``on_timeout`` wants to be called; None when over."""
+        if self.state is QuicState.ENDED:
+            return None
+        due = self._deadline if self.state is QuicState.HANDSHAKE else self._next_sweep
+        due = min(due, self._next_ping())
+        timer = self._engine.get_timer()
+        return due if timer is None else Monotonic(min(due, timer))
+
+    def on_timeout(self, now: Monotonic) -> list[ConnectionEvent]:
+        """Loss, keep-alive, deadlines, idle streams. Harmless when early."""
+        if self.state is QuicState.ENDED:
+            return []
+        timer = self._engine.get_timer()
+        if timer is not None and now >= timer:
+            try:
+                self._engine.handle_timer(now)
+            except Exception as error:  # noqa: BLE001 - as in receive
+                self._fail(ProtocolError(_LAYER, "broken state"), error)
+            self._take_engine_events(now)
+        if self.state is QuicState.HANDSHAKE and now >= self._deadline:
+            self._end(DeadlineError("the handshake took too long"))
+        elif self.state is QuicState.OPEN:
+            self._look_after_streams(now)
+        return self.take_events()
+
+    def close(self) -> list[ConnectionEvent]:
+        """End the connection from this side."""
+        self._end(None)
+        return self.take_events()
+
+    def take_events(self) -> list[ConnectionEvent]:
+        """What sending brought about; the other methods return their events."""
+        if self._streams is not None:
+            self._events.extend(self._streams.take_events())
+        events, self._events = self._events, []
+        return events
+
+    @property
+    def ids(self) -> set[bytes]:
+        """Connection ids that are this connection's; empty when over."""
+        return self._ids
+
+    # --- the node's side --------------------------------------------------------------------------
+
+    @property
+    def streams(self) -> Streams:
+        """The connection's streams.
+
+        Raises:
+            StreamError: not yet established, or over.
+        """
+        if self._streams is None or self.state is not QuicState.OPEN:
+            raise StreamError("the connection is not open")
+        return self._streams
+
+    @property
+    def peer_address(self) -> Address | None:
+        """Where datagrams go; a peer may move."""
+        address: Address | None = self._engine.get_peer_address()
+        return address
+
+    @property
+    def rtt(self) -> float | None:
+        """The smoothed round trip, seconds."""
+        return self._engine.rtt_s
+
+    @property
+    def congested(self) -> bool:
+        """Whether much of what was sent waits for the peer."""
+        return self._held
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of all streams that wait for their protocols or for the peer."""
+        return self._mux.unread_bytes + self._mux.kept_bytes
+
+    @property
+    def stream_count(self) -> int:
+        """Streams that are not over."""
+        return self._mux.stream_count
+
+    # --- the handshake ----------------------------------------------------------------------------
+
+    def _judge(self, certificates: Sequence[bytes]) -> None:
+        if len(certificates) != 1:
+            raise ProtocolError(_LAYER, "not exactly one certificate")
+        key = verify_certificate(certificates[0], self._unix_now())
+        if self._expected is not None and key.peer_id() != self._expected:
+            raise ProtocolError(_LAYER, "another peer than expected")
+        self._key = key
+
+    def _on_handshake(self, event: quic.HandshakeCompleted, now: Monotonic) -> None:
+        if self._key is None or event.session_resumed:
+            self._end(ProtocolError(_LAYER, "no certificate"))
+            return
+        authenticated = Authenticated(self._key.peer_id(), self._key, QUIC_V1)
+        if not self._admit(authenticated):
+            self._end(CapacityError("the peer was not admitted"))
+            return
+        self.authenticated = authenticated
+        self.state = QuicState.OPEN
+        self._next_sweep = Monotonic(now + STREAM_SWEEP_INTERVAL_S)
+        self._streams = Streams(
+            self._mux, peer_id=authenticated.peer_id, served=self._served, wake=self._wake
+        )
+        self._events.append(Established(authenticated.peer_id, authenticated.public_key, QUIC_V1))
+
+    # --- open -------------------------------------------------------------------------------------
+
+    def _take_engine_events(self, now: Monotonic) -> None:
+        told: list[MuxerEvent] = []
+        engine = self._engine
+        while self.state is not QuicState.ENDED and (event := engine.next_event()) is not None:
+            self._on_engine_event(event, told, now)
+        if self._streams is not None and self.state is QuicState.OPEN:
+            self._mux.settle(told)
+            self._adjust_hold()
+            if told or self._streams.work_left:
+                self._streams.handle(told, now)
+        closed = engine.close_event
+        if closed is not None:  # closing or draining: nothing more will come
+            self._end(self._why(closed))
+
+    def _on_engine_event(
+        self, event: quic.QuicEvent, told: list[MuxerEvent], now: Monotonic
+    ) -> None:
+        match event:
+            case quic.StreamDataReceived():
+                self._mux.on_data(event, told)
+            case quic.StreamReset():
+                self._mux.on_reset(event, told)
+            case quic.StopSendingReceived():
+                self._mux.on_stop(event)
+            case quic.HandshakeCompleted():
+                self._on_handshake(event, now)
+            case quic.ConnectionIdIssued(connection_id):
+                self._ids.add(connection_id)
+            case quic.ConnectionIdRetired(connection_id):
+                self._ids.discard(connection_id)
+            case quic.ConnectionTerminated():  # by a timer; all else shows in ``close_event``
+                self._end(DeadlineError("the peer is silent"))
+            case _:
+                pass
+
+    def _settle(self, now: Monotonic) -> None:
+        """Learn what left with the datagrams just built, and what they tell the peer."""
+        assert self._streams is not None
+        while (event := self._engine.next_event()) is not None:
+            if isinstance(event, quic.ConnectionIdIssued):
+                self._ids.add(event.connection_id)
+        told: list[MuxerEvent] = []
+        self._mux.settle(told)
+        self._adjust_hold()
+        if told:
+            self._streams.handle(told, now)
+        if self._streams.work_left:
+            self._wake()
+
+    def _adjust_hold(self) -> None:
+        assert self._streams is not None
+        kept = self._mux.kept_bytes
+        if not self._held and kept > QUIC_HOLD_BYTES:
+            self._held = True
+            self._streams.hold()
+        elif self._held and 2 * kept <= QUIC_HOLD_BYTES:
+            self._held = False
+            self._streams.release()
+
+    def _look_after_streams(self, now: Monotonic) -> None:
+        assert self._streams is not None
+        if now >= self._next_sweep:
+            self._next_sweep = Monotonic(now + STREAM_SWEEP_INTERVAL_S)
+            self._streams.sweep(now)
+        if now >= self._next_ping():
+            self._pinged = True
+            self._engine.send_ping(0)
+
+    def _next_ping(self) -> Monotonic:
+        """A quiet connection is pinged once; its own loss recovery sees to an answer."""
+        if self._pinged or self.state is not QuicState.OPEN:
+            return Monotonic(float("inf"))
+        interval = min(QUIC_KEEP_ALIVE_INTERVAL_S, self._engine.negotiated_idle_timeout_s / 2)
+        return Monotonic(self._last_received + interval)
+
+    # --- ends -------------------------------------------------------------------------------------
+
+    def _why(self, event: quic.ConnectionTerminated) -> CodioError:
+        """What ended it below; only codes are looked at, of what a peer may have written."""
+        if self._engine.fault is not None:
+            return self._engine.fault
+        if event.error_code == QuicErrorCode.CONNECTION_REFUSED:
+            return StreamError("the peer takes no more connections")
+        if event.frame_type is None or event.error_code in _CLOSED:
+            return StreamError("the peer closed the connection")
+        if event.error_code in _CRYPTO_ERRORS:
+            return ProtocolError(_LAYER, "handshake failed")
+        return ProtocolError(_LAYER, "connection error")
+
+    def _fail(self, error: ProtocolError, cause: Exception) -> None:
+        error.__cause__ = cause
+        self._end(error)
+
+    def _end(self, error: CodioError | None) -> None:
+        """The last event; ``datagrams_to_send`` then tells the peer, once."""
+        if self.state is QuicState.ENDED:
+            return
+        self.state = QuicState.ENDED
+        self._ids = set()
+        if self._streams is not None:
+            self._streams.end("the connection ended")
+            self._events.extend(self._streams.take_events())
+        self._engine.close(_close_code(error))
+        self._events.append(ConnectionEnded(error))
+
+
+def _close_code(error: CodioError | None) -> int:
+    match error:
+        case None:
+            return _NO_ERROR
+        case CapacityError():
+            return _RESOURCE_LIMIT
+        case _:
+            return _PROTOCOL_VIOLATION

@@ -1,0 +1,185 @@
+"""QUIC v1 as a transport: a UDP socket per address listened on, and dials from the same sockets.
+
+Decides which socket a dial leaves from: one that is listened on where that can reach the target, so
+that a peer sees the port at which we can be reached, and a NAT learns it; else one socket of the
+family that is kept for that. On an address where TCP listens on a port chosen by the system, QUIC
+takes the same number if it is free.
+
+To be given to the host beside TCP: ``QuicTransport(context, admission, has_room, identity)``.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Final
+
+import trio
+from multiaddr import Multiaddr
+
+from codio_dht.core.peer import PeerId
+from codio_dht.errors import DeadlineError, ProtocolError
+from codio_dht.net.stack.quic import Address, QuicIdentity
+from codio_dht.net.stack_host.admission import Admission
+from codio_dht.net.stack_host.limits import UPGRADE_TIMEOUT_S
+from codio_dht.net.stack_host.link import (
+    DialFailedError,
+    DialFailure,
+    Link,
+    LinkContext,
+    LinkState,
+)
+from codio_dht.net.stack_host.quic_endpoint import Endpoint, bind
+from codio_dht.net.stack_host.quic_link import QuicLink
+from codio_dht.net.stack_host.targets import Carrier, Target, of_udp_socket
+
+_WILDCARDS: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - dials only
+
+
+class QuicTransport:
+    """See the module; a :class:`~codio_dht.net.stack_host.link.Transport`."""
+
+    def __init__(
+        self,
+        context: LinkContext,
+        admission: Admission,
+        has_room: Callable[[], bool],
+        identity: QuicIdentity,
+    ) -> None:
+        self._context = context
+        self._admission = admission
+        self._has_room = has_room
+        self._identity = identity
+        self._listening: list[Endpoint] = []
+        self._dialling: dict[socket.AddressFamily, Endpoint] = {}
+        self.wanted_ports: dict[str, int] = {}
+        """By host: the port to take if any port will do (TCP's)."""
+
+    # --- listening --------------------------------------------------------------------------------
+
+    def can_listen(self, target: Target) -> bool:
+        """See ``Transport``."""
+        return target.carrier is Carrier.QUIC
+
+    def listen(self, target: Target) -> Multiaddr:
+        """See ``Transport``."""
+        sock = self._bind(target)
+        self._listening.append(Endpoint(self._context, sock, self._accept))
+        return Multiaddr(of_udp_socket(sock.getsockname()).addr)
+
+    def _bind(self, target: Target) -> socket.socket:
+        wanted = self.wanted_ports.get(target.host, 0)
+        if not target.port and wanted:
+            try:
+                return bind(target.family, target.host, wanted)
+            except OSError:
+                pass  # somebody has it; any will do
+        return bind(target.family, target.host, target.port)
+
+    def start(self) -> None:
+        """See ``Transport``."""
+        for endpoint in self._listening:
+            endpoint.start()
+
+    def close(self) -> None:
+        """See ``Transport``. Its connections end, since their socket does."""
+        for endpoint in (*self._listening, *self._dialling.values()):
+            endpoint.close()
+
+    def _accept(
+        self, endpoint: Endpoint, target: Target, original_id: bytes, retry_id: bytes | None
+    ) -> QuicLink | None:
+        refusal = self._admission.refusal(target.ip)
+        if refusal is None and not self._has_room():
+            refusal = "too many connections"
+        if refusal is not None:
+            self._context.counters[f"inbound_refused:{refusal}"] += 1
+            return None
+        link = QuicLink(
+            self._context,
+            endpoint,
+            self._identity,
+            target,
+            inbound=True,
+            original_id=original_id,
+            retry_id=retry_id,
+        )
+        self._admission.admit(link)
+        return link
+
+    # --- dialling ---------------------------------------------------------------------------------
+
+    def can_dial(self, target: Target) -> bool:
+        """See ``Transport``."""
+        return target.carrier is Carrier.QUIC
+
+    async def dial(self, target: Target, peer_id: PeerId) -> Link:
+        """See ``Transport``."""
+        link = QuicLink(
+            self._context,
+            self._endpoint_for(target),
+            self._identity,
+            target,
+            inbound=False,
+            expected=peer_id,
+        )
+        settled = link.settled = trio.Event()
+        try:
+            with trio.move_on_after(UPGRADE_TIMEOUT_S) as scope:
+                link.dial(_address(target))
+                await settled.wait()
+        except BaseException:
+            if link.state is LinkState.PENDING:
+                link.end()
+            raise
+        if scope.cancelled_caught:
+            link.end(DeadlineError("the handshake took too long"))
+        if link.state is not LinkState.OPEN:
+            raise _failure(link)
+        return link
+
+    def _endpoint_for(self, target: Target) -> Endpoint:
+        """The socket to dial from.
+
+        Raises:
+            DialFailedError: the system gave none.
+        """
+        for endpoint in self._listening:
+            if _reaches(endpoint.sock, target):
+                return endpoint
+        if target.family not in self._dialling:
+            try:
+                sock = bind(target.family, _WILDCARDS[target.family], 0)
+            except OSError as error:
+                raise DialFailedError(DialFailure.LOCAL, error.strerror or str(error)) from error
+            endpoint = self._dialling[target.family] = Endpoint(self._context, sock, None)
+            endpoint.start()
+        return self._dialling[target.family]
+
+
+def _reaches(sock: socket.socket, target: Target) -> bool:
+    """Whether datagrams from the socket's own address can get to the target."""
+    if sock.family != target.family:
+        return False
+    bound = ip_address(sock.getsockname()[0].partition("%")[0])
+    return bound.is_unspecified or bound.is_loopback == ip_address(target.host).is_loopback
+
+
+def _address(target: Target) -> Address:
+    if target.family == socket.AF_INET:
+        return (target.host, target.port)
+    return (target.host, target.port, 0, 0)
+
+
+def _failure(link: Link) -> DialFailedError:
+    """Why an ended link's handshake failed."""
+    error = link.error
+    match error:
+        case ProtocolError():
+            kind = DialFailure.STRANGER
+        case DeadlineError():
+            kind = DialFailure.SILENT
+        case _:
+            kind = DialFailure.REFUSED
+    return DialFailedError(kind, str(error) if error else "the connection ended")

@@ -1,0 +1,839 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aioquic import tls
+from aioquic.quic import packet
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codio_dht.core.clock import Monotonic, UnixTime
+from codio_dht.crypto.keys import PrivateKey
+from codio_dht.errors import CapacityError, DeadlineError, ProtocolError, StreamError
+from codio_dht.net.host import Parked, Reset
+from codio_dht.net.stack import quic_engine
+from codio_dht.net.stack.channel import (
+    ChannelAccepted,
+    ChannelData,
+    ChannelEof,
+    ChannelReady,
+    ChannelRefused,
+    ChannelReset,
+    ChannelWritable,
+    Served,
+    ServedProtocols,
+    StreamFault,
+)
+from codio_dht.net.stack.connection import ConnectionEnded, Established
+from codio_dht.net.stack.multistream import HEADER, encode_message
+from codio_dht.net.stack.quic import QUIC_V1, Quic, QuicIdentity, QuicState
+from codio_dht.net.stack.quic_engine import EngineMismatchError, check_engine, check_request_flag
+from codio_dht.params import (
+    HANDSHAKE_STAGE_TIMEOUT_S,
+    MAX_OUTBOUND_STREAMS,
+    MAX_QUIC_GAPS,
+    MAX_QUIC_STREAMS,
+    MAX_STREAM_UNSENT_BYTES,
+    MAX_TLS_HANDSHAKE_BYTES,
+    NEGOTIATION_TIMEOUT_S,
+    QUIC_CONNECTION_WINDOW_BYTES,
+    QUIC_IDLE_TIMEOUT_S,
+    QUIC_KEEP_ALIVE_INTERVAL_S,
+    QUIC_STREAM_WINDOW_BYTES,
+)
+from forged_certificates import NOW as UNIX_NOW
+from forged_certificates import Forged
+
+ALICE = PrivateKey.from_ed25519_seed(b"a" * 32)
+BOB = PrivateKey.from_ed25519_seed(b"b" * 32)
+MALLORY = PrivateKey.from_ed25519_seed(b"m" * 32)
+
+
+def unix_now() -> UnixTime:
+    return UNIX_NOW
+
+
+ALICE_QUIC = QuicIdentity(ALICE, unix_now)
+BOB_QUIC = QuicIdentity(BOB, unix_now)
+HERE = ("127.0.0.1", 1)
+THERE = ("127.0.0.1", 2)
+ECHO = "/echo/1"
+RAW = "/raw/1"
+GREETING = HEADER + encode_message(ECHO.encode())
+NOW = Monotonic(100.0)
+
+
+class Handler:
+    """Answers in upper case; remembers; does as it is told."""
+
+    def __init__(self) -> None:
+        self.fed: list[bytes] = []
+        self.ends = 0
+        self.closings = 0
+        self.answers: list[object] = []
+
+    def feed(self, data, now):
+        self.fed.append(data)
+        return self.answers.pop(0) if self.answers else data.upper()
+
+    def eof(self, now):
+        self.ends += 1
+        return b""
+
+    def closed(self):
+        self.closings += 1
+
+
+def first_id(datagram: bytes) -> bytes:
+    return datagram[6 : 6 + datagram[5]]
+
+
+class Pair:
+    """A dialler and a listener joined by a wire that a test may cut."""
+
+    def __init__(self, **options: Any) -> None:
+        self.now = NOW
+        self.handlers: list[Handler] = []
+        self.next_handler: Callable[[], Handler] = Handler
+        self.served = ServedProtocols([Served(ECHO, self.make, 60.0), Served(RAW)])
+        self.seen: list[Any] = []
+        self.seen_by_server: list[Any] = []
+        self.flights = 0
+        self.lose: Callable[[int], bool] = lambda number: False
+        self.carried = 0
+        options.setdefault("expected", BOB.peer_id())
+        self.client: Any = Quic(
+            options.pop("identity", ALICE_QUIC),
+            initiator=True,
+            served=ServedProtocols([Served(RAW)]),
+            now=NOW,
+            **options,
+        )
+        self.client.dial(THERE, NOW)
+        self.server: Any = None
+        self.first = self.client.datagrams_to_send(NOW)
+        self.server = Quic(
+            BOB_QUIC,
+            initiator=False,
+            served=self.served,
+            now=NOW,
+            original_id=first_id(self.first[0][0]),
+        )
+
+    def make(self, peer_id) -> Handler:
+        assert ALICE.peer_id() == peer_id
+        handler = self.next_handler()
+        self.handlers.append(handler)
+        return handler
+
+    def arrives(self) -> bool:
+        self.carried += 1
+        return not self.lose(self.carried)
+
+    def to_server(self) -> bool:
+        datagrams = self.first + self.client.datagrams_to_send(self.now)
+        self.first = []
+        self.flights += bool(datagrams)
+        for data, _ in datagrams:
+            if self.arrives():
+                self.seen_by_server += self.server.receive(data, HERE, self.now)
+        return bool(datagrams)
+
+    def to_client(self) -> bool:
+        datagrams = self.server.datagrams_to_send(self.now)
+        for data, _ in datagrams:
+            if self.arrives():
+                self.seen += self.client.receive(data, THERE, self.now)
+        return bool(datagrams)
+
+    def exchange(self) -> None:
+        """Until nothing moves, within this moment (what is paced stays behind)."""
+        for _ in range(2_000):
+            moved = self.to_server()
+            while self.server.work_left:
+                self.seen_by_server += self.server.work(self.now)
+            if not self.to_client() and not moved:
+                self.seen += self.client.take_events()
+                self.seen_by_server += self.server.take_events()
+                return
+        raise AssertionError("never quiet")
+
+    def run(self, seconds: float = 0.2) -> None:
+        """Let time pass, timers firing when they are due."""
+        end = self.now + seconds
+        for _ in range(10_000):
+            self.exchange()
+            dues = [side.next_timeout() for side in (self.client, self.server)]
+            due = min((due for due in dues if due is not None), default=end)
+            if due >= end:
+                self.now = Monotonic(end)
+                return
+            self.now = Monotonic(max(due, self.now + 0.001))
+            self.seen += self.client.on_timeout(self.now)
+            self.seen_by_server += self.server.on_timeout(self.now)
+        raise AssertionError(f"timers never rest: {dues} at {self.now}")
+
+    def take(self) -> list[Any]:
+        seen, self.seen = self.seen, []
+        return seen
+
+    def consume(self, channel) -> bytes:
+        """What the client has received on a channel, taken."""
+        data = replies(self.take(), channel)
+        self.client.streams.consume(channel, len(data))
+        return data
+
+    def assert_nothing_held(self) -> None:
+        for side in (self.client, self.server):
+            assert (0, 0) == (side.held_bytes, side.stream_count)
+            assert {} == side._mux._lingering
+            assert side._mux._outbound == 0
+
+
+def replies(events, channel) -> bytes:
+    return b"".join(
+        event.data
+        for event in events
+        if isinstance(event, ChannelData) and event.channel is channel
+    )
+
+
+def connected(**options: Any) -> Pair:
+    pair = Pair(**options)
+    pair.run()
+    assert QuicState.OPEN is pair.client.state is pair.server.state
+    pair.take()
+    pair.seen_by_server.clear()
+    return pair
+
+
+def ended(events: list[Any]) -> Any:
+    """The last event, which must be the end."""
+    assert isinstance(events[-1], ConnectionEnded)
+    return events[-1]
+
+
+# --- the handshake --------------------------------------------------------------------------------
+
+
+def test_both_sides_learn_whom_they_talk_to_and_the_first_reply_comes_with_the_second_flight():
+    pair = Pair()
+    pair.to_server()
+    pair.to_client()
+    assert [Established(BOB.peer_id(), BOB.public_key(), QUIC_V1)] == pair.take()
+    channel = pair.client.streams.open([ECHO], NOW, b"hello")
+    pair.to_server()
+    assert [Established(ALICE.peer_id(), ALICE.public_key(), QUIC_V1)] == pair.seen_by_server
+    pair.to_client()
+    assert (2, b"HELLO") == (pair.flights, replies(pair.seen, channel))
+
+
+def test_the_wrong_peer_is_refused_and_not_told_who_we_are():
+    pair = Pair(expected=MALLORY.peer_id())
+    pair.to_server()
+    pair.to_client()
+    assert "another peer than expected" == ended(pair.seen).error.reason
+    pair.to_server()
+    assert pair.server.authenticated is None
+    assert "handshake failed" == ended(pair.seen_by_server).error.reason
+
+
+def test_who_is_not_admitted_gets_no_streams():
+    pair = Pair()
+    pair.server._admit = lambda authenticated: False
+    pair.run()
+    assert isinstance(ended(pair.seen_by_server).error, CapacityError)
+    assert isinstance(ended(pair.seen).error, StreamError)
+
+
+class Stranger(QuicIdentity):
+    """Proves what it is told to prove."""
+
+    def __init__(self, forged: Forged | None, chain: int = 0) -> None:
+        super().__init__(MALLORY, unix_now)
+        certificate = None if forged is None else forged.certificate()
+        key = None if forged is None else forged.key
+        for side in (self.listening, self.dialling):
+            side.certificate, side.private_key = certificate, key
+            side.certificate_chain = [certificate] * chain
+
+
+@pytest.mark.parametrize(
+    ("stranger", "reason"),
+    [
+        (Stranger(Forged(end=-1.0)), "expired"),
+        (Stranger(Forged(identity=None)), "no identity extension"),
+        (Stranger(Forged(content=b"junk")), "malformed identity extension"),
+        (Stranger(Forged(), chain=1), "not exactly one certificate"),
+        (Stranger(None), "no certificate"),
+    ],
+)
+def test_a_dialler_that_proves_nothing_is_refused(stranger, reason):
+    pair = Pair(identity=stranger)
+    pair.run()
+    assert reason == ended(pair.seen_by_server).error.reason
+    assert pair.server.authenticated is None
+    assert ConnectionEnded in {type(event) for event in pair.seen}
+
+
+def test_a_listener_that_proves_nothing_is_refused():
+    pair = Pair(expected=None)
+    pair.server = Quic(
+        Stranger(Forged(end=-1.0)),
+        initiator=False,
+        served=pair.served,
+        now=NOW,
+        original_id=first_id(pair.first[0][0]),
+    )
+    pair.run()
+    assert "expired" == ended(pair.seen).error.reason
+
+
+@pytest.mark.parametrize("alpn", [None, ["h3"], ["h3", "libp2p2"]])
+def test_a_dialler_of_another_protocol_is_refused(alpn):
+    config = QuicConfiguration(alpn_protocols=alpn, is_client=True, verify_mode=0)
+    other = QuicConnection(configuration=config)
+    other.connect(THERE, NOW)
+    datagrams = other.datagrams_to_send(NOW)
+    server = Quic(
+        BOB_QUIC,
+        initiator=False,
+        served=ServedProtocols(),
+        now=NOW,
+        original_id=first_id(datagrams[0][0]),
+    )
+    events: list[Any] = []
+    for data, _ in datagrams:
+        events += server.receive(data, HERE, NOW)
+    assert isinstance(ended(events).error, ProtocolError)
+
+
+def test_a_handshake_has_a_deadline():
+    pair = Pair()
+    pair.lose = lambda number: number > 1
+    pair.to_server()
+    pair.now = Monotonic(NOW + HANDSHAKE_STAGE_TIMEOUT_S)
+    for side in (pair.client, pair.server):
+        assert side.next_timeout() <= pair.now
+        assert isinstance(ended(side.on_timeout(pair.now)).error, DeadlineError)
+        assert side.next_timeout() is None
+
+
+@pytest.mark.parametrize("period", [3, 4, 5])
+def test_loss_delays_and_changes_nothing(period):
+    pair = Pair()
+    pair.lose = lambda number: number % period == 0
+    pair.run(4.0)
+    channel = pair.client.streams.open([ECHO], pair.now, b"x" * 5_000)
+    pair.client.streams.close_write(channel)
+    pair.run(20.0)
+    assert b"X" * 5_000 == pair.consume(channel)
+    pair.lose = lambda number: False
+    pair.run(10.0)
+    pair.assert_nothing_held()
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+
+def test_requests_are_answered_and_nothing_is_left_of_them():
+    pair = connected()
+    channel = pair.client.streams.open([ECHO], NOW, b"one")
+    pair.run()
+    assert [ChannelReady(channel), ChannelData(channel, b"ONE")] == pair.take()
+    pair.client.streams.send(channel, b"two")
+    pair.client.streams.close_write(channel)
+    pair.run()
+    seen = pair.take()
+    assert (b"TWO", ChannelEof(channel)) == (replies(seen, channel), seen[-1])
+    (handler,) = pair.handlers
+    assert ([b"one", b"two"], 1, 1) == (handler.fed, handler.ends, handler.closings)
+    pair.client.streams.consume(channel, 6)
+    pair.run(1.0)
+    pair.assert_nothing_held()
+    assert 0 == pair.client._engine.streams_kept == pair.server._engine.streams_kept
+
+
+def test_an_answer_and_its_acknowledgement_share_a_datagram():
+    pair = connected()
+    channel = pair.client.streams.open([ECHO], NOW, b"one")
+    pair.run(1.0)
+    pair.client.streams.send(channel, b"two")
+    before = pair.carried
+    pair.run()
+    assert 3 == pair.carried - before  # the last acknowledges the answer, and may wait
+
+
+def test_the_listener_opens_streams_too():
+    pair = connected()
+    channel = pair.server.streams.open([RAW], NOW, b"from the other side")
+    pair.run()
+    accepted, data = pair.take()
+    assert isinstance(accepted, ChannelAccepted)
+    assert b"from the other side" == data.data
+    assert ChannelReady(channel) in pair.seen_by_server
+
+
+def test_a_refused_protocol_leaves_the_connection_usable():
+    pair = connected()
+    refused = pair.client.streams.open(["/nobody/1"], NOW, b"lost")
+    pair.run()
+    assert [ChannelRefused(refused)] == pair.take()
+    channel = pair.client.streams.open([ECHO], NOW, b"ok")
+    pair.run()
+    assert b"OK" == replies(pair.take(), channel)
+
+
+def test_a_large_answer_waits_for_the_window_and_arrives_whole():
+    pair = connected()
+    pair.next_handler = lambda: told(b"z" * 1_000_000)
+    channel = pair.client.streams.open([ECHO], NOW, b"x")
+    received = b""
+    for _ in range(200):
+        pair.run(0.05)
+        received += pair.consume(channel)
+        if len(received) == 1_000_000:
+            break
+    assert b"z" * 1_000_000 == received
+
+
+def told(*answers: object) -> Handler:
+    handler = Handler()
+    handler.answers = list(answers)
+    return handler
+
+
+def test_what_nobody_takes_stops_the_peer_at_the_window():
+    pair = connected()
+    pair.next_handler = lambda: told(b"z" * 1_000_000)
+    channel = pair.client.streams.open([ECHO], NOW, b"x")
+    pair.run(5.0)
+    received = len(GREETING) + len(replies(pair.seen, channel))
+    assert QUIC_STREAM_WINDOW_BYTES == received
+    assert received - len(GREETING) == pair.client._mux.unread_bytes
+    assert pair.server.held_bytes >= 1_000_000 - QUIC_STREAM_WINDOW_BYTES
+
+
+def test_all_streams_together_stop_at_the_connections_window():
+    pair = connected()
+    pair.next_handler = lambda: told(b"z" * 300_000)
+    for _ in range(12):
+        pair.client.streams.open([ECHO], NOW, b"x")
+    pair.run(5.0)
+    assert QUIC_CONNECTION_WINDOW_BYTES == pair.client._mux.unread_bytes + 12 * len(GREETING)
+
+
+def test_windows_are_given_back_also_for_what_was_lost_with_a_reset_stream():
+    """Many times the connection's window, none of which anybody reads."""
+    pair = connected()
+    pair.next_handler = lambda: told(b"z" * 300_000)
+    for turn in range(30):
+        channel = pair.client.streams.open([ECHO], pair.now, b"x")
+        pair.lose = lambda number: number % 7 == 0
+        pair.run(0.3)
+        pair.lose = lambda number: False
+        if turn % 2:
+            pair.client.streams.reset(channel)
+        else:
+            pair.server.streams.reset_protocol(ECHO)
+        pair.take()
+        pair.run(0.3)
+    pair.run(2.0)
+    engine = pair.client._engine
+    left = engine._local_max_data.value + engine._ungranted - engine._local_max_data.used
+    assert QUIC_CONNECTION_WINDOW_BYTES == left
+    pair.assert_nothing_held()
+
+
+def test_a_peer_that_wants_no_more_of_ours_is_still_read():
+    """GO says so when it has read enough of an answer."""
+    pair = connected()
+    channel = pair.client.streams.open([RAW], NOW, b"first")
+    pair.run()
+    (accepted,) = (event for event in pair.seen_by_server if isinstance(event, ChannelAccepted))
+    pair.client._engine.stop_stream(channel.stream.id, 0)
+    pair.client.streams.send(channel, b" second")
+    pair.run()
+    assert b"first second" == replies(pair.seen_by_server, accepted.channel)
+    with pytest.raises(StreamError):
+        pair.server.streams.send(accepted.channel, b"nobody reads this")
+
+
+def test_a_reset_by_either_side_ends_both_directions():
+    pair = connected()
+    pair.next_handler = lambda: told(Reset("no thanks"))
+    channel = pair.client.streams.open([ECHO], NOW, b"x")
+    pair.run()
+    assert StreamFault(ECHO, "no thanks") in pair.seen_by_server
+    assert ChannelReset(channel, "reset by peer") == pair.take()[-1]
+    pair.next_handler = Handler
+    channel = pair.client.streams.open([ECHO], NOW, b"x")
+    pair.run()
+    pair.client.streams.reset(channel)
+    pair.run()
+    assert 1 == pair.handlers[-1].closings
+    pair.run(1.0)
+    pair.assert_nothing_held()
+    assert 0 == pair.client._engine.streams_kept == pair.server._engine.streams_kept
+
+
+def test_parked_work_goes_on_when_its_load_is_there():
+    pair = connected()
+    ready: list[Callable[[], None]] = []
+    pair.next_handler = lambda: told(Parked(b"", ready.append), b"loaded")
+    woken: list[bool] = []
+    pair.server._streams._wake = lambda: woken.append(True)
+    channel = pair.client.streams.open([ECHO], NOW, b"x")
+    pair.run()
+    assert b"" == replies(pair.seen, channel)
+    ready[0]()
+    assert [True] == woken
+    pair.run()
+    assert b"loaded" == replies(pair.seen, channel)
+
+
+def test_the_peers_streams_are_bounded():
+    pair = connected()
+    channels = [pair.client.streams.open([RAW], NOW, b"x") for _ in range(MAX_QUIC_STREAMS)]
+    with pytest.raises(CapacityError, match="allows no more"):
+        pair.client.streams.open([RAW], NOW)
+    pair.run()
+    assert MAX_QUIC_STREAMS == pair.server.stream_count
+    for event in list(pair.seen_by_server):
+        if isinstance(event, ChannelAccepted):
+            pair.server.streams.close(event.channel, NOW)
+    for channel in channels:
+        pair.client.streams.close(channel, NOW)
+    pair.run(1.0)
+    pair.client.streams.open([RAW], NOW, b"again")
+    pair.run()
+    assert 1 == pair.server.stream_count
+
+
+def test_own_streams_that_the_peer_never_finishes_are_bounded():
+    pair = connected()
+    pair.client._engine._remote_max_streams_bidi = 1 << 40
+    for _ in range(MAX_OUTBOUND_STREAMS + MAX_QUIC_STREAMS):
+        pair.client.streams.reset(pair.client.streams.open([RAW], NOW))
+    with pytest.raises(CapacityError, match="does not finish"):
+        pair.client.streams.open([RAW], NOW)
+
+
+def test_what_waits_for_the_peer_is_bounded():
+    pair = connected()
+    channel = pair.client.streams.open([RAW], NOW)
+    with pytest.raises(CapacityError):
+        pair.client.streams.send(channel, bytes(MAX_STREAM_UNSENT_BYTES))
+
+
+def test_a_writer_is_told_when_all_has_left():
+    pair = connected()
+    channel = pair.client.streams.open([RAW], NOW)
+    pair.client.streams.send(channel, bytes(200_000))
+    pair.to_server()
+    assert channel.stream.unsent > 0
+    pair.run(1.0)
+    assert ChannelWritable(channel) in pair.seen
+    assert 0 == channel.stream.unsent
+
+
+def test_no_requests_are_answered_for_a_peer_that_does_not_take_the_answers():
+    pair = connected()
+    pair.next_handler = lambda: told(*[b"z" * 100_000] * 40)
+    channel = pair.client.streams.open([ECHO], NOW, b"x")
+    pair.run()
+    for _ in range(30):
+        pair.client.streams.send(channel, b"x")
+        pair.run(0.1)
+    assert pair.server._mux.kept_bytes < 600_000
+    assert len(pair.handlers[0].fed) < 10
+
+
+def test_a_stream_without_a_protocol_is_reset_in_time():
+    pair = connected()
+    channel = pair.client.streams.open([RAW], NOW)
+    pair.client._engine._streams[channel.stream.id].sender._buffer[:] = b"\x13"
+    sender = pair.client._engine._streams[channel.stream.id].sender
+    sender._buffer_stop = 1
+    sender._pending.subtract(1, 1_000)
+    pair.run(NEGOTIATION_TIMEOUT_S + 6.0)
+    assert ChannelReset(channel, "reset by peer") in pair.seen
+
+
+# --- life -----------------------------------------------------------------------------------------
+
+
+def test_a_quiet_connection_is_kept_alive():
+    pair = connected()
+    pair.run(5 * QUIC_IDLE_TIMEOUT_S)
+    assert QuicState.OPEN is pair.client.state is pair.server.state
+    assert pair.carried < 60
+    assert pair.client.rtt is not None
+
+
+def test_a_peer_that_vanished_is_noticed():
+    pair = connected()
+    pair.lose = lambda number: True
+    pair.run(QUIC_IDLE_TIMEOUT_S + QUIC_KEEP_ALIVE_INTERVAL_S + 5.0)
+    assert isinstance(ended(pair.seen).error, DeadlineError)
+    assert isinstance(ended(pair.seen_by_server).error, DeadlineError)
+
+
+def test_an_end_is_told_to_the_peer_and_to_every_channel():
+    pair = connected()
+    channel = pair.client.streams.open([ECHO], NOW, b"x")
+    pair.run()
+    pair.take()
+    events = pair.client.close()
+    assert ChannelReset(channel, "the connection ended") in events
+    assert ended(events).error is None
+    pair.to_server()
+    assert isinstance(ended(pair.seen_by_server).error, StreamError)
+    assert 1 == pair.handlers[0].closings
+    assert set() == pair.client.ids == pair.server.ids
+    with pytest.raises(StreamError):
+        pair.client.streams.open([ECHO], NOW)
+    assert [] == pair.client.close()
+    assert [] == pair.client.receive(b"\x40" * 50, THERE, NOW)
+    assert [] == pair.client.on_timeout(Monotonic(9e9))
+
+
+def test_a_peer_may_move_to_another_address():
+    pair = connected()
+    pair.run()
+    elsewhere = ("127.0.0.9", 9)
+    channel = pair.client.streams.open([ECHO], NOW, b"moved")
+    for data, _ in pair.client.datagrams_to_send(NOW):
+        pair.server.receive(data, elsewhere, NOW)
+    datagrams = pair.server.datagrams_to_send(NOW)
+    assert {elsewhere} == {addr for _, addr in datagrams}
+    for data, _ in datagrams:
+        pair.seen += pair.client.receive(data, THERE, NOW)
+    assert b"MOVED" == replies(pair.seen, channel)
+
+
+def test_every_id_that_the_peer_was_given_finds_the_connection():
+    pair = connected()
+    pair.run(1.0)
+    given = {each.cid for each in pair.client._engine._peer_cid_available}
+    assert given
+    assert given <= pair.server.ids
+
+
+# --- hostile peers --------------------------------------------------------------------------------
+
+
+class Crafted:
+    """A connected pair, whose client writes frames by hand."""
+
+    def __init__(self) -> None:
+        self.pair = connected()
+        self.pair.run(1.0)
+
+    def send(self, payload: bytes, times: int = 1) -> list[Any]:
+        """Packets with these frames; what the server makes of them."""
+        engine = self.pair.client._engine
+        events: list[Any] = []
+        for _ in range(times):
+            builder = quic_engine.QuicPacketBuilder(
+                host_cid=engine.host_cid,
+                is_client=True,
+                max_datagram_size=1_400,
+                packet_number=engine._packet_number,
+                peer_cid=engine._peer_cid.cid,
+                version=packet.QuicProtocolVersion.VERSION_1,
+            )
+            builder.start_packet(packet.QuicPacketType.ONE_RTT, engine._cryptos[tls.Epoch.ONE_RTT])
+            builder.start_frame(packet.QuicFrameType.PING).push_bytes(payload)
+            datagrams, _ = builder.flush()
+            engine._packet_number = builder.packet_number
+            for data in datagrams:
+                events += self.pair.server.receive(data, HERE, self.pair.now)
+        return events
+
+
+def varint(value: int) -> bytes:
+    if value < 64:
+        return bytes([value])
+    if value < 1 << 14:
+        return (value | 0x4000).to_bytes(2, "big")
+    if value < 1 << 30:
+        return (value | 0x80000000).to_bytes(4, "big")
+    return (value | 0xC000000000000000).to_bytes(8, "big")
+
+
+def stream_frame(stream_id: int, offset: int, data: bytes, *, fin: bool = False) -> bytes:
+    return bytes([0x0E | fin]) + varint(stream_id) + varint(offset) + varint(len(data)) + data
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x21",  # no known frame
+        stream_frame(2, 0, b"one way"),
+        stream_frame(4 * MAX_QUIC_STREAMS, 0, b"one too many"),
+        stream_frame(1, 0, b"the server's own"),
+        stream_frame(0, QUIC_STREAM_WINDOW_BYTES, b"past the window"),
+        b"\x06" + varint(64 * 1024) + varint(10) + bytes(10),  # late handshake data
+        b"\x04" + varint(0) + varint(0) + varint(1 << 40),  # a reset past the window
+        b"\x1e",  # handshake done, which only a server says
+        b"\x07\x04toke",
+        b"\x19" + varint(99),  # an id that was never issued
+        b"\x30datagram",
+        b"\x0e\xff",
+        b"\x02" + varint(10) + varint(0) + varint(0) + varint(11),  # before packet 0
+    ],
+)
+def test_a_broken_frame_ends_the_connection_and_the_peer_is_told(payload):
+    crafted = Crafted()
+    error = ended(crafted.send(payload)).error
+    assert ("quic", ProtocolError) == (error.layer, type(error))
+    datagrams = crafted.pair.server.datagrams_to_send(crafted.pair.now)
+    assert 1 == len(datagrams)
+
+
+def test_gaps_are_bounded():
+    crafted = Crafted()
+    frames = [stream_frame(0, 2 * index + 1, b"x") for index in range(MAX_QUIC_GAPS + 1)]
+    assert [] == crafted.send(b"".join(frames[:MAX_QUIC_GAPS]))
+    assert isinstance(ended(crafted.send(frames[-1])).error, ProtocolError)
+
+
+def test_connection_ids_without_end_end_the_connection():
+    crafted = Crafted()
+    for number in range(9, 20_000):
+        frame = b"\x18" + varint(number) + varint(0) + b"\x08" + number.to_bytes(8, "big")
+        events = crafted.send(frame + bytes(16))
+        if events:
+            break
+    assert isinstance(ended(events).error, ProtocolError)
+
+
+def test_streams_opened_and_reset_without_end_leave_nothing_behind():
+    crafted = Crafted()
+    pair = crafted.pair
+    for index in range(600):
+        pair.now = Monotonic(pair.now + 0.01)
+        reset = b"\x04" + varint(4 * index) + varint(0) + varint(0)
+        assert [] == [e for e in crafted.send(reset) if isinstance(e, ConnectionEnded)]
+        ids = [stream.stream_id for stream in list(pair.server._engine._streams.values())]
+        pair.server.datagrams_to_send(pair.now)
+        for stream_id in ids:  # as if the peer had acknowledged
+            stream = pair.server._engine._streams.get(stream_id)
+            if stream is not None:
+                stream.sender.is_finished = True
+        pair.server.datagrams_to_send(pair.now)
+    assert 0 == pair.server.stream_count
+    assert pair.server._engine.streams_kept <= MAX_QUIC_STREAMS
+
+
+def test_a_handshake_message_without_end_ends_at_its_bound():
+    """Before anybody is authenticated: a hello that promises megabytes, and gaps in it."""
+    for offset, accepted in (
+        (MAX_TLS_HANDSHAKE_BYTES - 100, True),
+        (MAX_TLS_HANDSHAKE_BYTES, False),
+    ):
+        client = QuicConnection(
+            configuration=QuicConfiguration(alpn_protocols=["libp2p"], verify_mode=0)
+        )
+        client.connect(THERE, NOW)
+        client._crypto_streams[tls.Epoch.INITIAL].sender._pending.shift()
+        sender = client._crypto_streams[tls.Epoch.INITIAL].sender
+        sender._buffer[:] = b"\x01\xff\xff\xff" + bytes(20)
+        sender._buffer_start, sender._buffer_stop = offset, offset + 24
+        sender._pending.add(offset, offset + 24)
+        (datagram, *_), *_ = client.datagrams_to_send(NOW)
+        server = Quic(
+            BOB_QUIC,
+            initiator=False,
+            served=ServedProtocols(),
+            now=NOW,
+            original_id=first_id(datagram),
+        )
+        events = server.receive(datagram, HERE, NOW)
+        assert accepted == (not events)
+
+
+@given(st.lists(st.binary(max_size=1_400), max_size=6), st.integers(1, 3))
+@settings(max_examples=60)
+def test_any_datagrams_at_any_point_are_survived(datagrams, good):
+    pair = Pair()
+    for _ in range(good):
+        pair.to_server()
+        pair.to_client()
+    for data in datagrams:
+        for side, addr in ((pair.server, HERE), (pair.client, THERE)):
+            side.receive(data, addr, NOW)
+            side.datagrams_to_send(NOW)
+    pair.run()
+    assert QuicState.OPEN is pair.client.state is pair.server.state
+
+
+@given(st.integers(0, 4), st.lists(st.tuples(st.integers(0), st.integers(1, 255)), min_size=1))
+@settings(max_examples=60)
+def test_a_datagram_changed_on_the_way_is_survived(turn, changes):
+    pair = Pair()
+    count = 0
+    for _ in range(3):
+        for side, other, addr in (
+            (pair.client, pair.server, HERE),
+            (pair.server, pair.client, THERE),
+        ):
+            datagrams = (pair.first if side is pair.client else []) + side.datagrams_to_send(NOW)
+            if side is pair.client:
+                pair.first = []
+            for data, _ in datagrams:
+                spoilt = bytearray(data)
+                if count == turn:
+                    for position, flip in changes:
+                        spoilt[position % len(spoilt)] ^= flip
+                count += 1
+                other.receive(bytes(spoilt), addr, NOW)
+
+
+@given(st.binary(max_size=1_200))
+@settings(max_examples=150)
+def test_any_authentic_payload_gives_only_the_documented_error(payload):
+    crafted = Crafted()
+    for event in crafted.send(payload):
+        if isinstance(event, ConnectionEnded):
+            assert isinstance(event.error, ProtocolError | StreamError | None)
+    crafted.pair.server.datagrams_to_send(NOW)
+
+
+# --- the engine -----------------------------------------------------------------------------------
+
+
+def test_the_installed_aioquic_is_the_one_expected():
+    check_engine.cache_clear()
+    check_engine()
+
+
+def test_another_release_of_aioquic_is_refused(monkeypatch):
+    monkeypatch.setattr(quic_engine, "version", lambda name: "9.9.9")
+    check_engine.cache_clear()
+    with pytest.raises(EngineMismatchError, match=r"9\.9\.9"):
+        check_engine()
+    monkeypatch.undo()
+    check_engine()
+
+
+def test_a_changed_method_of_aioquic_is_refused(monkeypatch):
+    monkeypatch.setattr(tls.Context, "_set_peer_certificate", lambda self: None)
+    check_engine.cache_clear()
+    with pytest.raises(EngineMismatchError, match="_set_peer_certificate"):
+        check_engine()
+    monkeypatch.undo()
+    check_engine()
+
+
+def test_a_server_that_cannot_ask_for_certificates_is_refused():
+    context = tls.Context(is_client=False)
+    check_request_flag(context)
+    del context._request_client_certificate
+    with pytest.raises(EngineMismatchError, match="client's certificate"):
+        check_request_flag(context)
