@@ -20,9 +20,10 @@ from typing import Any
 
 import trio
 from delaying_proxy import tcp_proxy, udp_proxy
-from servers import HERE, Kind, Server, kinds, peer_builds, running
+from servers import HERE, Kind, Server, kinds, running
 
-from peers import Peer, PeerError, PeerLauncher  # found by servers
+import peer_builds  # found through servers
+from peers import Peer, PeerError, PeerLauncher
 
 DELAY_S = 0.05
 """Of each direction."""
@@ -112,17 +113,15 @@ async def measure(
 async def run(options: argparse.Namespace) -> list[Result]:
     listeners: dict[str, Kind] = kinds(options.ours.split())
     programs = dialers()
-    results = []
+    results: list[Result] = []
     for listener in options.listeners:
         for transport in options.transports:
             if listener not in listeners:
                 continue
             with running(listeners[listener], transport, None, options.logs) as server:
-                for name in options.dialers:
-                    if name in programs:
-                        results.append(
-                            await measure(options, name, programs[name], server, transport)
-                        )
+                pairs = [(name, programs[name]) for name in options.dialers if name in programs]
+                for name, program in pairs:
+                    results.append(await measure(options, name, program, server, transport))
     return results
 
 

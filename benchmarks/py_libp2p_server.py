@@ -1,4 +1,4 @@
-"""A py-libp2p host with its own KadDHT, for comparison: prints a ready line, serves till stdin ends."""
+"""A py-libp2p host with its own KadDHT, to compare with: says where it is and serves."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def main(listen: str) -> None:
         async with background_trio_service(dht):
             told = [str(addr) for addr in host.get_addrs()]
             print(json.dumps({"ready": True, "addrs": told}), flush=True)
-            await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(sys.stdin.read)
 
 
 trio.run(main, sys.argv[1])

@@ -22,7 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from servers import Kind, Server, holding_load, kinds, peer_builds, run_load, running
+from servers import Kind, Server, holding_load, kinds, run_load, running
+
+import peer_builds  # found through servers
 
 OPERATIONS = ("find_node", "get_providers", "add")
 """In this order: go's servers slow down with the records that ``add`` leaves."""

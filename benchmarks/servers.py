@@ -2,7 +2,7 @@
 
 Ours is ``codio-dht daemon`` as a user starts it: its default limits, its durable store, its
 counters. go, rust and js are the peers of ``tests/interop``, without limits; py-libp2p is its own
-KadDHT on its own host.
+KadDHT on its own host. ``adapter`` is our daemon on py-libp2p's host.
 """
 
 from __future__ import annotations
@@ -95,7 +95,10 @@ def kinds(ours_options: Sequence[str] = ()) -> dict[str, Kind]:
     """Every server by name; ``ours_options`` are further options of our daemon."""
     daemon = [sys.executable, "-m", "codio_dht.cli", "daemon", "--json", "--log-level", "warning"]
     daemon += ["--mode", "server", "--bootstrap", "none", "--data-dir", "{data}", *ours_options]
-    found = {"ours": Kind("ours", daemon)}
+    found = {
+        "ours": Kind("ours", [*daemon, "--stack", "own"]),
+        "adapter": Kind("adapter", [*daemon, "--stack", "py-libp2p"]),
+    }
     for name in ("go", "rust", "js"):
         try:
             found[name] = Kind(name, [*peer_builds.ensure_built(name), "--no-refresh"])

@@ -98,7 +98,9 @@ async def test_hundreds_of_streams_at_once_are_all_answered_and_leave_nothing() 
         async with trio.open_nursery() as nursery:
             for number in range(400):  # more than a peer may have open
                 nursery.start_soon(one, number)
-        await until(lambda: (server.stats()["streams_open"], client.stats()["streams_open"]) == (0, 0))
+        await until(
+            lambda: (server.stats()["streams_open"], client.stats()["streams_open"]) == (0, 0)
+        )
         held = (server.stats()["bytes_held"], client.stats()["bytes_held"])
 
     assert {b"%d" % number for number in range(400)} == set(answers)
@@ -200,11 +202,14 @@ async def test_nobody_at_the_address_ends_at_the_deadline() -> None:
             with pytest.raises(DeadlineError):
                 await client.connect(peer_id, [addr], soon(0.3))
             (endpoint,) = transport_of(client)._listening
-            assert {} == endpoint._links
+            await until(lambda: not endpoint._links)
 
 
 async def test_who_is_denied_is_told_at_once() -> None:
-    async with made_host(QUIC, gate=Gate(deny=["127.0.0.0/8"])) as server, made_host(QUIC) as client:
+    async with (
+        made_host(QUIC, gate=Gate(deny=["127.0.0.0/8"])) as server,
+        made_host(QUIC) as client,
+    ):
         began = trio.current_time()
         with pytest.raises(DialError, match="no more connections"):
             await connect(client, server)
@@ -295,20 +300,17 @@ async def test_forged_sources_do_not_use_up_an_addresss_connections() -> None:
             await connect(honest, server)
 
 
-async def test_a_retry_of_somebody_else_is_worth_nothing() -> None:
+async def test_a_token_that_is_not_ours_is_worth_nothing() -> None:
     limits = Limits(exempt_local=False)
-    async with made_host(QUIC, limits=limits) as server:
-        async with Dialler(server, "127.0.0.1") as dialler:
-            for _ in range(MAX_UNPROVEN_PER_IP):
-                await dialler.send(await dialler.first_packet())
-                await drain(dialler.sock)
-            config = QuicConfiguration(
-                alpn_protocols=["libp2p"], verify_mode=0, token=os.urandom(80)
-            )
-            connection = QuicConnection(configuration=config)
-            connection.connect(dialler.server, 0.0)
-            ((data, _), *_) = connection.datagrams_to_send(0.0)
-            assert is_retry(await dialler.send(data))
+    async with made_host(QUIC, limits=limits) as server, Dialler(server, "127.0.0.1") as dialler:
+        for _ in range(MAX_UNPROVEN_PER_IP):
+            await dialler.send(await dialler.first_packet())
+            await drain(dialler.sock)
+        config = QuicConfiguration(alpn_protocols=["libp2p"], verify_mode=0, token=os.urandom(80))
+        connection = QuicConnection(configuration=config)
+        connection.connect(dialler.server, 0.0)
+        ((data, _), *_) = connection.datagrams_to_send(0.0)
+        assert is_retry(await dialler.send(data))
 
 
 async def test_a_dialler_of_another_version_learns_ours_and_costs_nothing() -> None:
@@ -353,5 +355,3 @@ async def test_a_quiet_pair_sends_next_to_nothing(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(endpoint, "send", lambda data, addr: sent.append(data))
         await trio.sleep(0.5)
         assert [] == sent
-
-

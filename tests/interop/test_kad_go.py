@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import pytest
 import trio
@@ -22,6 +22,7 @@ from codio_dht import DHTConfig, DHTManager, PeerId
 from codio_dht.core.keyspace import distance, key_of
 from codio_dht.core.messages import FindNode, GetProviders
 from codio_dht.core.multihash import multihash_of
+from codio_dht.node.hosting import Stack
 from codio_dht.wire.codec import decode_reply, encode_request
 from codio_dht.wire.framing import FrameReader
 from peers import PeerLauncher, until
@@ -75,8 +76,14 @@ async def daemon(data_dir: Path, *options: str) -> AsyncIterator[Daemon]:
                 await process.wait()
 
 
-def open_node(*bootstrap: str, **settings: Any) -> DHTManager:
-    return DHTManager.open(DHTConfig(), listen=LOOPBACK, bootstrap=bootstrap, **settings)
+@pytest.fixture(params=get_args(Stack))
+def stack(request: pytest.FixtureRequest) -> Stack:
+    """Each test runs on py-libp2p and on our own stack."""
+    return cast("Stack", request.param)
+
+
+def open_node(stack: Stack, *bootstrap: str) -> DHTManager:
+    return DHTManager.open(DHTConfig(), listen=LOOPBACK, bootstrap=bootstrap, stack=stack)
 
 
 def frame(request: Any) -> bytes:
@@ -96,10 +103,10 @@ async def has(node: DHTManager, peers: int) -> None:
 
 
 async def test_the_daemon_and_go_find_each_other_and_what_each_provides(
-    go: PeerLauncher, tmp_path: Path
+    go: PeerLauncher, tmp_path: Path, stack: Stack
 ) -> None:
     async with go.start(count=5, seed="daemon") as swarm:
-        options = ("--listen", LOOPBACK[0], "--bootstrap", swarm[0].addr)
+        options = ("--listen", LOOPBACK[0], "--bootstrap", swarm[0].addr, "--stack", stack)
         async with daemon(tmp_path, *options) as ours:
             await swarm[0].until_it_knows(ours.peer_id)
 
@@ -119,9 +126,9 @@ async def test_the_daemon_and_go_find_each_other_and_what_each_provides(
 
 
 async def test_a_go_client_that_knows_only_our_node_joins_the_network_through_it(
-    go: PeerLauncher,
+    go: PeerLauncher, stack: Stack
 ) -> None:
-    async with go.start(count=4, seed="network") as swarm, open_node(swarm[0].addr) as ours:
+    async with go.start(count=4, seed="network") as swarm, open_node(stack, swarm[0].addr) as ours:
         await has(ours, 4)
         await swarm[1].provide(GO_CID)
         ours_addr = f"{ours.addrs[0]}/p2p/{ours.peer_id}"
@@ -136,9 +143,9 @@ async def test_a_go_client_that_knows_only_our_node_joins_the_network_through_it
 
 
 async def test_sixteen_go_peers_that_hold_their_streams_open_are_all_still_answered(
-    go: PeerLauncher,
+    go: PeerLauncher, stack: Stack
 ) -> None:
-    async with open_node() as ours:
+    async with open_node(stack) as ours:
         addr = f"{ours.addrs[0]}/p2p/{ours.peer_id}"
         async with go.start(count=16, seed="holders", refresh=False) as swarm:
             request = frame(FindNode(b"some key"))
@@ -152,8 +159,8 @@ async def test_sixteen_go_peers_that_hold_their_streams_open_are_all_still_answe
             assert (await swarm[0].raw_rpc(str(ours.peer_id), request)).outcome == "reply"
 
 
-async def test_our_closest_peers_are_gos_closest_peers(go: PeerLauncher) -> None:
-    async with go.start(count=25, seed="closest") as swarm, open_node(swarm[0].addr) as ours:
+async def test_our_closest_peers_are_gos_closest_peers(go: PeerLauncher, stack: Stack) -> None:
+    async with go.start(count=25, seed="closest") as swarm, open_node(stack, swarm[0].addr) as ours:
         for peer in swarm:
             await peer.refresh()
         await has(ours, 20)
@@ -164,8 +171,10 @@ async def test_our_closest_peers_are_gos_closest_peers(go: PeerLauncher) -> None
         assert await ours.ping(swarm[7].peer_id) < 5
 
 
-async def test_what_we_provide_sits_on_the_twenty_closest_go_peers(go: PeerLauncher) -> None:
-    async with go.start(count=25, seed="provide") as swarm, open_node(swarm[0].addr) as ours:
+async def test_what_we_provide_sits_on_the_twenty_closest_go_peers(
+    go: PeerLauncher, stack: Stack
+) -> None:
+    async with go.start(count=25, seed="provide") as swarm, open_node(stack, swarm[0].addr) as ours:
         for peer in swarm:
             await peer.refresh()
         await has(ours, 20)
@@ -189,9 +198,9 @@ async def test_what_we_provide_sits_on_the_twenty_closest_go_peers(go: PeerLaunc
 
 
 @pytest.mark.conformance("c06", "c18")
-async def test_go_sees_the_same_refusals_from_us_as_from_go(go: PeerLauncher) -> None:
+async def test_go_sees_the_same_refusals_from_us_as_from_go(go: PeerLauncher, stack: Stack) -> None:
     swarm = go.start(count=2, seed="refusals", refresh=False)
-    async with swarm as (theirs, asking), open_node() as ours:
+    async with swarm as (theirs, asking), open_node(stack) as ours:
         await asking.connect(theirs.addr)
         await asking.connect(f"{ours.addrs[0]}/p2p/{ours.peer_id}")
         requests = {
@@ -214,12 +223,14 @@ async def test_go_sees_the_same_refusals_from_us_as_from_go(go: PeerLauncher) ->
             assert outcomes[0] == outcomes[1], name
 
 
-async def test_a_node_with_quic_and_tls_is_reached_by_go_both_ways(go: PeerLauncher) -> None:
+async def test_a_node_with_quic_and_tls_is_reached_by_go_both_ways(
+    go: PeerLauncher, stack: Stack
+) -> None:
     quic = "/ip4/127.0.0.1/udp/0/quic-v1"
     for listen, security in ((quic, "noise"), (LOOPBACK[0], "tls")):
         async with go.start(count=2, listen=[listen], security=security, seed="tls") as swarm:
             manager = DHTManager.open(
-                DHTConfig(), listen=[LOOPBACK[0], quic], bootstrap=[swarm[0].addr]
+                DHTConfig(), listen=[LOOPBACK[0], quic], bootstrap=[swarm[0].addr], stack=stack
             )
             async with manager as ours:
                 await has(ours, 2)

@@ -555,7 +555,7 @@ def test_a_taken_value_is_echoed_without_the_peers_that_came_with_it() -> None:
         rng=random.Random(1),
         values=OneValue(),
     )
-    message = dht_pb2.Message(type=0, key=KEY)
+    message = dht_pb2.Message(type="PUT_VALUE", key=KEY)
     message.record.key, message.record.value = KEY, b"ok"
     message.closerPeers.add(id=crowd(1)[0].to_bytes())
     message.providerPeers.add(id=crowd(1)[0].to_bytes())

@@ -384,7 +384,7 @@ class Engine(QuicConnection):
                 raise tls.AlertBadCertificate("bad certificate") from error
             take(certificate)
 
-        self.tls._set_peer_certificate = judge_first  # type: ignore[method-assign]
+        vars(self.tls)["_set_peer_certificate"] = judge_first  # of this one object
 
 
 def read_header(data: bytes) -> QuicHeader | None:

@@ -29,7 +29,7 @@ from codio_dht.net.stack_host.gate import Gate
 from codio_dht.net.stack_host.host import StackHost
 from codio_dht.net.stack_host.limits import Limits
 from codio_dht.net.stack_host.quic_transport import QuicTransport
-from codio_dht.net.stack_host.targets import Target, parse
+from codio_dht.net.stack_host.targets import Carrier, Target, parse
 from codio_dht.net.stack_host.tcp import TcpTransport
 
 AGENT: Final = f"codio-dht/{__version__}"
@@ -60,6 +60,7 @@ async def make_stack_host(
     """
     targets = [(addr, _listen_target(addr)) for addr in listen]
     open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    tcp_ports: dict[str, int] = {}
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         host = StackHost(
@@ -73,11 +74,15 @@ async def make_stack_host(
             gate=gate or Gate(),
             transports=[
                 TcpTransport,
-                partial(QuicTransport, identity=QuicIdentity(private_key, _unix_now)),
+                partial(
+                    QuicTransport,
+                    identity=QuicIdentity(private_key, _unix_now),
+                    wanted_ports=tcp_ports,
+                ),
             ],
         )
         try:
-            host.start([_listen(host, addr, target) for addr, target in targets])
+            host.start(_listen_all(host, targets, tcp_ports))
             yield host
         except BaseException as error:  # noqa: BLE001 - raised below, past the nursery
             failure = error
@@ -102,6 +107,21 @@ def _listen_target(addr: Multiaddr) -> Target:
     if target is None:
         raise UsageError(f"listen: {addr} is not /ip4|ip6/.../tcp/... or /udp/.../quic-v1")
     return target
+
+
+def _listen_all(
+    host: StackHost, targets: Sequence[tuple[Multiaddr, Target]], tcp_ports: dict[str, int]
+) -> list[Multiaddr]:
+    """Listen, on TCP first: its ports are noted, for QUIC to take the same."""
+    bound: dict[int, Multiaddr] = {}
+    for index, (addr, target) in sorted(
+        enumerate(targets), key=lambda entry: entry[1][1].carrier is not Carrier.TCP
+    ):
+        bound[index] = _listen(host, addr, target)
+        real = parse(bound[index].to_bytes())
+        if real is not None and real.carrier is Carrier.TCP:
+            tcp_ports.setdefault(target.host, real.port)
+    return [bound[index] for index in range(len(targets))]
 
 
 def _listen(host: StackHost, addr: Multiaddr, target: Target) -> Multiaddr:

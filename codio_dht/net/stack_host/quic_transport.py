@@ -4,14 +4,12 @@ Decides which socket a dial leaves from: one that is listened on where that can 
 that a peer sees the port at which we can be reached, and a NAT learns it; else one socket of the
 family that is kept for that. On an address where TCP listens on a port chosen by the system, QUIC
 takes the same number if it is free.
-
-To be given to the host beside TCP: ``QuicTransport(context, admission, has_room, identity)``.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import Final
 
@@ -46,15 +44,17 @@ class QuicTransport:
         admission: Admission,
         has_room: Callable[[], bool],
         identity: QuicIdentity,
+        wanted_ports: Mapping[str, int],
     ) -> None:
+        """QUIC under ``identity``. ``wanted_ports``, by host: what to take where any port will do
+        (TCP's, as soon as it has one)."""
         self._context = context
         self._admission = admission
         self._has_room = has_room
         self._identity = identity
         self._listening: list[Endpoint] = []
         self._dialling: dict[socket.AddressFamily, Endpoint] = {}
-        self.wanted_ports: dict[str, int] = {}
-        """By host: the port to take if any port will do (TCP's)."""
+        self._wanted_ports = wanted_ports
 
     # --- listening --------------------------------------------------------------------------------
 
@@ -69,7 +69,7 @@ class QuicTransport:
         return Multiaddr(of_udp_socket(sock.getsockname()).addr)
 
     def _bind(self, target: Target) -> socket.socket:
-        wanted = self.wanted_ports.get(target.host, 0)
+        wanted = self._wanted_ports.get(target.host, 0)
         if not target.port and wanted:
             try:
                 return bind(target.family, target.host, wanted)
