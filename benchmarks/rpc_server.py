@@ -91,7 +91,7 @@ def _in_short(result: Result) -> str:
         for name, digits, unit in (
             ("requests_per_s", 0, "/s"),
             ("cpu_us_per_request", 1, "us of CPU"),
-            ("connections", 0, "connections"),
+            ("held", 0, "connections"),
             ("kib_per_connection", 1, "KiB each"),
             ("cpu_ms_per_connection", 2, "ms of CPU each"),
             ("rss_kib", 0, "KiB in all"),
@@ -208,7 +208,7 @@ def tables(results: Iterable[Result]) -> str:
                 memory.append(f"| {transport}, {stream} | {name} | {mib:.0f} |")
             elif what == "idle":
                 idle.append(
-                    f"| {connections} | {name} | {result['connections']} |"
+                    f"| {connections} | {name} | {result['held']:,} |"
                     f" {_number(result, 'kib_per_connection', 1)} |"
                     f" {_number(result, 'cpu_ms_per_connection', 2)} |"
                     f" {_ratio(result, go, 'cpu_ms_per_connection')} |"

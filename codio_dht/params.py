@@ -164,6 +164,10 @@ RESTART_DELAY_S: Final = 1.0
 REPROVIDE_CHECK_S: Final = 60.0
 """The reprovide schedule is looked at least this often, seconds: the Unix clock may jump."""
 
+RECONCILE_INTERVAL_S: Final = 300.0
+"""What is believed of connections is compared with the host this often, seconds: events get lost
+where too many come at once."""
+
 SNAPSHOT_INTERVAL_S: Final = 300.0
 """The routing table is remembered on disk this often, seconds."""
 
@@ -209,6 +213,10 @@ MAX_UNSAVED_BYTES: Final = 32 * 1024 * 1024
 
 FLUSH_BATCH_ROWS: Final = 512
 """Rows written in one transaction, so that its bookkeeping stays near 2 ms."""
+
+MAX_OVERTAKING_ROWS: Final = 4_096
+"""Rows of one key written while it is being read that are merged into what is read; past it the
+load counts for nothing and the key is read again."""
 
 MAX_TRACKED_LOADS: Final = 1_024
 """Loads under way whose key is watched for writes that overtake them; past it the oldest is no

@@ -72,7 +72,7 @@ func idle(arguments []string) error {
 		}
 	}
 	line := fields{
-		"connections": alive, "asked_for": *count, "failures": failures,
+		"held": alive, "failures": failures,
 		"seconds": took.Seconds(), "rss_kib": after.rssKiB,
 	}
 	if c.pid != 0 && alive > 0 {

@@ -107,7 +107,7 @@ def _components(addr: bytes) -> list[tuple[int, int, int, int]]:
     size = len(addr)
     if not 0 < size <= MAX_ADDR_BYTES:
         raise AddressError(f"an address of {size} bytes")
-    found = []
+    found: list[tuple[int, int, int, int]] = []
     offset = 0
     while offset < size:
         if len(found) >= MAX_ADDR_COMPONENTS:

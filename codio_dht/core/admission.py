@@ -167,8 +167,8 @@ class Admission:
         return Idle()
 
     def on_probe_answered(self, peer: PeerId, closer_count: int, now: Monotonic) -> AddOutcome:
-        """``peer`` answered its probe with ``closer_count`` peers. A late answer counts too, but not
-        one of a peer that was withdrawn meanwhile."""
+        """``peer`` answered its probe with ``closer_count`` peers. A late answer counts too, but
+        not one of a peer that was withdrawn meanwhile."""
         probing = self._probing.pop(peer.key, None)
         if probing is not None and probing.moot:
             return AddOutcome.REFUSED_UNVERIFIED

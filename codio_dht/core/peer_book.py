@@ -151,6 +151,10 @@ class PeerBook:
         told, heard = len(self._told), len(self._heard)
         return PeerBookStats(kept=len(self._slots) - told - heard, told=told, heard=heard)
 
+    def connected(self) -> list[PeerId]:
+        """The peers to which a connection is believed to be open."""
+        return [slot.peer for slot in self._slots.values() if slot.connected]
+
     def is_connected(self, peer: PeerId) -> bool:
         """Whether a connection to ``peer`` is open."""
         slot = self._slots.get(peer.to_bytes())

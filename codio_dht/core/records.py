@@ -44,6 +44,7 @@ from codio_dht.params import (
     LOAD_RETRY_S,
     MAX_ADDRS_PER_PEER,
     MAX_CACHED_PROVIDER_BYTES,
+    MAX_OVERTAKING_ROWS,
     MAX_PROVIDER_RECORDS,
     MAX_PROVIDERS_PER_KEY,
     MAX_RECORD_ADDR_BYTES,
@@ -143,7 +144,8 @@ class ProviderRecords:
         self._cache: OrderedDict[bytes, _Cached] = OrderedDict()
         self._cached_bytes = 0
         self._loading: OrderedDict[bytes, list[tuple[ProviderRow, bool]] | None] = OrderedDict()
-        """Keys being read, and what was written meanwhile; None if rows of it were deleted."""
+        """Keys being read, and what was written meanwhile; None if rows of it were deleted, or more
+        written than ``MAX_OVERTAKING_ROWS``: what is read then counts for nothing."""
         self._filter = KeyFilter(max_records)
         self._on_disk = 0
         self._stale_keys = 0
@@ -220,7 +222,7 @@ class ProviderRecords:
 
     def loaded(self, key: bytes, rows: Iterable[ProviderRow], now: UnixTime) -> None:
         """The store has ``rows`` for ``key``. A no-op if the rows are in memory already, or if
-        some were deleted meanwhile: :meth:`get` then asks for another load."""
+        some were deleted meanwhile or very many written: :meth:`get` then asks for another load."""
         overtaking = self._loading.pop(key, [])
         cached = self._cache.get(key)
         if overtaking is None or (cached is not None and cached.partial_since is None):
@@ -267,7 +269,10 @@ class ProviderRecords:
             key = row.key
             overtaken = self._loading.get(key)
             if overtaken is not None:
-                overtaken.append((row, adds))
+                if len(overtaken) < MAX_OVERTAKING_ROWS:
+                    overtaken.append((row, adds))
+                else:
+                    self._loading[key] = None
             if adds:
                 if added is None and key not in self._filter:
                     estimate += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +38,7 @@ from codio_dht.net.host import (
 from codio_dht.node import arguments
 from codio_dht.node.assembly import Node, assemble
 from codio_dht.node.bootstrap import DEFAULT_NAME, PUBLIC_BOOTSTRAP
+from codio_dht.node.calls import Calls, ended_with_the_node
 from codio_dht.node.clock import Clock
 from codio_dht.node.hosting import Stack, host_of, open_host, open_store
 from codio_dht.node.provider_stream import ProviderStream, run_search
@@ -142,6 +143,8 @@ class DHTManager:
         self._clock = Clock()
         self._rng = random.Random()
         self._stack = AsyncExitStack()
+        self._calls = Calls()
+        self._entered = False
         self._running: Node | None = None
         self._mode = Mode.CLIENT
         self._nursery: trio.Nursery
@@ -149,6 +152,23 @@ class DHTManager:
     # --- life -------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        """Open the node.
+
+        Raises:
+            UsageError: it is open already.
+            StorageError, IdentityError: the data directory cannot be used.
+        """
+        if self._entered:
+            raise UsageError("this DHTManager is open already: make another one, or wait")
+        self._entered = True
+        try:
+            await self._enter()
+        except BaseException:
+            self._entered = False
+            raise
+        return self
+
+    async def _enter(self) -> None:
         async with AsyncExitStack() as stack:
             store = await stack.enter_async_context(open_store(self._data_dir))
             host = await stack.enter_async_context(self._make_host())
@@ -177,13 +197,13 @@ class DHTManager:
             self._nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(self._nursery.cancel_scope.cancel)
             self._running = node
+            stack.push_async_callback(self._calls.end)
             stack.callback(self._stopped)
             self._start(node, events)
             if self._mode is Mode.SERVER:
                 node.serve()
             self._remember(node, remembered)
             self._stack = stack.pop_all()
-        return self
 
     async def __aexit__(
         self,
@@ -192,7 +212,14 @@ class DHTManager:
         trace: TracebackType | None,
     ) -> None:
         # Not told of the block's own error: a nursery would wrap it in a group.
-        await self._stack.aclose()
+        try:
+            await self._stack.aclose()
+        except StorageError as failure:
+            if error is None:
+                raise
+            log.warning("close_failed", error=str(failure))
+        finally:
+            self._entered = False
 
     def _start(self, node: Node, events: AsyncIterator[HostEvent]) -> None:
         for name, work in (
@@ -204,6 +231,7 @@ class DHTManager:
             ("bootstrap", node.upkeep.run_bootstrap),
             ("refresh", lambda: node.upkeep.run_refresh(node.lookups)),
             ("reprovide", node.providing.run),
+            ("reconcile", lambda: self._run_reconciling(node)),
             ("snapshot", lambda: self._run_snapshots(node)),
         ):
             self._nursery.start_soon(self._supervise, node, name, work)
@@ -239,6 +267,15 @@ class DHTManager:
                     node.server.responder.set_own_addrs(arguments.binary(addrs))
                     log.info("addresses_changed", addrs=[str(addr) for addr in addrs])
 
+    async def _run_reconciling(self, node: Node) -> None:
+        """Find the peers that have gone without our hearing of it, for ever."""
+        while True:
+            await trio.sleep(params.RECONCILE_INTERVAL_S)
+            for peer in node.network.book.connected():
+                if not node.host.is_connected(peer):
+                    node.network.gone(peer, self._clock.monotonic())
+                    await node.rpc.forget(peer)
+
     def _remember(self, node: Node, peers: Sequence[SnapshotPeer]) -> None:
         """Candidates from before the restart: each is probed before it enters the table."""
         now = self._clock.monotonic()
@@ -270,6 +307,11 @@ class DHTManager:
         if self._joins_public_list:
             return max(self._config.provider_timeout, params.PROVIDER_TTL_PUBLIC_S)
         return self._config.provider_timeout
+
+    def _running_call(self) -> AbstractContextManager[None]:
+        """The block is a call of the program's."""
+        self._node  # noqa: B018 - raises if there is none
+        return self._calls.running()
 
     @property
     def _node(self) -> Node:
@@ -313,6 +355,7 @@ class DHTManager:
         target = key_of(arguments.key_argument(key))
         return self._node.network.table.nearest(target, self._config.replication_factor)
 
+    @ended_with_the_node
     async def bootstrap(self, addrs: Addresses) -> int:
         """Join through these peers, and look around; how many of them answered.
 
@@ -330,6 +373,7 @@ class DHTManager:
             await node.upkeep.refresh_now()
         return answered
 
+    @ended_with_the_node
     async def refresh(self) -> None:
         """Refresh the routing table now: look up the own key and every part of the keyspace.
 
@@ -340,6 +384,7 @@ class DHTManager:
 
     # --- peers ------------------------------------------------------------------------------------
 
+    @ended_with_the_node
     async def connect(self, addr: Multiaddr | str | bytes) -> PeerId:
         """Connect to the peer at an address that ends in ``/p2p/<id>``.
 
@@ -354,6 +399,7 @@ class DHTManager:
         await node.host.connect(info.peer_id, info.addrs, deadline)
         return info.peer_id
 
+    @ended_with_the_node
     async def ping(self, peer_id: PeerId | ID | str | bytes) -> float:
         """One round trip of ``/ipfs/ping/1.0.0``, seconds; connects, and finds the peer, if need
         be.
@@ -375,6 +421,7 @@ class DHTManager:
             peer, Monotonic(trio.current_time() + self._config.request_timeout)
         )
 
+    @ended_with_the_node
     async def find_peer(self, peer_id: PeerId | ID | str | bytes) -> list[Multiaddr]:
         """The addresses of a peer; empty if nobody knows it.
 
@@ -389,6 +436,7 @@ class DHTManager:
             return addrs
         return node.addrs_of(peer) if await node.lookups.peer(peer) else []
 
+    @ended_with_the_node
     async def find_closest_peers(self, key: bytes | PeerId) -> list[PeerInfo]:
         """The peers of the network closest to ``key``, nearest first; each has answered.
 
@@ -401,6 +449,7 @@ class DHTManager:
 
     # --- providers --------------------------------------------------------------------------------
 
+    @ended_with_the_node
     async def provide(self, cid: object) -> ProvideResult:
         """Announce a CID now, and keep it announced until :meth:`stop_providing`, over restarts
         too if there is a data directory.
@@ -411,6 +460,7 @@ class DHTManager:
         """
         return await self._node.providing.provide(arguments.multihash_of(cid))
 
+    @ended_with_the_node
     async def provide_once(self, cid: object) -> ProvideResult:
         """Announce a CID now, without keeping it announced.
 
@@ -419,16 +469,19 @@ class DHTManager:
         """
         return await self._node.providing.announce(arguments.multihash_of(cid))
 
+    @ended_with_the_node
     async def stop_providing(self, cid: object) -> bool:
         """Announce a CID no more; False if it was not kept. Records already out expire by
         themselves: the network has no message to take one back."""
         return await self._node.providing.stop(arguments.multihash_of(cid))
 
+    @ended_with_the_node
     async def own_keys(self) -> list[OwnKey]:
         """What this node keeps announced (multihashes)."""
         node = self._node
         return await node.storage.call(node.storage.store.own_keys)
 
+    @ended_with_the_node
     async def provider_records(self, cid: object) -> list[ProviderRecord]:
         """The provider records of others that this node holds for a CID."""
         key = arguments.multihash_of(cid)
@@ -443,6 +496,7 @@ class DHTManager:
             for row in rows
         ]
 
+    @ended_with_the_node
     async def find_providers(self, cid: object, count: int | None = None) -> list[PeerInfo]:
         """Up to ``count`` providers of a CID, in the order they were found; None asks until the
         lookup is complete.

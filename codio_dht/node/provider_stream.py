@@ -17,7 +17,7 @@ import trio
 
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.peer import PeerInfo
-from codio_dht.errors import CodioError
+from codio_dht.errors import CodioError, NotRunningError
 
 log = structlog.get_logger(__name__)
 
@@ -89,15 +89,19 @@ async def run_search(
         search.found.append(entry)
         search.stir()
 
+    complete = False
     try:
         with search.scope:
             await find(found)
+        complete = True  # or ended by its reader, which the scope keeps to itself
     except Exception as error:
         search.failure = error
         if not isinstance(error, CodioError):
             failures["iter_providers"] += 1
             log.exception("search_failed")
     finally:
+        if not complete and not search.over and search.failure is None:
+            search.failure = NotRunningError("the DHT was closed while the search went on")
         search.over = True
         search.stir()
 

@@ -166,8 +166,10 @@ class Providing:
     async def _reprovide(self, key: bytes) -> None:
         try:
             result = await self.announce(key)
-        except NetworkError as error:
+        except BaseException as error:  # a key left as running would never be announced again
             self._schedule.failed(key, self._clock.unix())
+            if not isinstance(error, NetworkError):
+                raise
             log.info("reprovide_failed", key=key.hex(), error=str(error))
         else:
             await self._note(key, result)

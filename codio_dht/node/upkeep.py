@@ -137,7 +137,7 @@ class Upkeep:
                     peers = peers[: params.MAX_BOOTSTRAP_DIALS]
                 reached = await self.join(peers)
                 self._reached_nobody = not reached
-                if not reached and not len(self._network.table):
+                if not len(self._network.table):
                     delay_s = self._backoff.failed()
                     self.stir()
                     log.warning(
@@ -146,7 +146,9 @@ class Upkeep:
                     await trio.sleep(delay_s)
                     continue
                 self._backoff.succeeded()
-            await trio.sleep(params.LOW_PEERS_CHECK_S)
+            with trio.move_on_after(params.LOW_PEERS_CHECK_S):
+                while len(self._network.table):
+                    await self._moved.wait()
 
     async def _join_through(self, info: PeerInfo) -> bool:
         peer = info.peer_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import lru_cache, partial
+from functools import cache
 
 import trio
 import trio.testing
@@ -88,7 +88,7 @@ def numbered_id(number: int) -> PeerId:
     return PeerId(b"\x12\x20" + number.to_bytes(32, "big"))
 
 
-@lru_cache(maxsize=None)
+@cache
 def entry_of(number: int) -> PeerEntry:
     """A peer that exists nowhere, at an address of its own."""
     return PeerEntry(numbered_id(number), (lab_addr(number).to_bytes(),))
@@ -147,21 +147,17 @@ async def lab_node(
         clock=Clock(lambda: EPOCH + trio.current_time()),
         **settings,
     ) as node:
-        without_threads(node)
         yield node
 
 
-def without_threads(*nodes: DHTManager) -> None:
-    """Let these nodes call their stores in the loop's own thread: a virtual clock does not wait for
-    other threads, so times would mean nothing."""
-    for node in nodes:
-        node._node.storage.call = partial(_call, node._node.storage)
-
-
-async def _call(storage, function):
-    async with storage._one_at_a_time:
-        await trio.lowlevel.checkpoint()
-        return function()
+async def run_inline(function, *args, limiter=None, **_):
+    """``trio.to_thread.run_sync`` in the loop's own thread: a virtual clock does not wait for other
+    threads, so times would mean nothing."""
+    await trio.lowlevel.checkpoint()
+    if limiter is None:
+        return function(*args)
+    async with limiter:
+        return function(*args)
 
 
 async def plant(node: DHTManager, peers: Sequence[MemoryHost]) -> None:

@@ -40,12 +40,17 @@ from hostile_host import (
     left_open,
     plant,
     request_of,
-    without_threads,
+    run_inline,
 )
 from nodes import EPOCH, host_of, memory_net, open_nodes, settle, soon
 
 CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
 KEY = multihash_of(CID)
+
+
+@pytest.fixture(autouse=True)
+def no_threads(monkeypatch):
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
 
 
 # --- servers that answer our lookups --------------------------------------------------------------
@@ -169,7 +174,6 @@ async def test_peers_that_break_the_protocol_do_not_keep_a_lookup_from_the_hones
     autojump_clock, script
 ):
     async with memory_net(0.01) as net, open_nodes(net, 4) as honest:
-        without_threads(*honest)
         await settle(honest, 3)
         await honest[0].provide(CID)
         async with lab_node(net, through=honest) as node:
@@ -189,12 +193,12 @@ async def test_peers_that_break_the_protocol_do_not_keep_a_lookup_from_the_hones
 
 async def test_a_peer_that_accepts_streams_and_never_reads_costs_its_deadline_only(autojump_clock):
     async with memory_net(0.01) as net, open_nodes(net, 4) as honest:
-        without_threads(*honest)
         await settle(honest, 3)
         async with lab_node(net, through=honest) as node:
             await settle([node], 4)
             await plant(
-                node, [hostile(net, number, _silent, never_reads=True) for number in range(100, 112)]
+                node,
+                [hostile(net, number, _silent, never_reads=True) for number in range(100, 112)],
             )
             began = trio.current_time()
             assert len(await node.find_closest_peers(KEY)) == 4
@@ -249,9 +253,7 @@ async def test_an_endless_walk_ends_within_its_bounds(autojump_clock, pause_s):
     """Every answer names forty peers nobody has heard of, nearer than all before."""
     async with memory_net() as net, lab_node(net) as node:
         target = key_of(KEY)
-        numbers = sorted(
-            range(20_000), key=lambda number: -(entry_of(number).peer_id.key ^ target)
-        )
+        numbers = sorted(range(20_000), key=lambda number: -(entry_of(number).peer_id.key ^ target))
         asked = 0
 
         def nearer(request):
@@ -353,7 +355,6 @@ async def test_unfinished_large_answers_hold_no_more_than_their_bound(autojump_c
         await trio.sleep_forever()
 
     async with memory_net() as net, open_nodes(net, 3) as honest, lab_node(net) as node:
-        without_threads(*honest)
         large = node._node.rpc._large_replies = MostHeld()
         await plant(node, [hostile(net, number, begin_a_large_answer) for number in range(100)])
         await plant(node, [host_of(each) for each in honest])

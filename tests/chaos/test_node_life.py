@@ -9,15 +9,11 @@ import trio.testing
 
 from codio_dht import DHTConfig, DHTManager, params
 from codio_dht.core.clock import UnixTime
-from codio_dht.core.messages import AddProvider, FindNode, GetProviders, PeerEntry
+from codio_dht.core.messages import AddProvider
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.records import ProviderRecords
 from codio_dht.errors import NoPeersError, NotRunningError, StorageError, UsageError
-from codio_dht.node.clock import Clock
-from codio_dht.params import KAD_PROTOCOL
-from codio_dht.wire.codec import encode_request
 from hostile_host import (
-    NOTHING_OPEN,
     LabHost,
     entry_of,
     hostile,
@@ -26,13 +22,18 @@ from hostile_host import (
     left_open,
     numbered_id,
     plant,
-    without_threads,
+    run_inline,
 )
-from nodes import EPOCH, full_addr, host_of, memory_net, open_nodes, settle, soon, until
+from nodes import EPOCH, host_of, memory_net, open_nodes, settle, soon
 
 CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
 KEY = multihash_of(CID)
 OTHER = "bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
+
+
+@pytest.fixture(autouse=True)
+def no_threads(monkeypatch):
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
 
 
 def add_record(node: DHTManager, number: int, key: bytes = KEY) -> None:
@@ -106,11 +107,14 @@ async def test_leaving_the_block_while_everything_is_under_way_takes_no_time_and
     autojump_clock,
 ):
     async with memory_net(0.01) as net, open_nodes(net, 3) as honest:
-        without_threads(*honest)
+        net.dead.add(numbered_id(1))
         async with trio.open_nursery() as nursery:
             async with lab_node(net, through=honest) as node:
                 store = node._node.storage.store
                 await plant(node, [hostile(net, number, _silent) for number in range(100, 130)])
+                written = []
+                flush = store.flush
+                store.flush = lambda batch: written.append(len(batch.rows)) or flush(batch)
                 for number in range(1_000):
                     add_record(node, number)
                 for call in CALLS.values():
@@ -119,10 +123,6 @@ async def test_leaving_the_block_while_everything_is_under_way_takes_no_time_and
                     node.iter_providers(CID)
                 await trio.sleep(0.5)
                 began = trio.current_time()
-                written = []
-                store.flush = lambda batch, flush=store.flush: (
-                    written.append(len(batch.rows)) or flush(batch)
-                )
             assert trio.current_time() - began < 5
         assert sum(written) == 1_000
         assert host_of_closed(net, 5_000).open_streams == 0
@@ -170,11 +170,11 @@ async def test_a_store_that_cannot_be_closed_does_not_hide_the_error_in_the_bloc
 
 async def test_a_node_that_is_cancelled_from_outside_writes_what_it_has(autojump_clock, tmp_path):
     async with memory_net(0.01) as net:
-        with trio.move_on_after(1.5) as scope:
+        with trio.CancelScope() as scope:
             async with lab_node(net, data_dir=tmp_path) as node:
-                await trio.sleep(1.2)
                 for number in range(700):
                     add_record(node, number)
+                scope.cancel()
                 await trio.sleep_forever()
         assert scope.cancelled_caught
         async with lab_node(net, data_dir=tmp_path) as node:
@@ -277,7 +277,6 @@ def once(function, error):
 async def test_keys_under_way_when_the_reprovider_breaks_are_announced_all_the_same(autojump_clock):
     config = DHTConfig(provider_timeout=3600, republish_interval=1800)
     async with memory_net(0.01) as net, open_nodes(net, 2) as honest:
-        without_threads(*honest)
         async with lab_node(net, through=honest, config=config) as node:
             await settle([node], 2)
             await node.provide(CID)
@@ -333,22 +332,18 @@ async def test_peers_whose_going_was_not_heard_of_are_forgotten_all_the_same(aut
 
 
 async def test_a_node_that_lost_all_its_peers_joins_again_at_once(autojump_clock):
-    async with memory_net(0.01) as net, open_nodes(net, 3) as honest:
-        without_threads(*honest)
-        await settle(honest, 2)
-        async with lab_node(net, through=honest) as node:
-            await settle([node], 3)
-            await trio.sleep(1_000)
-            for peer in node.routing_table_peers():
-                await host_of(node).disconnect(peer)
-            net.dead.update(each.peer_id for each in honest)
+    async with memory_net(0.01) as net, open_nodes(net, 1) as [honest]:
+        async with lab_node(net, through=[honest]) as node:
+            await settle([node], 1)
+            await trio.sleep(params.LOW_PEERS_CHECK_S * 2 + 30)
+            await host_of(node).disconnect(honest.peer_id)
+            net.dead.add(honest.peer_id)
             assert await node.find_closest_peers(KEY) == []
-            await trio.sleep(30)
             assert node.routing_table_peers() == []
             net.dead.clear()
             began = trio.current_time()
-            assert len(await node.find_closest_peers(KEY)) > 0
-            assert trio.current_time() - began < 40
+            assert len(await node.find_closest_peers(KEY)) == 1
+            assert trio.current_time() - began < 30
 
 
 def test_writes_that_overtake_a_load_that_never_ends_are_bounded():

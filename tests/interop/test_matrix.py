@@ -27,7 +27,7 @@ pytestmark = pytest.mark.interop
 
 KAD = "/ipfs/kad/1.0.0"
 
-STACKS: tuple[Stack, ...] = ("own", "py-libp2p")
+STACKS: tuple[Stack, ...] = ("py-libp2p", "own")
 
 IMPLEMENTATIONS = ("go", "rust", "js")
 

@@ -102,7 +102,6 @@ class Quic:
         "_expected",
         "_held",
         "_ids",
-        "_initiator",
         "_key",
         "_last_received",
         "_mux",
@@ -142,7 +141,6 @@ class Quic:
             original_id: as a listener, the connection id of the dialler's first packet.
             retry_id: the one that a Retry gave it, if one did.
         """
-        self._initiator = initiator
         self._served = served
         self._expected = expected
         self._wake = wake
@@ -157,7 +155,7 @@ class Quic:
                 original_destination_connection_id=original_id,
                 retry_source_connection_id=retry_id,
             )
-        self._mux = QuicStreams(self._engine, initiator=initiator)
+        self._mux = QuicStreams(self._engine)
         self._streams: Streams | None = None
         self._key: PublicKey | None = None
         self._events: list[ConnectionEvent] = []
@@ -295,6 +293,7 @@ class Quic:
     @property
     def held_bytes(self) -> int:
         """Bytes of all streams that wait for their protocols or for the peer."""
+        self._mux.recount()
         return self._mux.unread_bytes + self._mux.kept_bytes
 
     @property
@@ -336,8 +335,8 @@ class Quic:
         while self.state is not QuicState.ENDED and (event := engine.next_event()) is not None:
             self._on_engine_event(event, told, now)
         if self._streams is not None and self.state is QuicState.OPEN:
-            self._mux.settle(told)
-            self._adjust_hold()
+            if self._held:
+                self._adjust_hold()
             if told or self._streams.work_left:
                 self._streams.handle(told, now)
         closed = engine.close_event
@@ -372,8 +371,9 @@ class Quic:
             if isinstance(event, quic.ConnectionIdIssued):
                 self._ids.add(event.connection_id)
         told: list[MuxerEvent] = []
-        self._mux.settle(told)
-        self._adjust_hold()
+        self._mux.on_sent(told)
+        if self._mux.kept_bytes > QUIC_HOLD_BYTES:
+            self._adjust_hold()
         if told:
             self._streams.handle(told, now)
         if self._streams.work_left:
@@ -381,6 +381,7 @@ class Quic:
 
     def _adjust_hold(self) -> None:
         assert self._streams is not None
+        self._mux.recount()
         kept = self._mux.kept_bytes
         if not self._held and kept > QUIC_HOLD_BYTES:
             self._held = True

@@ -247,14 +247,19 @@ class Engine(QuicConnection):
         """Aioquic's state of a stream, until it is settled."""
         return self._streams.get(stream_id)
 
-    def waiting(self, stream_id: int) -> tuple[int, int]:
-        """Bytes of a stream that have not left yet, and those that are kept (until the peer has
-        them)."""
+    def unsent(self, stream_id: int) -> int:
+        """Bytes of a stream that have not left yet."""
         stream = self._streams.get(stream_id)
         if stream is None or stream.sender._reset_error_code is not None:
-            return 0, 0
-        sender = stream.sender
-        return sender._buffer_stop - sender.highest_offset, len(sender._buffer)
+            return 0
+        return stream.sender._buffer_stop - stream.sender.highest_offset
+
+    def kept(self, stream_id: int) -> int:
+        """Bytes of a stream that are kept until the peer has them."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.sender._reset_error_code is not None:
+            return 0
+        return len(stream.sender._buffer)
 
     def can_send(self, stream_id: int) -> bool:
         """Whether the stream takes data: neither finished nor reset, by us or by the peer."""

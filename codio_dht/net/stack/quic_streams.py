@@ -63,18 +63,20 @@ class QuicStream(MuxStream):
 class QuicStreams:
     """All streams of one connection; a :class:`~codio_dht.net.stack.muxer.Muxer`."""
 
-    __slots__ = ("_engine", "_initiator", "_lingering", "_outbound", "_streams", "_unsettled",
-                 "kept_bytes", "unread_bytes")  # fmt: skip
+    __slots__ = ("_blocked", "_engine", "_keeping", "_lingering", "_outbound", "_streams",
+                 "_wrote", "kept_bytes", "unread_bytes")  # fmt: skip
 
-    def __init__(self, engine: Engine, *, initiator: bool) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._initiator = initiator
         self._streams: dict[int, QuicStream] = {}
         self._lingering: dict[int, QuicStream] = {}  # over, and the peer still sends
-        self._unsettled: dict[QuicStream, None] = {}  # wrote something that is still kept
+        self._wrote: dict[QuicStream, None] = {}  # since something was sent last
+        self._blocked: dict[QuicStream, None] = {}  # wrote what could not be sent yet
+        self._keeping: dict[QuicStream, None] = {}  # wrote what the peer may not have yet
         self._outbound = 0
         self.unread_bytes = 0
         self.kept_bytes = 0
+        """Bytes that the peer may not have; exact after ``recount``, else at least as many."""
 
     @property
     def stream_count(self) -> int:
@@ -171,14 +173,16 @@ class QuicStreams:
         if stream.over or stream.write_closed:
             raise StreamError("the stream is closed for writing")
         size = len(data)
-        if stream.kept + size > MAX_STREAM_UNSENT_BYTES:
-            raise CapacityError(f"{stream.kept} bytes unsent on one stream")
-        if self.kept_bytes + size > MAX_CONNECTION_UNSENT_BYTES:
-            raise CapacityError(f"{self.kept_bytes} bytes unsent on one connection")
+        if self.kept_bytes + size > MAX_STREAM_UNSENT_BYTES:  # the smaller bound
+            self.recount()
+            if stream.kept + size > MAX_STREAM_UNSENT_BYTES:
+                raise CapacityError(f"{stream.kept} bytes unsent on one stream")
+            if self.kept_bytes + size > MAX_CONNECTION_UNSENT_BYTES:
+                raise CapacityError(f"{self.kept_bytes} bytes unsent on one connection")
         self._engine.send_stream_data(stream.id, data)
         stream.kept += size
         self.kept_bytes += size
-        self._unsettled[stream] = None
+        self._wrote[stream] = self._keeping[stream] = None
 
     def consume(self, stream: MuxStream, count: int) -> None:
         """See :class:`~codio_dht.net.stack.muxer.Muxer`."""
@@ -226,20 +230,25 @@ class QuicStreams:
 
     # --- bookkeeping ------------------------------------------------------------------------------
 
-    def settle(self, told: list[MuxerEvent]) -> None:
-        """Look at what has left and what the peer has; to be called when that changed."""
-        engine = self._engine
-        for stream in list(self._unsettled):
-            unsent, kept = engine.waiting(stream.id)
+    def on_sent(self, told: list[MuxerEvent]) -> None:
+        """Datagrams were built: learn what has left with them and what waits for the peer."""
+        for stream in (*self._wrote, *self._blocked):
+            unsent = 0 if stream.over else self._engine.unsent(stream.id)
+            if unsent:
+                self._blocked[stream] = None
+            elif self._blocked.pop(stream, True) is None and not stream.over:
+                told.append(StreamWritable(stream))
+            stream.unsent = unsent
+        self._wrote.clear()
+
+    def recount(self) -> None:
+        """Learn what the peer has by now."""
+        for stream in list(self._keeping):
+            kept = self._engine.kept(stream.id)
             self.kept_bytes += kept - stream.kept
             stream.kept = kept
             if not kept:
-                del self._unsettled[stream]
-            if stream.unsent and not unsent and not stream.over:
-                stream.unsent = 0
-                told.append(StreamWritable(stream))
-            else:
-                stream.unsent = 0 if stream.over else unsent
+                del self._keeping[stream]
 
     def _drop_if_closed(self, stream: QuicStream) -> None:
         if stream.remote_closed and stream.write_closed:

@@ -163,7 +163,7 @@ class Endpoint:
             except Exception as error:  # noqa: BLE001 - a task's outermost edge
                 self._context.counters["connection_bugs"] += 1
                 _log.error("UDP socket failed", exc_info=error)
-            await checkpoint()
+                await checkpoint()
 
     def _receive_some(self) -> None:
         """Take a batch of datagrams, and let each connection answer once."""
