@@ -51,11 +51,11 @@ from codio_dht.daemon.settings import (
 )
 @click.option(
     "--stack",
-    type=click.Choice(["py-libp2p", "own"]),
-    default="py-libp2p",
+    type=click.Choice(["own", "py-libp2p"]),
+    default="own",
     envvar="CODIO_DHT_STACK",
     show_default=True,
-    help="The libp2p implementation: py-libp2p, or our own (new).",
+    help="The libp2p implementation: our own, or py-libp2p.",
 )
 @click.option(
     "--provider-timeout",

@@ -79,7 +79,6 @@ def run(nodes: int, tell: Tell, tick: Callable[[], None] = lambda: None) -> bool
         CodioError: the machine did not let it (no loopback network, for example).
     """
     logs.configure("error", as_json=False)
-    logs.tame_libp2p()
     stopping = Stopping()
     stopping.install()
     stopping.enter()

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from codio_dht.errors import ConfigError, UsageError
 
 ModeName = Literal["auto", "server", "client"]
-StackName = Literal["py-libp2p", "own"]
+StackName = Literal["own", "py-libp2p"]
 
 DEFAULT_LISTEN_IP4: Final = ("/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/udp/4001/quic-v1")
 DEFAULT_LISTEN_IP6: Final = ("/ip6/::/tcp/4001", "/ip6/::/udp/4001/quic-v1")
@@ -51,7 +51,7 @@ class Settings:
     announce: tuple[str, ...] = ()
     bootstrap: tuple[str, ...] = ()
     mode: ModeName | None = None
-    stack: StackName = "py-libp2p"
+    stack: StackName = "own"
     as_json: bool = False
     log_level: str = "info"
     provider_timeout_s: float | None = None

@@ -33,7 +33,7 @@ async def open_host(
     data_dir: Path | None,
     listen: Sequence[Multiaddr],
     announce: Sequence[Multiaddr],
-    stack: Stack = "py-libp2p",
+    stack: Stack = "own",
 ) -> AsyncGenerator[Host, None]:
     """A host of the node's own, under the identity of ``data_dir`` (a new one without it)."""
     key = await trio.to_thread.run_sync(_identity, data_dir)

@@ -99,14 +99,14 @@ class DHTManager:
         announce: Addresses = (),
         bootstrap: Addresses = (),
         mode: str = "auto",
-        stack: Stack = "py-libp2p",
+        stack: Stack = "own",
     ) -> Self:
         """A node with a host of its own, for ``async with``.
 
         Its identity is ``identity.key`` in ``data_dir``, made at the first start; without
         ``data_dir`` it is a new one each time. ``announce``, where given, is told to others in
-        place of the addresses listened on. ``stack`` is what carries the host: py-libp2p, or
-        ``"own"``, the stack of this project. The rest is as for the class.
+        place of the addresses listened on. ``stack`` is what carries the host: ``"own"``,
+        the stack of this project, or ``"py-libp2p"``. The rest is as for the class.
         """
         listen_on = arguments.multiaddr_list_argument(listen, "listen")
         announced = arguments.multiaddr_list_argument(announce, "announce")

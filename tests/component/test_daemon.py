@@ -515,9 +515,8 @@ def test_what_libraries_log_is_counted_and_does_not_break_the_log(
     start: Start, tmp_path: Path
 ) -> None:
     nobody = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWKnDdG3iXw9eTFijk3EWSunZcFi54Zka4wmtqtt6rPxc8"
-    daemon, _ = start_real(
-        start, tmp_path / "one", "--listen", "/ip4/127.0.0.1/tcp/0", "--bootstrap", nobody
-    )
+    options = ("--listen", "/ip4/127.0.0.1/tcp/0", "--bootstrap", nobody, "--stack", "py-libp2p")
+    daemon, _ = start_real(start, tmp_path / "one", *options)
     daemon.until_logged("bootstrap_unreachable")
     assert any(
         name.startswith("libp2p.")

@@ -14,7 +14,8 @@ from multiaddr import Multiaddr
 from codio_dht import __version__
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
-from codio_dht.crypto.peer_record import open_peer_record
+from codio_dht.crypto.peer_record import open_peer_record, seal_peer_record
+from codio_dht.crypto.protobuf import uvarint
 from codio_dht.errors import (
     DeadlineError,
     NetworkError,
@@ -25,7 +26,12 @@ from codio_dht.errors import (
 )
 from codio_dht.net import event_bus
 from codio_dht.net.host import AddrsChanged, Parked, PeerGone, PeerIdentified, Reset, Stream
-from codio_dht.net.stack.identify_message import IDENTIFY, IDENTIFY_PUSH, IdentifyMessage
+from codio_dht.net.stack.identify_message import (
+    IDENTIFY,
+    IDENTIFY_PUSH,
+    IdentifyMessage,
+    encode_identify,
+)
 from codio_dht.net.stack_host import StackHost, identifying, reaper, stream_tasks
 from codio_dht.net.stack_host import host as host_module
 from codio_dht.net.stack_host.identify import Introduction, Parts
@@ -662,6 +668,29 @@ async def test_what_identify_says_is_bounded() -> None:
     assert 256 == len(said.protocols)
     assert tuple(addrs[:32]) == said.addrs
     assert "agent?" * 40 == said.agent
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["its own", "another's"])
+async def test_addresses_that_are_only_in_the_signed_record_count_if_it_is_the_peers(
+    own: bool,
+) -> None:
+    key = PrivateKey.generate_ed25519()
+    addrs = [Multiaddr("/ip4/192.0.2.1/tcp/4001").to_bytes()]
+    record = seal_peer_record(
+        key if own else PrivateKey.generate_ed25519(), sequence=1, addrs=addrs
+    )
+    message = encode_identify(IdentifyMessage(protocols=("/p",), signed_peer_record=record))
+
+    async def tell(stream: Stream) -> None:
+        await stream.write(uvarint(len(message)) + message)
+
+    async with made_host(key=key) as server, made_host() as client:
+        server.serve_stream(IDENTIFY, tell)
+        await connect(client, server)
+        said = await identified(client, server.peer_id)
+
+    assert tuple(map(Multiaddr, addrs if own else [])) == said.addrs
+    assert {"/p"} == said.protocols
 
 
 async def test_a_slow_subscriber_loses_the_oldest_events_only(

@@ -1,8 +1,10 @@
 """Identify messages as the host uses them: what we say of ourselves, what we keep of a peer's word.
 
-Decides which parts are kept: everything has a bound, what cannot be read is left out, and the
-addresses of a valid signed record of that very peer come before the unsigned ones. What we send
-carries the same addresses in both places (rust reads the record only). No I/O.
+Decides which parts are kept: everything has a bound, and what cannot be read is left out. The
+connection has proved who speaks, so what it says unsigned is its own word already; the signed
+record is opened only for a peer that says its addresses nowhere else (a signature costs more than
+all the rest). What we send carries the same addresses in both places (rust reads the record only).
+No I/O.
 """
 
 from __future__ import annotations
@@ -93,7 +95,7 @@ def merge(
     """The peer as it is known after ``message``; what that does not mention stays (a push may be
     partial)."""
     known = before or PeerIdentified(sender, frozenset(), (), "")
-    addrs = _signed_addrs(message, sender) or _multiaddrs(message.listen_addrs, sender)
+    addrs = _multiaddrs(message.listen_addrs, sender) or _signed_addrs(message, sender)
     observed = () if message.observed_addr is None else _multiaddrs([message.observed_addr], sender)
     return replace(
         known,
