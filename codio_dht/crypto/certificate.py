@@ -225,7 +225,7 @@ def _read_der(tag: int, data: bytes) -> tuple[bytes, bytes]:
     if size >= _LONG_FORM:
         start += size & ~_LONG_FORM
         size = int.from_bytes(data[2:start], "big")
-        if start not in (3, 4):  # the whole certificate is shorter than 65,536 bytes
+        if size < _LONG_FORM or not data[2]:  # not the shortest form
             raise ProtocolError(_LAYER, "malformed identity extension")
     end = start + size
     if end > len(data):

@@ -27,7 +27,9 @@ from codio_dht.net.stack import connection as connection_module
 from codio_dht.net.stack.channel import ChannelData, ChannelReset
 from codio_dht.net.stack.identify_message import IDENTIFY, IDENTIFY_PUSH
 from codio_dht.net.stack.multistream import HEADER, encode_message
-from codio_dht.net.stack_host import Gate, Limits, StackHost, connections, pump
+from codio_dht.net.stack_host import Gate, Limits, StackHost, admission, connections, pump
+from codio_dht.net.stack_host.admission import Arrivals
+from codio_dht.net.stack_host.limits import ARRIVALS_PER_IP_PER_S, MAX_ARRIVALS_PER_IP
 from codio_dht.net.stack_host.targets import of_socket
 from libp2p_hosts import Echo, Echoes
 from stack_hosts import (
@@ -560,6 +562,33 @@ async def test_loopback_is_not_limited_by_ip_unless_asked_for() -> None:
     async with echo_server(limits=Limits(per_ip=2)) as (server, _), AsyncExitStack() as stack:
         for _ in range(10):
             assert await is_admitted(server, stack, "127.0.0.1")
+
+
+async def test_one_ip_that_comes_again_and_again_is_refused_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admission, "MAX_ARRIVALS_PER_IP", 5)
+    async with echo_server(limits=Limits(exempt_local=False)) as (server, _):
+        admitted = []
+        for _ in range(8):
+            async with AsyncExitStack() as stack:
+                admitted.append(await is_admitted(server, stack, "127.1.1.1"))
+        async with AsyncExitStack() as stack:
+            assert await is_admitted(server, stack, "127.1.1.2")
+        assert server.stats()["inbound_refused:too often from one IP"] == admitted.count(False) > 0
+
+
+def test_arrivals_are_counted_by_ip_refill_with_time_and_are_bounded() -> None:
+    arrivals = Arrivals(capacity=3)
+    most = MAX_ARRIVALS_PER_IP
+    assert most == sum(arrivals.may_come(b"a", Monotonic(0.0)) for _ in range(most + 9))
+    assert arrivals.may_come(b"b", Monotonic(0.0))
+    later = Monotonic(2.0)
+    refilled = int(2 * ARRIVALS_PER_IP_PER_S)
+    assert refilled == sum(arrivals.may_come(b"a", later) for _ in range(most))
+    for number in range(10):
+        arrivals.may_come(bytes([number]), later)
+    assert 3 == len(arrivals)
 
 
 def test_an_ipv6_user_is_a_56_and_an_ipv4_user_an_address() -> None:

@@ -155,6 +155,14 @@ ED25519_KEY = ED25519.public_key().to_protobuf()
             "malformed identity extension",
         ),
         (Forged(content=b"\x30\x84\xff\xff\xff\xff"), "malformed identity extension"),
+        (
+            Forged(content=b"\x30\x82\x00" + signed_key(ED25519, KEY)[1:]),
+            "malformed identity extension",
+        ),
+        (
+            Forged(content=pair(ED25519_KEY, b"").replace(b"\x04\x00", b"\x04\x81\x00")),
+            "malformed identity extension",
+        ),
         (Forged(content=b"\x30\xff" + bytes(200)), "malformed identity extension"),
     ],
 )

@@ -449,6 +449,23 @@ def test_windows_are_given_back_also_for_what_was_lost_with_a_reset_stream():
     pair.assert_nothing_held()
 
 
+def test_windows_are_given_back_for_what_comes_after_a_reset():
+    pair = connected()
+    pair.next_handler = lambda: told(b"z" * 9_000)
+    channel = pair.client.streams.open([ECHO], pair.now, b"x")
+    pair.to_server()
+    on_the_way = pair.server.datagrams_to_send(pair.now)
+    pair.client.streams.reset(channel)
+    for data, _ in on_the_way:
+        assert [] == pair.client.receive(data, THERE, pair.now)
+    pair.run(1.0)
+    engine = pair.client._engine
+    assert engine._local_max_data.used > 1_000
+    left = engine._local_max_data.value + engine._ungranted - engine._local_max_data.used
+    assert QUIC_CONNECTION_WINDOW_BYTES == left
+    pair.assert_nothing_held()
+
+
 def test_a_peer_that_wants_no_more_of_ours_is_still_read():
     """GO says so when it has read enough of an answer."""
     pair = connected()
@@ -703,14 +720,24 @@ def test_gaps_are_bounded():
     assert isinstance(ended(crafted.send(frames[-1])).error, ProtocolError)
 
 
-def test_connection_ids_without_end_end_the_connection():
+def test_connection_ids_without_end_end_the_connection(monkeypatch):
+    """A peer that changes the ids it uses makes us change ours, again and again."""
+    monkeypatch.setattr(quic_engine, "MAX_QUIC_CONNECTION_IDS", 50)
     crafted = Crafted()
-    for number in range(9, 20_000):
+    pair = crafted.pair
+    client = pair.client._engine
+    ours = [client._peer_cid, *client._peer_cid_available]
+    for number in range(8, 200):
+        pair.now = Monotonic(pair.now + 0.01)
+        client._peer_cid = ours[number % len(ours)]
+        assert [] == crafted.send(b"\x01")  # from now on under this id
         frame = b"\x18" + varint(number) + varint(0) + b"\x08" + number.to_bytes(8, "big")
         events = crafted.send(frame + bytes(16))
+        pair.server.datagrams_to_send(pair.now)
         if events:
             break
     assert isinstance(ended(events).error, ProtocolError)
+    assert 51 == len(pair.server._engine._peer_cid_sequence_numbers)
 
 
 def test_streams_opened_and_reset_without_end_leave_nothing_behind():

@@ -1,19 +1,25 @@
 """Who may connect to us: inbound connections counted before and after their handshake.
 
 Decides, for each socket that is accepted, whether it is served: the gate, the limits per IP and
-subnet, and the number of handshakes under way, of which the oldest makes room (so that sockets that
-say nothing never keep anybody out). What an authenticated peer may have, and what happens at the
-maximum, ``Connections`` decides.
+subnet, how often one IP may come, and the number of handshakes under way, of which the oldest makes
+room (so that sockets that say nothing never keep anybody out). What an authenticated peer may have,
+and what happens at the maximum, ``Connections`` decides.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 
+from codio_dht.core.clock import Monotonic
 from codio_dht.errors import CapacityError
 from codio_dht.net.stack_host.gate import Gate
-from codio_dht.net.stack_host.limits import Limits
-from codio_dht.net.stack_host.link import Link
+from codio_dht.net.stack_host.limits import (
+    ARRIVALS_PER_IP_PER_S,
+    MAX_ARRIVALS_PER_IP,
+    MAX_ARRIVING_IPS,
+    Limits,
+)
+from codio_dht.net.stack_host.link import Link, now
 from codio_dht.net.stack_host.targets import Ip
 
 
@@ -26,6 +32,7 @@ class Admission:
         self._counters = counters
         self._of_ip: Counter[bytes] = Counter()
         self._of_subnet: Counter[bytes] = Counter()
+        self._arrivals = Arrivals()
         self._pending: dict[Link, None] = {}  # oldest first
 
     @property
@@ -42,6 +49,8 @@ class Admission:
                 return "too many of one IP"
             if self._of_subnet[ip.subnet] >= self._limits.per_subnet:
                 return "too many of one subnet"
+            if not self._arrivals.may_come(ip.one, now()):
+                return "too often from one IP"
         return None
 
     def admit(self, link: Link) -> None:
@@ -75,3 +84,24 @@ def _decrement(counts: Counter[bytes], key: bytes) -> None:
     counts[key] -= 1
     if counts[key] <= 0:
         del counts[key]
+
+
+class Arrivals:
+    """How often each IP comes: a bucket of ``MAX_ARRIVALS_PER_IP`` that refills with time."""
+
+    def __init__(self, capacity: int = MAX_ARRIVING_IPS) -> None:
+        self._capacity = capacity
+        self._buckets: OrderedDict[bytes, tuple[float, Monotonic]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def may_come(self, who: bytes, moment: Monotonic) -> bool:
+        """Whether one more connection of ``who`` is within the rate; counts it if so."""
+        left, since = self._buckets.pop(who, (float(MAX_ARRIVALS_PER_IP), moment))
+        left = min(left + (moment - since) * ARRIVALS_PER_IP_PER_S, float(MAX_ARRIVALS_PER_IP))
+        comes = left >= 1
+        self._buckets[who] = (left - comes, moment)
+        if len(self._buckets) > self._capacity:
+            self._buckets.popitem(last=False)
+        return comes

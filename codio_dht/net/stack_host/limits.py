@@ -98,6 +98,15 @@ IDLE_CONNECTION_S: Final = 600.0
 """A connection without streams and without protection is closed when nothing happened on it for
 this long, seconds."""
 
+MAX_ARRIVALS_PER_IP: Final = 64
+"""Connections that one IPv4 address or IPv6 /56 may begin in one go ..."""
+
+ARRIVALS_PER_IP_PER_S: Final = 8.0
+"""... and in each second from then on: a handshake costs half a millisecond."""
+
+MAX_ARRIVING_IPS: Final = 4_096
+"""Addresses whose arrivals are remembered; the one that came least recently is forgotten."""
+
 MAX_CLOSED_AT_ONCE: Final = 32
 """Connections closed to make room before others run."""
 

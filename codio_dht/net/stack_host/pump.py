@@ -42,6 +42,8 @@ from codio_dht.net.stack_host.targets import Target
 _log = structlog.get_logger(__name__)
 
 _RELEASE_BYTES: Final = HOLD_BYTES // 2
+_PIECE_BYTES: Final = 4 * 1024
+"""Pieces of the backlog are joined up to this size, so that small ones do not add up."""
 
 
 class Pump(Link):
@@ -181,8 +183,10 @@ class Pump(Link):
     def _keep(self, rest: memoryview) -> None:
         if self._backlog is None:
             self._backlog = deque()
-        self._backlog.append(rest)
         self._backlog_bytes += len(rest)
+        if self._backlog and len(self._backlog[-1]) + len(rest) <= _PIECE_BYTES:
+            rest = memoryview(b"".join((self._backlog.pop(), rest)))
+        self._backlog.append(rest)
         if self._backlog_bytes > MAX_BACKLOG_BYTES:
             self.context.counters["connections_backlog_full"] += 1
             self.end(CapacityError("the peer does not read"))

@@ -234,7 +234,7 @@ class Endpoint:
         if self._unproven_total >= MAX_UNPROVEN_HANDSHAKES:
             return True
         exempt = ip.local and self._context.limits.exempt_local
-        return False
+        return not exempt and self._unproven[ip.one] >= MAX_UNPROVEN_PER_IP
 
     def _proven(self, header: QuicHeader, addr: Address) -> bytes | None:
         """The id of the first packet of a dialler that proved its address; None if it did not.
