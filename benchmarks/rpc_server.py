@@ -16,9 +16,10 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class Case:
 
     @property
     def key(self) -> str:
-        parts = (self.transport, self.what, self.stream, self.in_flight or self.connections)
+        parts = (self.transport, self.what, self.stream, self.in_flight or self.connections or "")
         return " ".join(str(part) for part in (*parts, self.server) if part != "")
 
 
@@ -183,66 +184,65 @@ def run_idle(options: argparse.Namespace, kind: Kind, case: Case, results: Resul
 # --- what is printed ------------------------------------------------------------------------------
 
 
-def tables(results: Iterable[Result]) -> str:
-    """A line a case and server, with the ratio of its processor time to go's."""
-    memory = ["| memory, MiB | server | resident |", "|---|---|---|"]
-    by_case: dict[tuple[Any, ...], dict[str, Result]] = {}
+def tables(results: Sequence[Result]) -> str:
+    """Each table has the servers as its columns; a ratio is to go's figure of the same case."""
+    rpc = [result for result in results if result["in_flight"]]
+    idle = [result for result in results if result["what"] == "idle"]
+    memory = [result for result in results if result["what"] == "memory"]
+    parts = [
+        _table("CPU us per request (of go's)", rpc, partial(_with_ratio, "cpu_us_per_request", 1)),
+        _table("requests/s, p50 / p99 ms", rpc, _speed),
+        _table("resident MiB", memory, lambda result, _: f"{result['rss_kib'] / 1024:.0f}"),
+        _table("idle: KiB each (of go's)", idle, partial(_with_ratio, "kib_per_connection", 1)),
+        _table("accept: CPU ms (of go's)", idle, partial(_with_ratio, "cpu_ms_per_connection", 2)),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _table(title: str, results: Sequence[Result], cell: Callable[[Result, Result], str]) -> str:
+    servers = list(dict.fromkeys(result["server"] for result in results))
+    by_case: dict[str, dict[str, Result]] = {}
     for result in results:
-        key = tuple(
-            result[name] for name in ("transport", "what", "stream", "in_flight", "connections")
-        )
-        by_case.setdefault(key, {})[result["server"]] = result
-    lines = [
-        "| case | server | requests/s | p50 ms | p99 ms | CPU us/request | of go's | failed |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    idle = [
-        "| idle connections | server | held | KiB each | accept, CPU ms | of go's |",
-        "|---|---|---|---|---|---|",
-    ]
-    for (transport, what, stream, in_flight, connections), servers in by_case.items():
-        go = servers.get("go", {})
-        for name, result in servers.items():
-            if what == "memory":
-                mib = result["rss_kib"] / 1024
-                memory.append(f"| {transport}, {stream} | {name} | {mib:.0f} |")
-            elif what == "idle":
-                idle.append(
-                    f"| {connections} | {name} | {result['held']:,} |"
-                    f" {_number(result, 'kib_per_connection', 1)} |"
-                    f" {_number(result, 'cpu_ms_per_connection', 2)} |"
-                    f" {_ratio(result, go, 'cpu_ms_per_connection')} |"
-                )
-            else:
-                case = f"{transport}, {what}, {stream}, {in_flight}"
-                lines.append(
-                    f"| {case} | {name} | {_number(result, 'requests_per_s', 0)} |"
-                    f" {_number(result, 'p50_ms', 2)} | {_number(result, 'p99_ms', 2)} |"
-                    f" {_number(result, 'cpu_us_per_request', 1)} |"
-                    f" {_ratio(result, go, 'cpu_us_per_request')} | {_failed(result)} |"
-                )
-    return "\n".join([*lines, "", *memory, "", *idle])
+        by_case.setdefault(result["case"].rpartition(" ")[0], {})[result["server"]] = result
+    lines = [f"| {title} | {' | '.join(servers)} |", "|---" * (len(servers) + 1) + "|"]
+    for case, of in by_case.items():
+        go = of.get("go", {})
+        cells = [
+            cell(of[server], go) + _note(of[server]) if server in of else "-" for server in servers
+        ]
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    return "\n".join(lines) if by_case else ""
 
 
-def _number(result: Result, name: str, digits: int) -> str:
-    value = result.get(name)
-    return "-" if value is None else f"{value:,.{digits}f}"
+def _with_ratio(name: str, digits: int, result: Result, go: Result) -> str:
+    value, reference = result.get(name), go.get(name)
+    if value is None:
+        return "-"
+    ratio = f" ({value / reference:.2f})" if reference and result is not go else ""
+    return f"{value:,.{digits}f}{ratio}"
 
 
-def _ratio(result: Result, go: Result, name: str) -> str:
-    ours, theirs = result.get(name), go.get(name)
-    return f"{ours / theirs:.2f}" if ours and theirs else "-"
+def _speed(result: Result, _: Result) -> str:
+    if not result.get("requests"):
+        return "-"
+    p50, p99 = result["p50_ms"], result["p99_ms"]
+    return f"{result['requests_per_s']:,.0f}, {p50:.2f} / {p99:.2f}"
 
 
-def _failed(result: Result) -> str:
+def _note(result: Result) -> str:
+    """What makes a figure one of something else."""
+    notes = []
     if "error" in result:
-        return str(result["error"])[:60]
-    notes = [str(result["failed"])]
+        notes.append(str(result["error"])[:60])
+    if result.get("failed"):
+        notes.append(f"{result['failed']} failed")
     if result.get("stored", 1) < 1:
         notes.append(f"{result['stored']:.0%} stored")
-    if result.get("closer_peers", 20) < 19.5:
+    if result.get("closer_peers", 20) < 19.5 and result.get("requests"):
         notes.append(f"{result['closer_peers']:.0f} closer peers")
-    return ", ".join(notes)
+    if result.get("held", result["connections"]) < result["connections"]:
+        notes.append(f"held {result['held']:,}")
+    return f" [{', '.join(notes)}]" if notes else ""
 
 
 # --- options --------------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ def main() -> None:
     results = Results(chosen.results, fresh=chosen.fresh)
     if not chosen.table_only:
         run(chosen, results)
-    print(tables(results.by_key.values()))
+    print(tables(list(results.by_key.values())))
     print(f"\nEach case: {chosen.results}", file=sys.stderr)
     if chosen.json:
         chosen.json.write_text(json.dumps(list(results.by_key.values()), indent=1) + "\n")

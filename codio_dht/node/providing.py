@@ -184,7 +184,8 @@ class Providing:
         self._schedule.provided(key, now)
         store = self._storage.store
         try:
-            await self._storage.call(lambda: store.mark_provided([key], now))
+            with trio.CancelScope(shield=True):  # the network has it: a cancelled caller or not
+                await self._storage.call(lambda: store.mark_provided([key], now))
         except StorageError as error:  # announced all the same; it is announced again too early
             log.warning("mark_provided_failed", key=key.hex(), error=str(error))
 

@@ -138,9 +138,9 @@ def unpack_row(key: bytes, provider: bytes, record: bytes, expires: float) -> Pr
             unpack_addrs(record, _TIMES.size),
             UnixTime(received),
             UnixTime(addrs_expire),
-            UnixTime(expires),
+            UnixTime(float(expires)),
         )
-    except (ValueError, PeerIdError, struct_error):
+    except (ValueError, TypeError, PeerIdError, struct_error):  # a damaged type is damage too
         return None
 
 

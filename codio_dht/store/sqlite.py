@@ -192,7 +192,7 @@ class SqliteStore:
             ).fetchall()
         peers = []
         for peer_id, addrs in rows:
-            with suppress(PeerIdError, ValueError):
+            with suppress(PeerIdError, ValueError, TypeError):
                 peers.append(SnapshotPeer(PeerId(peer_id), unpack_addrs(addrs)))
         return peers
 

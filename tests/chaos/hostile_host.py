@@ -48,7 +48,9 @@ class HostileHost(MemoryHost):
         self.streams_served += 1
         self.inbound.add(stream)
         try:
-            await self.script(stream)
+            with trio.CancelScope() as scope:
+                stream.on_abort = scope.cancel
+                await self.script(stream)
         finally:
             self.inbound.discard(stream)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from multiaddr import Multiaddr
 
-from codio_dht import __version__
+from codio_dht import DHTManager, __version__
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.crypto.peer_record import open_peer_record, seal_peer_record
@@ -813,6 +813,27 @@ async def test_a_host_that_ends_closes_its_connections_at_the_other_end_too() ->
         async with made_host() as server:
             await connect(client, server)
         await until(lambda: not client.connections())
+
+
+@pytest.mark.deadline_s(60)
+async def test_twenty_five_nodes_on_this_host_provide_to_twenty_and_find() -> None:
+    cid = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
+    async with AsyncExitStack() as stack:
+        nodes: list[DHTManager] = []
+        for _ in range(25):
+            host = await stack.enter_async_context(made_host())
+            boot = [f"{nodes[0].addrs[0]}/p2p/{nodes[0].peer_id}"] if nodes else []
+            nodes.append(
+                await stack.enter_async_context(DHTManager(host, bootstrap=boot, mode="server"))
+            )
+        await until(lambda: all(len(node.routing_table_peers()) >= 20 for node in nodes), 50)
+        provider = nodes[7].peer_id
+        result = await nodes[7].provide(cid)
+        holders = [node for node in nodes if await node.provider_records(cid)]
+        found = await nodes[3].find_providers(cid)
+
+    assert (20, 20, 20) == (result.holders, result.confirmed, len(holders))
+    assert [provider] == [info.peer_id for info in found]
 
 
 def test_running_a_host_imports_no_py_libp2p() -> None:

@@ -31,7 +31,9 @@ HERE = Path(__file__).resolve().parent
 BUILD_TIMEOUT_S = 1800
 """Downloading and compiling one peer on a slow machine, seconds; rust takes minutes anywhere."""
 
-_NOT_SOURCES = frozenset({"node_modules", "package-lock.json", "Cargo.lock", "target"})
+_NOT_SOURCES = frozenset(
+    {".gitignore", "node_modules", "package-lock.json", "Cargo.lock", "target"}
+)
 """What a tool that a person ran in the tree leaves there."""
 
 HASH_CHARS = 16

@@ -729,7 +729,7 @@ def test_connection_ids_without_end_end_the_connection(monkeypatch):
     ours = [client._peer_cid, *client._peer_cid_available]
     for number in range(8, 200):
         pair.now = Monotonic(pair.now + 0.01)
-        client._peer_cid = ours[number % len(ours)]
+        client._peer_cid = ours[(number + 1) % len(ours)]
         assert [] == crafted.send(b"\x01")  # from now on under this id
         frame = b"\x18" + varint(number) + varint(0) + b"\x08" + number.to_bytes(8, "big")
         events = crafted.send(frame + bytes(16))
