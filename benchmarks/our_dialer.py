@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from typing import Any
 
+import structlog
 import trio
 from multiaddr import Multiaddr
 
@@ -110,4 +111,5 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=1)
     parser.add_argument("--stack", choices=["own", "py-libp2p"], default="own")
     options, _ = parser.parse_known_args()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     trio.run(main, options.count, options.stack)

@@ -7,7 +7,7 @@ What happens then, the parts decide (:mod:`codio_dht.node.assembly` puts them to
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -27,23 +27,17 @@ from codio_dht.core.messages import PeerEntry
 from codio_dht.core.mode import Mode, initial_mode
 from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.errors import DialError, NotRunningError, StorageError, UsageError
-from codio_dht.net.host import (
-    AddrsChanged,
-    ConnectionInfo,
-    Host,
-    HostEvent,
-    PeerGone,
-    PeerIdentified,
-)
+from codio_dht.net.host import ConnectionInfo, Host
 from codio_dht.node import arguments
 from codio_dht.node.assembly import Node, assemble
+from codio_dht.node.background import Background
 from codio_dht.node.bootstrap import DEFAULT_NAME, PUBLIC_BOOTSTRAP
 from codio_dht.node.calls import Calls, ended_with_the_node
 from codio_dht.node.clock import Clock
 from codio_dht.node.hosting import Stack, host_of, open_host, open_store
 from codio_dht.node.provider_stream import ProviderStream, run_search
 from codio_dht.node.results import DHTStats, ProvideResult, ProviderRecord
-from codio_dht.store.interface import OwnKey, SnapshotPeer
+from codio_dht.store.interface import OwnKey
 
 if TYPE_CHECKING:
     from libp2p.abc import IHost
@@ -192,17 +186,18 @@ class DHTManager:
             await node.providing.open()
             remembered = await node.storage.call(store.load_snapshot)
             events = await stack.enter_async_context(host.events())
-            stack.push_async_callback(self._save_snapshot, node)
+            background = Background(node)
+            stack.push_async_callback(background.save_snapshot)
             stack.push_async_callback(node.rpc.aclose)
             self._nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(self._nursery.cancel_scope.cancel)
             self._running = node
             stack.push_async_callback(self._calls.end)
             stack.callback(self._stopped)
-            self._start(node, events)
+            background.start(self._nursery, events)
             if self._mode is Mode.SERVER:
                 node.serve()
-            self._remember(node, remembered)
+            background.remember(remembered)
             self._stack = stack.pop_all()
 
     async def __aexit__(
@@ -221,83 +216,10 @@ class DHTManager:
         finally:
             self._entered = False
 
-    def _start(self, node: Node, events: AsyncIterator[HostEvent]) -> None:
-        for name, work in (
-            ("events", lambda: self._follow(node, events)),
-            ("loads", node.storage.run_loads),
-            ("flushes", node.storage.run_flushes),
-            ("expiry", node.storage.run_expiry),
-            ("admission", node.upkeep.run_admission),
-            ("bootstrap", node.upkeep.run_bootstrap),
-            ("refresh", lambda: node.upkeep.run_refresh(node.lookups)),
-            ("reprovide", node.providing.run),
-            ("reconcile", lambda: self._run_reconciling(node)),
-            ("snapshot", lambda: self._run_snapshots(node)),
-        ):
-            self._nursery.start_soon(self._supervise, node, name, work)
-
-    async def _supervise(self, node: Node, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Run background work for ever: a bug in it is logged and counted, and it begins again."""
-        while True:
-            try:
-                await work()
-                return
-            except Exception:
-                node.failures[name] += 1
-                log.exception("background_work_failed", work=name)
-            await trio.sleep(params.RESTART_DELAY_S)
-
     def _stopped(self) -> None:
         if self._running is not None:
             self._running.unserve()
         self._running = None
-
-    async def _follow(self, node: Node, events: AsyncIterator[HostEvent]) -> None:
-        """What the host tells of peers, for ever."""
-        async for event in events:
-            now = self._clock.monotonic()
-            match event:
-                case PeerIdentified(peer_id, protocols, addrs):
-                    node.network.identified(peer_id, protocols, arguments.binary(addrs), now)
-                    node.upkeep.stir()
-                case PeerGone(peer_id):
-                    node.network.gone(peer_id, now)
-                    await node.rpc.forget(peer_id)
-                case AddrsChanged(addrs):
-                    node.server.responder.set_own_addrs(arguments.binary(addrs))
-                    log.info("addresses_changed", addrs=[str(addr) for addr in addrs])
-
-    async def _run_reconciling(self, node: Node) -> None:
-        """Find the peers that have gone without our hearing of it, for ever."""
-        while True:
-            await trio.sleep(params.RECONCILE_INTERVAL_S)
-            for peer in node.network.book.connected():
-                if not node.host.is_connected(peer):
-                    node.network.gone(peer, self._clock.monotonic())
-                    await node.rpc.forget(peer)
-
-    def _remember(self, node: Node, peers: Sequence[SnapshotPeer]) -> None:
-        """Candidates from before the restart: each is probed before it enters the table."""
-        now = self._clock.monotonic()
-        for peer in peers:
-            node.network.book.heard(peer.peer_id, node.network.address_filter(peer.addrs), now)
-            node.network.offer(peer.peer_id, now)
-        node.upkeep.stir()
-
-    async def _run_snapshots(self, node: Node) -> None:
-        while True:
-            await trio.sleep(params.SNAPSHOT_INTERVAL_S)
-            await self._save_snapshot(node)
-
-    async def _save_snapshot(self, node: Node) -> None:
-        peers = node.snapshot(self._clock.monotonic())
-        if not peers:
-            return
-        with trio.CancelScope(shield=True):
-            try:
-                await node.storage.call(lambda: node.storage.store.save_snapshot(peers))
-            except StorageError as error:
-                log.warning("snapshot_failed", error=str(error))
 
     def _is_public(self, host: Host) -> bool:
         bootstrap = [addr for info in self._bootstrap for addr in info.addrs]

@@ -113,7 +113,7 @@ class StackStream:
             return
         self._check()
         self._write_ended = True
-        self._streams.reset(self._channel)
+        self._streams.close_write(self._channel)
         self._link.flush()
         await checkpoint()
 
