@@ -63,7 +63,7 @@ class StreamTasks:
                 await stream.close()
             except StreamError as error:
                 _log.debug("stream ended", protocol=stream.protocol, error=str(error))
-            except OSError as error:  # noqa: BLE001 - the outermost edge of a stream's task
+            except Exception as error:  # noqa: BLE001 - the outermost edge of a stream's task
                 self._counters["stream_handler_errors"] += 1
                 _log.warning("stream handler raised", protocol=stream.protocol, exc_info=error)
             finally:
