@@ -7,6 +7,7 @@ left open, nothing has grown past its bound, and no background work has failed.
 from __future__ import annotations
 
 import random
+from typing import Any, cast
 
 import pytest
 import trio
@@ -38,10 +39,12 @@ from hostile_host import (
     lab_addr,
     lab_node,
     left_open,
+    numbered_id,
     plant,
     request_of,
     run_inline,
 )
+from memory_host import MemoryStream
 from nodes import EPOCH, host_of, memory_net, open_nodes, settle, soon
 
 CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
@@ -227,14 +230,18 @@ async def test_a_request_is_tried_again_on_a_new_connection_if_the_old_one_ended
         [kept] = node._node.rpc._pool._idle.values()
         host.peers.pop(server.peer_id)  # the peer is gone, and neither side has noticed
         connected = [True]  # what the host says once, before the stream breaks
-        host.is_connected = lambda peer: connected.pop() if connected else peer in host.peers
-        kept.stream.abort()
+
+        def is_connected(peer):
+            return connected.pop() if connected else peer in host.peers
+
+        host.is_connected = is_connected
+        cast(MemoryStream, kept.stream).abort()
         reply = await node._node.lookups.ask(server.peer_id, FindNode(b"y"))
         assert reply.type is MessageType.FIND_NODE
 
 
-class EndlessNet(dict):
-    """The addresses of a net in which any number of hostile peers are at home, made when dialled."""
+class EndlessNet(dict[str, Any]):
+    """Addresses of a net in which any number of hostile peers are at home, made when dialled."""
 
     def __init__(self, net, script):
         super().__init__(net.hosts)
@@ -282,6 +289,62 @@ async def test_an_endless_walk_ends_within_its_bounds(autojump_clock, pause_s):
         assert stats.told <= params.MAX_TOLD_PEERS
 
 
+async def test_closer_peers_that_are_us_themselves_or_dead_cost_little(autojump_clock):
+    async with memory_net(0.01) as net, open_nodes(net, 4) as honest:
+        await settle(honest, 3)
+        async with lab_node(net, through=honest) as node:
+            await settle([node], 4)
+            gone = [entry_of(number) for number in range(50_000, 50_012)]
+            net.dead.update(entry.peer_id for entry in gone[:6])
+
+            def names(request):
+                own = PeerEntry(node.peer_id, (node.addrs[0].to_bytes(),))
+                liars = [entry_of(number) for number in range(100, 112)]
+                return closer(request, [own, own, *liars, *gone])
+
+            await plant(node, [hostile(net, n, answering(names)) for n in range(100, 112)])
+            began = trio.current_time()
+            found = [info.peer_id for info in await node.find_closest_peers(KEY)]
+            assert trio.current_time() - began < 10
+            assert {each.peer_id for each in honest} < set(found)
+            assert node.peer_id not in found
+            assert not {entry.peer_id for entry in gone} & set(found)
+            assert node.peer_id not in node.routing_table_peers()
+
+
+@pytest.mark.parametrize("count", [None, 15])
+async def test_providers_by_the_million_with_hostile_addresses_are_cut_at_the_bound(
+    autojump_clock, count
+):
+    told = 0
+    addrs = (
+        b"\x35\x05a/b.c",  # a name with a slash
+        b"\x35\x02\xff\xfe",  # a name that is no text
+        b"\x90\x03\x01/",  # a path
+        random.Random(5).randbytes(900),
+        b"\x04\x01\x02\x03",
+        lab_addr(1).to_bytes(),
+    )
+
+    def swamp(request):
+        nonlocal told
+        if isinstance(request, FindNode):
+            return closer(request, [entry_of(1)])
+        told += 3_000
+        peers = [PeerEntry(numbered_id(number), addrs) for number in range(told - 3_000, told)]
+        reply = Reply(MessageType.GET_PROVIDERS, request.key, provider_peers=tuple(peers))
+        return encode_reply(reply, budget=params.MAX_FRAME_BYTES - 100)
+
+    async with memory_net() as net, lab_node(net) as node:
+        await plant(node, [hostile(net, 90_000 + n, answering(swamp)) for n in range(20)])
+        found = await node.find_providers(CID, count=count)
+        streamed = [info async for info in node.iter_providers(CID, count=count)]
+        for infos in (found, streamed):
+            assert (count or 5_000) <= len(infos) <= (count or params.MAX_PROVIDERS_PER_LOOKUP)
+            assert max(len(info.addrs) for info in infos) <= 3
+        assert node.stats().failures == {}
+
+
 # --- the caller's own mistakes --------------------------------------------------------------------
 
 
@@ -303,7 +366,7 @@ async def test_peers_that_flap_between_server_and_client_get_no_more_probes_than
     async with memory_net() as net, lab_node(net) as node:
         peers = [hostile(net, number, _silent) for number in range(100, 110)]
         for peer in peers:
-            await host_of(node).connect(peer.peer_id, peer.addrs, trio.current_time() + 5)
+            await host_of(node).connect(peer.peer_id, peer.addrs, soon())
         for _ in range(200):
             for peer in peers:
                 identify(peer, node, [])
@@ -488,7 +551,7 @@ async def test_a_key_with_100_000_providers_keeps_its_first_thousand_and_refresh
 async def test_keys_of_up_to_80_bytes_and_few_addresses_are_kept(autojump_clock):
     async with memory_net() as net, lab_node(net) as node:
         client = net.host(1)
-        addrs = [lab_addr(number).to_bytes() for number in range(50_000)]
+        addrs = tuple(lab_addr(number).to_bytes() for number in range(50_000))
         longest = b"\x12\x4e" + bytes(78)
         many = AddProvider(longest, tuple(PeerEntry(client.peer_id, addrs) for _ in range(4)))
         await ask(client, node, many, _provided(client, longest))

@@ -44,6 +44,12 @@ KEY = multihash_of(CID)
 ROOT = Path(__file__).parents[2]
 
 
+def sqlite_store(node: DHTManager) -> SqliteStore:
+    store = node._node.storage.store
+    assert isinstance(store, SqliteStore)
+    return store
+
+
 @pytest.fixture(autouse=True)
 def no_threads(monkeypatch):
     monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
@@ -183,13 +189,13 @@ async def test_a_store_that_fails_at_random_costs_calls_and_not_the_node(autojum
         for name in STORE_METHODS:
             setattr(store, name, at_times(getattr(store, name)))
         client = net.host(900)
-        kept = set()
+        kept: set[bytes] = set()
         for number in range(150):
             key = key_number(number)
             entry = PeerEntry(client.peer_id, (client.addrs[0].to_bytes(),))
             await ask(client, node, AddProvider(key, (entry,)))
             node._node.records._cache.clear()
-            [reply] = await ask(client, node, GetProviders(key))
+            assert len(await ask(client, node, GetProviders(key))) == 1
             for call, noted in ((node.provide, kept.add), (node.stop_providing, kept.discard)):
                 if rng.random() < 0.5:
                     continue
@@ -220,7 +226,7 @@ async def test_rows_that_are_damaged_on_disk_are_left_out_of_answers(autojump_cl
         respond, clock = node._node.server.responder.respond, node._node.clock
         respond(good.peer_id, AddProvider(KEY, (good,)), clock.now())
         await node._node.storage.flush()
-        database = node._node.storage.store._records
+        database = sqlite_store(node)._records
         database.execute("PRAGMA ignore_check_constraints = ON")
         for number in range(300):
             row = [rng.choice(values) for _ in range(3)]

@@ -76,7 +76,7 @@ async def test_a_call_under_way_when_the_node_closes_says_so_at_once(autojump_cl
         async def run(node):
             try:
                 outcome.append(await call(node))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is is the outcome
                 outcome.append(error)
 
         async with trio.open_nursery() as nursery:
@@ -112,9 +112,14 @@ async def test_leaving_the_block_while_everything_is_under_way_takes_no_time_and
             async with lab_node(net, through=honest) as node:
                 store = node._node.storage.store
                 await plant(node, [hostile(net, number, _silent) for number in range(100, 130)])
-                written = []
+                written: list[int] = []
                 flush = store.flush
-                store.flush = lambda batch: written.append(len(batch.rows)) or flush(batch)
+
+                def counted_flush(batch, written=written, flush=flush):
+                    written.append(len(batch.rows))
+                    return flush(batch)
+
+                store.flush = counted_flush
                 for number in range(1_000):
                     add_record(node, number)
                 for call in CALLS.values():
@@ -143,7 +148,7 @@ def host_of_closed(net, number):
 async def test_an_error_in_the_block_comes_out_as_itself(autojump_clock, error):
     async with memory_net(0.01) as net:
         node = DHTManager(LabHost(net, numbered_id(1), lab_addr(1)))
-        with pytest.raises(type(error)) as caught:
+        with pytest.raises(type(error)) as caught:  # noqa: PT012 - the block is what is tested
             async with node:
                 await plant(node, [hostile(net, number, _silent) for number in range(100, 130)])
                 node.iter_providers(CID)
@@ -159,7 +164,7 @@ async def test_a_store_that_cannot_be_closed_does_not_hide_the_error_in_the_bloc
     async with memory_net(0.01) as net:
         node = DHTManager(LabHost(net, numbered_id(1), lab_addr(1)))
         mine = ValueError("mine")
-        with pytest.raises(ValueError, match="mine") as caught:
+        with pytest.raises(ValueError, match="mine") as caught:  # noqa: PT012 - see above
             async with node:
                 store = node._node.storage.store
                 close, store.close = store.close, failing
@@ -276,18 +281,21 @@ def once(function, error):
 
 async def test_keys_under_way_when_the_reprovider_breaks_are_announced_all_the_same(autojump_clock):
     config = DHTConfig(provider_timeout=3600, republish_interval=1800)
-    async with memory_net(0.01) as net, open_nodes(net, 2) as honest:
-        async with lab_node(net, through=honest, config=config) as node:
-            await settle([node], 2)
-            await node.provide(CID)
-            rpc = node._node.rpc
-            rpc.add_provider = once(rpc.add_provider, ZeroDivisionError())
-            await trio.sleep(2_000)
-            assert node.stats().failures == {"reprovide": 1}
-            await trio.sleep(200)
-            [own] = await node.own_keys()
-            assert own.last_provided > EPOCH + 1_800
-            assert left_open(node)["announcements"] == 0
+    async with (
+        memory_net(0.01) as net,
+        open_nodes(net, 2) as honest,
+        lab_node(net, through=honest, config=config) as node,
+    ):
+        await settle([node], 2)
+        await node.provide(CID)
+        rpc = node._node.rpc
+        rpc.add_provider = once(rpc.add_provider, ZeroDivisionError())
+        await trio.sleep(2_000)
+        assert node.stats().failures == {"reprovide": 1}
+        await trio.sleep(200)
+        [own] = await node.own_keys()
+        assert (own.last_provided or 0) > EPOCH + 1_800
+        assert left_open(node)["announcements"] == 0
 
 
 async def test_a_load_that_breaks_leaves_nobody_waiting(autojump_clock):
@@ -332,18 +340,21 @@ async def test_peers_whose_going_was_not_heard_of_are_forgotten_all_the_same(aut
 
 
 async def test_a_node_that_lost_all_its_peers_joins_again_at_once(autojump_clock):
-    async with memory_net(0.01) as net, open_nodes(net, 1) as [honest]:
-        async with lab_node(net, through=[honest]) as node:
-            await settle([node], 1)
-            await trio.sleep(params.LOW_PEERS_CHECK_S * 2 + 30)
-            await host_of(node).disconnect(honest.peer_id)
-            net.dead.add(honest.peer_id)
-            assert await node.find_closest_peers(KEY) == []
-            assert node.routing_table_peers() == []
-            net.dead.clear()
-            began = trio.current_time()
-            assert len(await node.find_closest_peers(KEY)) == 1
-            assert trio.current_time() - began < 30
+    async with (
+        memory_net(0.01) as net,
+        open_nodes(net, 1) as [honest],
+        lab_node(net, through=[honest]) as node,
+    ):
+        await settle([node], 1)
+        await trio.sleep(params.LOW_PEERS_CHECK_S * 2 + 30)
+        await host_of(node).disconnect(honest.peer_id)
+        net.dead.add(honest.peer_id)
+        assert await node.find_closest_peers(KEY) == []
+        assert node.routing_table_peers() == []
+        net.dead.clear()
+        began = trio.current_time()
+        assert len(await node.find_closest_peers(KEY)) == 1
+        assert trio.current_time() - began < 30
 
 
 def test_writes_that_overtake_a_load_that_never_ends_are_bounded():
@@ -356,6 +367,7 @@ def test_writes_that_overtake_a_load_that_never_ends_are_bounded():
         batch = records.take_flush()
         assert batch is not None
         records.flushed(batch, 0)
+    assert batch is not None
     assert len(records._loading[KEY] or ()) <= params.MAX_OVERTAKING_ROWS
     records.loaded(KEY, [], now)
     records.get(KEY, now)

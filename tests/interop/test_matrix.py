@@ -7,18 +7,16 @@ that nothing goes another way.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from multiaddr import Multiaddr
 
 from codio_dht import DHTManager, PeerId
 from codio_dht.core.messages import FindNode, GetProviders, Reply
 from codio_dht.core.multihash import multihash_of
-from codio_dht.node.hosting import Stack, open_host
+from codio_dht.node.hosting import Stack
 from codio_dht.wire.codec import decode_reply, encode_request
 from codio_dht.wire.framing import FrameReader
 from peers import Peer, PeerLauncher, RawReply, until
@@ -77,15 +75,6 @@ def cases() -> Iterator[Any]:
                         marks=marks,
                         id=f"{stack}-{name}-{transport.name}-{who}",
                     )
-
-
-@asynccontextmanager
-async def open_node(stack: Stack, listen: str) -> AsyncGenerator[DHTManager]:
-    async with (
-        open_host(None, [Multiaddr(listen)], (), stack) as host,
-        DHTManager(host) as ours,
-    ):
-        yield ours
 
 
 def unframed(request: FindNode | GetProviders) -> bytes:
@@ -164,7 +153,7 @@ async def test_we_and_a_real_peer_meet_ask_and_find_each_other(
         await theirs.until_it_knows(other.peer_id)
         await other.until_it_knows(theirs.peer_id)
         await other.provide(THEIR_OLD_CID)
-        async with open_node(stack, transport.listen) as ours:
+        async with DHTManager.open(listen=[transport.listen], stack=stack) as ours:
             if we_dial:
                 await ours.connect(theirs.addr)
             else:

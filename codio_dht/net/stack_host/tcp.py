@@ -157,7 +157,7 @@ class TcpTransport:
         settled = pump.settled = trio.Event()
         self._context.nursery.start_soon(pump.run)
         try:
-            with trio.move_on_after(60 + UPGRADE_TIMEOUT_S) as scope:
+            with trio.move_on_after(UPGRADE_TIMEOUT_S) as scope:
                 await settled.wait()
         except BaseException:
             if pump.state is LinkState.PENDING:
