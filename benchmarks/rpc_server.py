@@ -106,7 +106,7 @@ def _in_short(result: Result) -> str:
 
 
 def run(options: argparse.Namespace, results: Results) -> None:
-    found = kinds(options.ours.split())
+    found = kinds(options.ours.split(), options.profile)
     chosen = [found[name] for name in options.servers if name in found]
     for transport in options.transports:
         cases = [case for case in rpc_cases(options, transport, chosen) if results.wants(case)]
@@ -268,6 +268,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each case")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--ours", default="", help="further options of our daemon")
+    parser.add_argument("--profile", type=Path, help="profile our daemon into this file")
     parser.add_argument("--server-core", type=int, default=apart[0])
     parser.add_argument("--load-core", type=int, default=apart[1])
     parser.add_argument("--results", type=Path, default=None, help="one JSON line a case")

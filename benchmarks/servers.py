@@ -91,9 +91,12 @@ class Kind:
         return [word for addr in on for word in (*flag, addr)]
 
 
-def kinds(ours_options: Sequence[str] = ()) -> dict[str, Kind]:
-    """Every server by name; ``ours_options`` are further options of our daemon."""
-    daemon = [sys.executable, "-m", "codio_dht.cli", "daemon", "--json", "--log-level", "warning"]
+def kinds(ours_options: Sequence[str] = (), profile: Path | None = None) -> dict[str, Kind]:
+    """Every server by name; ``ours_options`` are further options of our daemon, which leaves its
+    profile in ``profile``."""
+    under = ["-m", "cProfile", "-o", str(profile.absolute())] if profile else []
+    daemon = [sys.executable, *under, "-m", "codio_dht.cli", "daemon"]
+    daemon += ["--json", "--log-level", "warning"]
     daemon += ["--mode", "server", "--bootstrap", "none", "--data-dir", "{data}", *ours_options]
     found = {
         "ours": Kind("ours", [*daemon, "--stack", "own"]),

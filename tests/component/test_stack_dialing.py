@@ -200,6 +200,15 @@ async def test_every_address_is_tried_until_one_leads_to_the_peer() -> None:
             await until(lambda: client.stats()["dials_running"] == 0)
 
 
+async def test_the_first_success_ends_the_race() -> None:
+    with silent_listener() as silent:
+        async with made_host() as server, made_host() as client:
+            with trio.fail_after(2):
+                await client.connect(server.peer_id, [*server.addrs, silent], soon())
+            await until(lambda: client.stats()["dials_running"] == 0, 1.0)
+            assert 1 == client.stats()["dials"]
+
+
 def test_addresses_are_ranked_by_reach_and_carrier_and_families_take_turns() -> None:
     texts = [
         "/ip4/127.0.0.1/tcp/1",

@@ -452,7 +452,7 @@ async def test_unserve_resets_the_streams_and_stops_advertising_the_protocol() -
         await ask(stream, b"x")
         server.unserve(ECHO)
         server.unserve(ECHO)
-        with pytest.raises(StreamError):
+        with pytest.raises(StreamError), trio.fail_after(5):
             await stream.read(1)
         after = await next_event(
             client, lambda e: isinstance(e, PeerIdentified) and ECHO not in e.protocols

@@ -258,7 +258,7 @@ class StackHost:
         self._tasks_of.pop(protocol, None)
         self._stream_tasks.end(protocol)
         for link in self._connections:
-            pass
+            link.reset_protocol(protocol)
         if self._running:
             self._identifier.self_changed()
 
