@@ -35,6 +35,7 @@ from codio_dht.node.bootstrap import DEFAULT_NAME, PUBLIC_BOOTSTRAP
 from codio_dht.node.calls import Calls, ended_with_the_node
 from codio_dht.node.clock import Clock
 from codio_dht.node.hosting import Stack, host_of, open_host, open_store
+from codio_dht.node.logs import quiet_by_default
 from codio_dht.node.provider_stream import ProviderStream, run_search
 from codio_dht.node.results import DHTStats, ProvideResult, ProviderRecord
 from codio_dht.store.interface import OwnKey
@@ -129,6 +130,7 @@ class DHTManager:
             raise UsageError(f"config must be a DHTConfig, not {config!r}")
         if mode not in ("auto", *(each.value for each in Mode)):
             raise UsageError(f"mode must be 'auto', 'server' or 'client', not {mode!r}")
+        quiet_by_default()
         self._make_host = make_host
         self._config = config or DHTConfig()
         self._data_dir = _data_dir(data_dir)

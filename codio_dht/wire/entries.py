@@ -60,8 +60,9 @@ def decode_entries(raw: Sequence[bytes], limit: int) -> tuple[PeerEntry, ...]:
         if examined > MAX_MESSAGE_ADDRS_EXAMINED:
             addrs = []
         usable = [own for addr in addrs if (own := strip_peer_id(addr, peer_id)) is not None]
+        distinct = tuple(dict.fromkeys(usable))  # rust and js send some twice
         entries.append(
-            PeerEntry(peer_id, tuple(usable[:MAX_ADDRS_PER_PEER]), _connection(peer.connection))
+            PeerEntry(peer_id, distinct[:MAX_ADDRS_PER_PEER], _connection(peer.connection))
         )
     return tuple(entries)
 
