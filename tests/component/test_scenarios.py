@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import get_args
+from typing import cast, get_args
 
 import pytest
 import trio
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.deadline_s(150)
 
 @pytest.fixture(params=get_args(Stack))
 def stack(request) -> Stack:
-    return request.param
+    return cast("Stack", request.param)
 
 
 @asynccontextmanager
