@@ -26,6 +26,7 @@ from codio_dht.errors import (
 )
 from codio_dht.net import event_bus
 from codio_dht.net.host import AddrsChanged, Parked, PeerGone, PeerIdentified, Reset, Stream
+from codio_dht.net.ping import PING
 from codio_dht.net.stack.identify_message import (
     IDENTIFY,
     IDENTIFY_PUSH,
@@ -35,7 +36,6 @@ from codio_dht.net.stack.identify_message import (
 from codio_dht.net.stack_host import StackHost, identifying, reaper, stream_tasks
 from codio_dht.net.stack_host import host as host_module
 from codio_dht.net.stack_host.identify import Introduction, Parts
-from codio_dht.net.stack_host.ping import PING
 from libp2p_hosts import Echo, Echoes
 from stack_hosts import (
     ECHO,

@@ -13,7 +13,6 @@ Outside RUNNING every call that needs the network raises ``NotRunningError``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import TracebackType
@@ -52,9 +51,8 @@ from codio_dht.net.libp2p_host.limits import CLOSE_TIMEOUT_S
 from codio_dht.net.libp2p_host.negotiation import question
 from codio_dht.net.libp2p_host.stream import Libp2pStream, Lingering, foreign_errors, reset_quietly
 from codio_dht.net.own_addresses import told_addresses
+from codio_dht.net.ping import PING, round_trip
 
-PING_PROTOCOL: Final = "/ipfs/ping/1.0.0"
-PING_BYTES: Final = 32
 _MOUNTED: Final = "_codio_dht_mounted"
 AGENT: Final = f"codio-dht/{__version__}"
 
@@ -254,26 +252,7 @@ class Libp2pHost:
 
     async def ping(self, peer_id: PeerId, deadline: Monotonic) -> float:
         """One round trip of ``/ipfs/ping/1.0.0`` to a connected peer, in seconds."""
-        stream = await self.open_stream(peer_id, PING_PROTOCOL, deadline)
-        payload = os.urandom(PING_BYTES)
-        try:
-            with trio.fail_at(deadline):
-                started = trio.current_time()
-                await stream.write(payload)
-                answer = b""
-                while len(answer) < PING_BYTES:
-                    data = await stream.read(PING_BYTES - len(answer))
-                    if not data:
-                        raise StreamError("the peer ended the ping")
-                    answer += data
-                elapsed = trio.current_time() - started
-        except trio.TooSlowError as error:
-            raise DeadlineError(f"no ping from {peer_id} before the deadline") from error
-        finally:
-            await stream.close()
-        if answer != payload:
-            raise StreamError("the peer answered the ping with other bytes")
-        return elapsed
+        return await round_trip(await self.open_stream(peer_id, PING, deadline), deadline)
 
     # --- serving ----------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from codio_dht.net.host import (
     StreamHandlerFactory,
 )
 from codio_dht.net.own_addresses import told_addresses
+from codio_dht.net.ping import PING, PingHandler, round_trip
 from codio_dht.net.stack.channel import Channel, Served, ServedProtocols
 from codio_dht.net.stack.identify_message import IDENTIFY
 from codio_dht.net.stack.security import Authenticated, Security
@@ -44,7 +45,6 @@ from codio_dht.net.stack_host.gate import Gate
 from codio_dht.net.stack_host.identifying import Identifier
 from codio_dht.net.stack_host.limits import PING_IDLE_S, STREAM_TASK_IDLE_S, Limits
 from codio_dht.net.stack_host.link import Link, LinkContext, Transport, now
-from codio_dht.net.stack_host.ping import PING, PingHandler, round_trip
 from codio_dht.net.stack_host.reaper import Reaper
 from codio_dht.net.stack_host.stream import StackStream, open_stream
 from codio_dht.net.stack_host.stream_tasks import StreamTasks
