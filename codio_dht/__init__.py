@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from codio_dht.errors import CodioError as CodioError
     from codio_dht.node.manager import DHTManager as DHTManager
     from codio_dht.node.results import DHTStats as DHTStats
+    from codio_dht.node.results import FoundPeer as FoundPeer
     from codio_dht.node.results import ProvideResult as ProvideResult
     from codio_dht.node.results import ProviderRecord as ProviderRecord
 
@@ -33,6 +34,7 @@ _HOMES = {
     "DHTConfig": "codio_dht.config",
     "DHTManager": "codio_dht.node.manager",
     "DHTStats": "codio_dht.node.results",
+    "FoundPeer": "codio_dht.node.results",
     "Mode": "codio_dht.core.mode",
     "PeerId": "codio_dht.core.peer",
     "PeerInfo": "codio_dht.core.peer",
@@ -45,6 +47,7 @@ __all__ = [
     "DHTConfig",
     "DHTManager",
     "DHTStats",
+    "FoundPeer",
     "Mode",
     "PeerId",
     "PeerInfo",

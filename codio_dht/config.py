@@ -57,6 +57,10 @@ class DHTConfig:
     alpha: int = params.ALPHA
     """Requests in flight in one lookup."""
 
+    provide_quorum: int = params.PROVIDE_QUORUM
+    """Peers that must hold a record before ``provide`` returns; it goes on until
+    ``replication_factor`` do."""
+
     beta: int = params.BETA
     """Closest peers that must have answered before a lookup may end."""
 
@@ -80,6 +84,7 @@ class DHTConfig:
                 )
         _require_int("replication_factor", self.replication_factor, params.K, params.MAX_K)
         _require_int("alpha", self.alpha, 1, params.MAX_ALPHA)
+        _require_int("provide_quorum", self.provide_quorum, 1, self.replication_factor)
         _require_int("beta", self.beta, 1, self.replication_factor)
         _require_int("max_provider_records", self.max_provider_records, 1, None)
         _require_int("max_providers_per_key", self.max_providers_per_key, 1, None)

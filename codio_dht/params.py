@@ -38,6 +38,13 @@ MAX_LOOKUP_TASKS: Final = 256
 """Requests of one lookup that may be open at once, those past their soft deadline included; a peer
 past the bound counts as failed."""
 
+LOOKS_BEYOND: Final = 2
+"""Peers that are asked for the keys behind the horizon of a lookup's replies, for each CPL."""
+
+BEYOND_PRECISION_BITS: Final = 1
+"""Bits past that CPL in which such a key agrees with the point wanted: each doubles the search for
+it, and halves the part of the CPL that the answers are about."""
+
 MAX_LOOKUPS: Final = 256
 """Lookups that run at once; further ones wait, within their own deadline."""
 
@@ -61,16 +68,96 @@ QUERY_TIMEOUT_S: Final = 60.0
 REQUEST_TIMEOUT_S: Final = 10.0
 """Reading one reply, seconds (GO ``dhtReadMessageTimeout``)."""
 
-DIAL_TIMEOUT_S: Final = 5.0
-"""Connecting to one peer, all of its addresses together, seconds (GO dials for up to 60 s; a
-lookup has better peers to ask by then)."""
+DIAL_TIMEOUT_S: Final = 15.0
+"""Connecting to one peer, all of its addresses together, seconds (GO 60 s). No lookup waits for
+that long; but a peer with a round trip of 3 s is alive, and later lookups should know."""
 
 PEER_TIMEOUT_S: Final = 25.0
 """One peer in all, seconds: dialling, a reply, and the one retry (GO: dial, 10 s, 10 s)."""
 
 SOFT_DEADLINE_S: Final = 3.0
-"""A lookup waits no longer than this for a peer before it asks others instead, seconds; a later
+"""A lookup waits no longer than this for a peer, however slow its network is, seconds; a later
 answer still counts (RS: 10 s)."""
+
+MIN_SOFT_DEADLINE_S: Final = 0.25
+"""... and, unless it is known to be dead or slow, no shorter than this before others are asked in
+its place."""
+
+SOFT_DEADLINE_FACTOR: Final = 3.2
+"""Soft deadline of a peer nothing is known of: so many times the median of the answer times seen
+lately. With lognormal round trips (sigma 0.6, as measured) one living peer in 40 is slower."""
+
+PATIENCE_FACTOR: Final = 4.0
+"""How long a lookup that is over otherwise still waits for one of the k closest: so many times that
+median (one living peer in 100 is slower; it is returned all the same, as alive)."""
+
+MIN_PATIENCE_S: Final = 0.5
+"""... but no shorter than this, seconds."""
+
+REACH_FACTOR: Final = 2.5
+"""A peer that has to be dialled takes the connection within so many times the median of whole
+requests with a dial, or the lookup does without it: 7.5 times the median of one round trip of the
+three (one living peer in 2,500 is slower)."""
+
+MIN_REACH_S: Final = 0.8
+"""... but it has at least this long, seconds."""
+
+LOOKUP_HURRY_S: Final = 3.5
+"""A lookup that takes longer waits for nobody past ``MIN_SOFT_DEADLINE_S`` any more, seconds, so
+that it ends within 5 s."""
+
+DEFAULT_ANSWER_S: Final = 0.5
+"""Answer time assumed while fewer than ``MIN_ANSWER_TIMES`` were seen, seconds."""
+
+MIN_ANSWER_TIMES: Final = 8
+"""Answer times that have to be known before they count."""
+
+ANSWER_TIMES_KEPT: Final = 64
+"""Latest answer times that are kept, of requests with and without a dial each."""
+
+DIAL_ROUND_TRIPS: Final = 3
+"""Round trips of a request to a peer without a connection: TCP, security, muxer and request."""
+
+ALIVE_MEMORY_S: Final = 600.0
+"""A peer that gave a sign of life this long ago, and did not fail since, still counts as alive
+where it is too slow to be waited for, seconds (the interval of refreshes)."""
+
+DEAD_BACKOFF_S: Final = 30.0
+"""A peer that failed is left alone by all lookups for this long, seconds, doubled each time ..."""
+
+DEAD_BACKOFF_DOUBLINGS: Final = 5
+"""... up to so many times (16 min)."""
+
+SILENT_PEER_BACKOFF_S: Final = 10.0
+"""A peer that a lookup gave up on without a sign of life is left alone for this long, seconds: by
+then its request has failed or was answered."""
+
+MAX_HEALTH_PEERS: Final = 8_192
+"""Peers whose answers and failures are remembered; the one met least recently is forgotten."""
+
+MAX_SIZE_MEASUREMENTS: Final = 150
+"""Lookups that the estimate of the network's size is made from (GO)."""
+
+MIN_SIZE_MEASUREMENTS: Final = 5
+"""With fewer lookups there is no estimate (GO)."""
+
+SIZE_MEASUREMENT_AGE_S: Final = 2 * 3600.0
+"""Older lookups do not count for it, seconds (GO)."""
+
+SURE_PROBABILITY: Final = 0.1
+"""A peer is surely one of the k closest if the chance that k others are nearer is at most this (GO:
+certainty 0.9)."""
+
+PROVIDE_QUORUM: Final = 15
+"""Holders after which ``provide`` returns (GO: three quarters of k); the others follow."""
+
+MAX_BACKGROUND_ANNOUNCEMENTS: Final = 60
+"""Announcements that may go on after their callers returned (GO 60 records); past it the callers
+wait for the end."""
+
+MAX_STRAGGLERS: Final = 128
+"""Requests of lookups that are over which may go on, so that late answers are learnt from; past it
+they are cancelled with their lookup."""
 
 PROVIDE_RPC_TIMEOUT_S: Final = 10.0
 """Handing one provider record to one peer, dial included, seconds (GO sweep: 10; classic: 30)."""
@@ -163,6 +250,10 @@ RESTART_DELAY_S: Final = 1.0
 
 REPROVIDE_CHECK_S: Final = 60.0
 """The reprovide schedule is looked at least this often, seconds: the Unix clock may jump."""
+
+THIN_KEYS_CHECK_S: Final = 5.0
+"""While keys were announced to too few peers, the table is looked at this often for more of them,
+seconds."""
 
 RECONCILE_INTERVAL_S: Final = 300.0
 """What is believed of connections is compared with the host this often, seconds: events get lost
@@ -291,6 +382,67 @@ SETTLE_REFRESHES: Final = 2
 
 SETTLE_DELAY_S: Final = 60.0
 """... and this many seconds more (GO)."""
+
+MAX_REPLACEMENTS_PER_CPL: Final = K
+"""Candidates of one full bucket remembered for when a place comes free (Maymounkov and Mazieres
+2002, 4.1); one that was only seen makes way for one that answered, else the one not seen for
+longest."""
+
+REPLACEMENT_MAX_AGE_S: Final = 15 * 60.0
+"""A candidate not seen for longer is not tried, seconds: its addresses are forgotten by then."""
+
+REPLACEMENT_TRUST_S: Final = 60.0
+"""A candidate that answered within this time enters without another probe, seconds."""
+
+OUTAGE_FAILURES: Final = 8
+"""Table entries that fail in a row, nobody at all answering in between: from this one on it is our
+own network that is suspected, and nobody is evicted. With 40 % dead peers, independent of each
+other, this comes by chance once in 1,500 requests, and costs no more than a second probe."""
+
+OUTAGE_PROBE_INTERVAL_S: Final = 5.0
+"""While our own network is suspected, one suspect is probed this often, seconds."""
+
+CLOSE_LOOKUP_DELAY_S: Final = 10.0
+"""When one of the k nearest entries has left, the local key is looked up again after this many
+seconds, once for all that leave meanwhile ..."""
+
+CLOSE_LOOKUP_INTERVAL_S: Final = 120.0
+"""... but not within this many seconds of the last such lookup."""
+
+MAX_JOIN_LOOKUPS: Final = 4
+"""Lookups of the refresh by which a node joins that are out at once: one at a time would wait for
+the slow peers of each in turn. Later refreshes have time."""
+
+BOOTSTRAP_STAGGER_S: Final = 1.0
+"""A bootstrap dial that takes longer lets the next one begin, seconds: a few dead addresses must
+not hold up the good ones."""
+
+MAX_REMEMBERED_PEERS: Final = MAX_ADMISSION_QUEUE
+"""Peers taken from the snapshot of an earlier run, nearest first; the rest is ignored."""
+
+# --- IP diversity -------------------------------------------------------------------------------
+
+IPV4_GROUP_BITS: Final = 16
+"""IPv4 addresses with this prefix in common are one group (GO) ..."""
+
+IPV4_LEGACY_GROUP_BITS: Final = 8
+"""... or with this one in the networks below."""
+
+IPV4_LEGACY_NETWORKS: Final = (12, 17, 19, 38, 48, 53, 56, 73)
+"""First bytes of IPv4 networks that belong to one owner as a whole (GO)."""
+
+IPV6_GROUP_BITS: Final = 32
+"""IPv6 addresses with this prefix in common are one group: what a registry allots to one provider.
+(GO groups by AS number, from a table of 3 MB that ages.)"""
+
+MAX_GROUP_PEERS_PER_CPL: Final = 2
+"""Peers of one IP group among those of one CPL (GO)."""
+
+MAX_GROUP_PEERS_PER_TABLE: Final = 3
+"""Peers of one IP group in the table (GO)."""
+
+MAX_GROUP_PEERS_PER_REPLY: Final = 3
+"""A reply that names more peers of one IP group than this loses all of that group (GO)."""
 
 MAX_PREIMAGE_EFFORT: Final = 64
 """A preimage search ends after this many times the expected tries (it then fails once in e**64)."""
@@ -422,9 +574,9 @@ MAX_UNFLUSHED_CONTROL_BYTES: Final = 64 * 1024
 """Answers to pings and refused streams that wait for a peer that does not read; past it the
 connection ends."""
 
-HANDSHAKE_STAGE_TIMEOUT_S: Final = 5.0
+HANDSHAKE_STAGE_TIMEOUT_S: Final = 10.0
 """Each stage of a connection's upgrade (security agreed, authenticated, muxer agreed), seconds (GO
-15 for all; RS 10)."""
+15 for all; RS 10). A round trip to a very slow peer takes 3 s, and the first one is two."""
 
 NEGOTIATION_TIMEOUT_S: Final = 10.0
 """Agreeing on a protocol on an inbound stream, seconds (GO 10); then it is reset."""
@@ -465,3 +617,26 @@ have some 200."""
 
 MAX_ENVELOPE_BYTES: Final = 16 * 1024
 """Largest signed envelope looked at: 32 addresses and an RSA key fit in 8 KiB."""
+
+# --- own addresses as peers see them ------------------------------------------------------------
+
+MIN_OBSERVER_GROUPS: Final = 4
+"""IP groups whose peers must have seen us at an address before it is told (GO
+``ActivationThresh`` 4, but of single IPv4 addresses, which one owner of a /24 has)."""
+
+OBSERVER_SHARE: Final = 4
+"""An address is told only if it has at least one in so many of the votes that the address seen by
+most groups has."""
+
+MAX_OBSERVED_TOLD: Final = 3
+"""Addresses told of one transport and IP version because peers see us there (GO 3)."""
+
+OBSERVATION_TTL_S: Final = 40 * 60.0
+"""What a peer saw counts for this long after its connection ended, seconds (GO 40 min, until it
+took to forgetting with the connection, which makes a DHT's many short visits count for nothing)."""
+
+MAX_OBSERVATIONS: Final = 4_096
+"""Addresses by groups that saw us there; past it the oldest of an ended connection is forgotten."""
+
+MAX_OBSERVATIONS_PER_GROUP: Final = 8
+"""Addresses that one IP group may have seen us at; likewise."""

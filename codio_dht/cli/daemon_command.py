@@ -55,7 +55,7 @@ from codio_dht.daemon.settings import (
     default="own",
     envvar="CODIO_DHT_STACK",
     show_default=True,
-    help="The libp2p implementation: our own, or py-libp2p.",
+    help="The libp2p implementation: our own, or py-libp2p (the extra codio-dht[libp2p]).",
 )
 @click.option(
     "--provider-timeout",

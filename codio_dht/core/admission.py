@@ -13,13 +13,19 @@ holds less than that: such a peer enters unverified. It counts as never having a
 replaceable by any that did, and the first to be probed for liveness.
 
 A peer that answered a lookup's request needs no probe: ``on_reply``. One that failed a dial or a
-request loses its place: ``on_failure``.
+request loses its place: ``on_failure``, unless it is our own network that seems to be down
+(:mod:`codio_dht.core.outage`).
+
+Who finds its bucket full is remembered (:mod:`codio_dht.core.replacements`). When a place comes
+free, the best of them takes it: at once if it answered us within ``REPLACEMENT_TRUST_S``, else it
+is probed like any candidate, and if that fails the next one is.
 
 While the node joins (from an empty table until the second refresh and a minute more, GO), peers
 enter as replaceable: who happens to come first does not keep its place for that.
 
 Bounds: ``MAX_ADMISSION_QUEUE`` candidates (then FULL), ``MAX_ADMISSION_PROBES`` at once,
-``MAX_ADMISSION_MEMORY`` failed ones remembered (the oldest is forgotten).
+``MAX_ADMISSION_MEMORY`` failed ones remembered (the oldest is forgotten),
+``MAX_REPLACEMENTS_PER_CPL`` candidates for each full bucket.
 """
 
 from __future__ import annotations
@@ -29,9 +35,11 @@ from enum import Enum
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.keyspace import Key
-from codio_dht.core.lookup import FailureReason, Wait
+from codio_dht.core.keyspace import Key, cpl
+from codio_dht.core.lookup_states import FailureReason, Wait
+from codio_dht.core.outage import Outage
 from codio_dht.core.peer import PeerId
+from codio_dht.core.replacements import Replacements
 from codio_dht.core.routing_table import AddOutcome, RoutingTable
 
 
@@ -44,7 +52,7 @@ class OfferOutcome(Enum):
     KNOWN = "known"
     """It is in the table."""
     NO_ROOM = "no_room"
-    """Its bucket is full: nothing to probe for."""
+    """Its bucket is full: nothing to probe for now; it is remembered."""
     BACKED_OFF = "backed_off"
     """It failed not long ago."""
     FULL = "full"
@@ -89,6 +97,7 @@ class Admission:
     def __init__(
         self,
         table: RoutingTable,
+        outage: Outage | None = None,
         *,
         max_probes: int = params.MAX_ADMISSION_PROBES,
         max_queue: int = params.MAX_ADMISSION_QUEUE,
@@ -103,6 +112,8 @@ class Admission:
         self._queue: dict[Key, PeerId] = {}
         self._probing: dict[Key, _Probing] = {}
         self._failed: dict[Key, _Failed] = {}
+        self._replacements = Replacements()
+        self._outage = outage or Outage()
         self._refreshes_to_settle = params.SETTLE_REFRESHES
         self._settle_at: Monotonic | None = None
 
@@ -117,6 +128,11 @@ class Admission:
     def probing(self) -> int:
         """Probes that are out."""
         return len(self._probing)
+
+    @property
+    def replacements(self) -> int:
+        """Candidates remembered for full buckets."""
+        return len(self._replacements)
 
     @property
     def remembered(self) -> int:
@@ -139,16 +155,21 @@ class Admission:
         if failed is not None and now < failed.until:
             return OfferOutcome.BACKED_OFF
         if not self._table.has_room(peer):
+            self._remember(peer, now, answered=False)
             return OfferOutcome.NO_ROOM
         if len(self._queue) >= self._max_queue:
             return OfferOutcome.FULL
         self._queue[key] = peer
         return OfferOutcome.QUEUED
 
-    def withdraw(self, peer: PeerId) -> None:
+    def withdraw(self, peer: PeerId, now: Monotonic) -> None:
         """``peer`` is no server any more: no candidate, and out of the table. No back-off."""
         self._forget(peer.key)
-        self._table.remove(peer)
+        self._outage.left(peer)
+        if peer.key != self._table.local:
+            self._replacements.forget(peer, self._cpl(peer))
+        if self._table.remove(peer):
+            self._refill(self._cpl(peer), now)
 
     def next(self, now: Monotonic) -> Probe | Wait | Idle:
         """What to do now. To be called until it is not a ``Probe``."""
@@ -164,18 +185,24 @@ class Admission:
                 deadline = Monotonic(now + self._probe_timeout_s)
                 self._probing[key] = _Probing(peer, deadline)
                 return Probe(peer, deadline)
+            self._remember(peer, now, answered=False)
         return Idle()
 
     def on_probe_answered(self, peer: PeerId, closer_count: int, now: Monotonic) -> AddOutcome:
         """``peer`` answered its probe with ``closer_count`` peers. A late answer counts too, but
         not one of a peer that was withdrawn meanwhile."""
+        self._online(now)
         probing = self._probing.pop(peer.key, None)
         if probing is not None and probing.moot:
             return AddOutcome.REFUSED_UNVERIFIED
         if closer_count == 0 and not self._table_is_small():
             self._back_off(peer, now)
+            self._refill(self._cpl(peer), now)
             return AddOutcome.REFUSED_UNVERIFIED
-        return self.on_reply(peer, now)
+        outcome = self.on_reply(peer, now)
+        if outcome is AddOutcome.REFUSED_DIVERSITY:  # or every sighting would cost a probe
+            self._back_off(peer, now)
+        return outcome
 
     def on_probe_failed(self, peer: PeerId, why: FailureReason, now: Monotonic) -> AddOutcome:
         """``peer`` did not answer its probe. Without effect if no probe of it is out."""
@@ -188,25 +215,41 @@ class Admission:
         if why is FailureReason.TIMEOUT and self._table_is_small():
             self._joining()
             return self._table.add(peer, now, replaceable=True, answered=False)
+        self._refill(self._cpl(peer), now)
         return AddOutcome.REFUSED_UNVERIFIED
 
     # --- what requests tell -----------------------------------------------------------------------
 
     def on_reply(self, peer: PeerId, now: Monotonic) -> AddOutcome:
         """``peer`` answered a request of ours: it is alive and a server, so it may enter."""
+        self._online(now)
         self._forget(peer.key)
         self._failed.pop(peer.key, None)
-        return self._table.add(peer, now, replaceable=self._joining())
+        outcome = self._table.add(peer, now, replaceable=self._joining())
+        if outcome is AddOutcome.FULL:
+            self._replacements.add(peer, self._cpl(peer), now, answered=True)
+        elif outcome is AddOutcome.ADDED or outcome is AddOutcome.REPLACED:
+            self._replacements.forget(peer, self._cpl(peer))
+        return outcome
 
     def on_failure(self, peer: PeerId, why: FailureReason, now: Monotonic) -> bool:
-        """A dial or request to ``peer`` failed: it loses its place; whether it had one."""
-        if why is FailureReason.CAPACITY:
+        """A dial or request to ``peer`` failed: it loses its place; whether it lost one. During an
+        outage of our own network it keeps it, until it can be judged."""
+        if why is FailureReason.CAPACITY or peer.key == self._table.local:
             return False
-        was_queued = self._queue.pop(peer.key, None) is not None
-        was_in = self._table.remove(peer)
-        if was_queued or was_in:
+        self._replacements.forget(peer, self._cpl(peer))
+        if peer in self._table:
+            # A peer with which a protocol could be negotiated says that we are online.
+            told_by_peer = why is FailureReason.UNSUPPORTED
+            if not told_by_peer and not self._outage.failed(peer, now):
+                return False
+            self._table.remove(peer)
             self._back_off(peer, now)
-        return was_in
+            self._refill(self._cpl(peer), now)
+            return True
+        if self._queue.pop(peer.key, None) is not None:
+            self._back_off(peer, now)
+        return False
 
     def on_refreshed(self, now: Monotonic) -> None:
         """A refresh of the table is over."""
@@ -216,6 +259,35 @@ class Admission:
                 self._settle_at = Monotonic(now + params.SETTLE_DELAY_S)
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _cpl(self, peer: PeerId) -> int:
+        return cpl(self._table.local, peer.key)
+
+    def _remember(self, peer: PeerId, now: Monotonic, *, answered: bool) -> None:
+        if peer not in self._table:
+            self._replacements.add(peer, self._cpl(peer), now, answered=answered)
+
+    def _refill(self, prefix: int, now: Monotonic) -> None:
+        """Give the free places at CPL ``prefix`` to the best candidates, or have these probed."""
+        coming = sum(self._cpl(peer) == prefix for peer in self._queue.values())
+        coming += sum(
+            self._cpl(each.peer) == prefix for each in self._probing.values() if not each.moot
+        )
+        while self._table.room(prefix) > coming:
+            found = self._replacements.take(prefix, now)
+            if found is None:
+                return
+            if found.answered is not None and now < found.answered + params.REPLACEMENT_TRUST_S:
+                self._forget(found.peer.key)
+                self._table.add(found.peer, found.answered, replaceable=self._joining())
+            else:
+                coming += self.offer(found.peer, now) is OfferOutcome.QUEUED
+
+    def _online(self, now: Monotonic) -> None:
+        """Somebody answered: whoever lost its place at the beginning of an outage may come back."""
+        for peer in self._outage.answered():
+            self._failed.pop(peer.key, None)
+            self.offer(peer, now)
 
     def _table_is_small(self) -> bool:
         return len(self._table) < self._table.bucket_size

@@ -11,21 +11,33 @@ States of one peer::
                        |  \--on_failure--> failed
                        \--soft deadline--> unresponsive --on_reply--> queried
                                                  \--on_failure--> failed
+    avoided: known to be dead, so not asked unless nobody else is left
 
-*Live* is a peer that is heard, waiting or queried. The walk asks the nearest heard peers among the
-``k`` nearest live ones. When the ``beta`` nearest live peers have answered, the follow-up begins:
-all of the ``k`` nearest live peers are asked that were not yet (GO), and whoever takes the place of
-one that fails. When all of them have answered, the lookup is complete.
+*Live* is a peer that may be in the result: heard, waiting, queried, or unresponsive and not given
+up. The walk asks among the ``k`` nearest live peers that are not unresponsive, those of equal CPL
+with the key in order of their expected answer time (an open connection, a short round trip). When
+the ``beta`` nearest of them have answered, the follow-up begins: all of the ``k`` nearest are asked
+that were not yet (GO), and whoever takes the place of one that fails.
 
 In flight are at most ``alpha`` requests; up to ``k`` in the follow-up, and while the walk is
 stalled: after ``STALL_AFTER_REPLIES`` replies in a row that named nobody nearer than the ``k``-th
-live peer (RS). A peer past its soft deadline no longer counts as in flight nor as live; its late
-answer makes it live again.
+live peer (RS). A peer past its soft deadline no longer counts as in flight: another one is asked in
+its place. The lookup is complete when the ``k`` nearest live peers are settled: they have answered,
+or were given up (past the lookup's patience with them) and are known to be alive. One that is given
+up and gave no sign of life is no longer live. Its late answer makes it live again.
+
+Replies name the dead, too: where some are among the nearest, the last of the k closest find no
+place in any reply. The *horizon* is the distance up to which ``beta`` replies have named whom they
+know. Where the k-th live peer lies beyond it, peers that have answered are asked once more, for
+keys just behind the horizon and at the beginning of each CPL from there to the k-th peer.
+
+What a result promises: nobody nearer that was heard of is alive, as far as could be known within
+the patience; every peer in it has answered, or is marked with the moment of its last sign of life.
 
 No-ops, by contract: a reply or failure of a peer that was not asked, was reported already, or comes
 after the end; a closer peer that is known, or is this node.
 
-Must never: ask one peer twice, iterate a set, read a clock, wait for a peer past its soft deadline,
+Must never: ask one peer twice, iterate a set, read a clock, wait for a peer past its patience,
 unless nobody at all has answered yet.
 """
 
@@ -33,119 +45,68 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from typing import Final
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
-from codio_dht.core.messages import PeerEntry
+from codio_dht.core.lookup_states import (
+    Answered,
+    Asked,
+    ClosestPeer,
+    Done,
+    FailureReason,
+    FollowUpBegan,
+    GivenUp,
+    LookBeyond,
+    LookedBeyond,
+    LookupEvent,
+    Overdue,
+    PeerState,
+    Query,
+    RequestFailed,
+    Standing,
+    Step,
+    StopReason,
+    Wait,
+)
 from codio_dht.core.peer import PeerId
+from codio_dht.core.peer_health import Condition, Outlook
 from codio_dht.errors import UsageError
 
-DeadlineFor = Callable[[PeerId, Monotonic], Monotonic]
-"""The soft deadline of a request to this peer that starts now."""
+OutlookOf = Callable[[PeerId, Monotonic], Outlook]
+"""What to expect of a request to this peer that starts now."""
 
 
-class PeerState(Enum):
-    """A peer within one lookup."""
-
-    HEARD = "heard"
-    WAITING = "waiting"
-    QUERIED = "queried"
-    UNRESPONSIVE = "unresponsive"
-    FAILED = "failed"
+def no_outlook(_peer: PeerId, _now: Monotonic) -> Outlook:
+    """Nothing is known of anybody."""
+    most = params.SOFT_DEADLINE_S
+    return Outlook(Condition.UNKNOWN, params.DEFAULT_ANSWER_S, most, most, most)
 
 
-class FailureReason(Enum):
-    """Why a request got no answer."""
-
-    UNREACHABLE = "unreachable"
-    """No connection."""
-    TIMEOUT = "timeout"
-    """No answer in time, connected or not."""
-    UNSUPPORTED = "unsupported"
-    """Connected, but it does not speak the protocol."""
-    BROKEN = "broken"
-    """Connected, but the stream ended or the answer was not one."""
-    CAPACITY = "capacity"
-    """Not asked at all: this node had no room for the request."""
-
-    @property
-    def reached(self) -> bool:
-        """Whether the peer was there all the same."""
-        return self in (FailureReason.UNSUPPORTED, FailureReason.BROKEN)
-
-
-class StopReason(Enum):
-    """Why a lookup is over."""
-
-    COMPLETED = "completed"
-    """The k closest live peers have answered."""
-    NO_PEERS = "no_peers"
-    """There was nobody to start from."""
-    NOBODY_ANSWERED = "nobody_answered"
-    """Every peer failed."""
-    FOUND = "found"
-    """What was looked for is found: the peer, or enough providers."""
-    TIMEOUT = "timeout"
-    """The caller's deadline passed."""
-    CANCELLED = "cancelled"
-    """The caller wants no more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """Ask ``peer``. ``follow_up``: beyond the walk itself, as one of the k closest."""
-
-    peer: PeerId
-    follow_up: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Nothing to do until a report comes, or until ``until`` if that is earlier."""
-
-    until: Monotonic | None
-
-
-@dataclass(frozen=True, slots=True)
-class ClosestPeer:
-    """One of the closest peers: QUERIED has answered, HEARD and WAITING are only hearsay."""
-
-    peer: PeerId
-    state: PeerState
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The lookup is over. ``closest`` has up to k live peers, nearest first; ``next_closest`` up to
-    k more live ones, to take the place of any of them."""
-
-    reason: StopReason
-    closest: tuple[ClosestPeer, ...] = ()
-    next_closest: tuple[ClosestPeer, ...] = ()
-
-    @property
-    def answered(self) -> list[PeerId]:
-        """Those of the closest that have answered, nearest first."""
-        return [each.peer for each in self.closest if each.state is PeerState.QUERIED]
-
-
-Step = Query | Wait | Done
+def no_life(_peer: PeerId) -> bool:
+    """Nobody gives a sign of life but by answering."""
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookupRules:
     """How a node looks things up.
 
+    ``shows_life`` tells whether a peer that was asked gave a sign of life without answering yet,
+    such as a transport connection; it is asked when the lookup gives up on the peer.
+    ``looks_beyond``: whoever runs the lookup can ask for other keys than the target.
+
     Raises:
         UsageError: ``k``, ``alpha`` or ``beta`` is below 1.
     """
 
     local: PeerId
-    deadline_for: DeadlineFor
+    outlook: OutlookOf = no_outlook
+    shows_life: Callable[[PeerId], bool] = no_life
+    looks_beyond: bool = False
     k: int = params.K
     alpha: int = params.ALPHA
     beta: int = params.BETA
@@ -157,67 +118,128 @@ class LookupRules:
             )
 
 
+_NO_HORIZON: Final = 1 << params.KEY_BITS
+"""Of a reply that named all that its peer knows."""
+
+
 class _Candidate:
     """A peer of this lookup."""
 
-    __slots__ = ("asked", "is_seed", "peer", "state", "took_s")
+    __slots__ = (
+        "alive_at",
+        "asked",
+        "expected_s",
+        "given_up",
+        "horizon",
+        "is_seed",
+        "patient_until",
+        "peer",
+        "reach_until",
+        "soft_until",
+        "state",
+        "took_s",
+    )
 
-    def __init__(self, peer: PeerId, *, is_seed: bool) -> None:
+    def __init__(self, peer: PeerId, outlook: Outlook, *, is_seed: bool) -> None:
         self.peer = peer
         self.is_seed = is_seed
         self.state = PeerState.HEARD
+        self.expected_s = outlook.expected_s
+        self.alive_at = outlook.alive_at
         self.asked = Monotonic(0.0)
+        self.soft_until = Monotonic(0.0)
+        self.reach_until = Monotonic(0.0)
+        self.patient_until = Monotonic(0.0)
+        self.given_up = False
+        self.horizon = _NO_HORIZON
         self.took_s: float | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Nothing more is expected of it: it answered, or is known to be alive without that."""
+        return self.state is PeerState.QUERIED or (self.given_up and self.alive_at is not None)
+
+    @property
+    def hoped_for(self) -> bool:
+        """Late, but not given up."""
+        return self.state is PeerState.UNRESPONSIVE and not self.given_up
+
+    def result(self) -> ClosestPeer:
+        """As it stands in a result."""
+        if self.state is PeerState.QUERIED:
+            return ClosestPeer(self.peer, Standing.ANSWERED, self.alive_at)
+        if self.alive_at is not None:
+            return ClosestPeer(self.peer, Standing.ALIVE, self.alive_at)
+        return ClosestPeer(self.peer, Standing.HEARD)
 
 
 class ClosestPeersLookup:
-    """Finds the ``k`` peers closest to ``target``, beginning with ``seeds``."""
+    """Finds the ``k`` peers closest to ``target``, beginning with ``seeds``.
+
+    A subclass ends it sooner by :meth:`stop`.
+    """
 
     def __init__(self, target: Key, seeds: Sequence[PeerId], rules: LookupRules) -> None:
         self._target = target
+        self._rules = rules
         self._local_key = rules.local.key
-        self._deadline_for = rules.deadline_for
         self._k = rules.k
-        self._alpha = rules.alpha
         self._beta = min(rules.beta, rules.k)
         self._candidates: dict[int, _Candidate] = {}
         self._live: list[int] = []
+        self._avoided: list[int] = []
         self._in_flight: dict[int, Monotonic] = {}
-        self._overdue = 0
+        self._late: dict[int, Monotonic] = {}
+        """Unresponsive and not given up: until when they are hoped for."""
+        self._looking_beyond: dict[tuple[PeerId, Key], Monotonic] = {}
+        """Looks beyond the horizon under way: until when they are waited for."""
+        self._looked_at: Counter[int] = Counter()
+        """How many peers were asked for a key at this distance of the target."""
+        self._lost = 0
+        """Given up, their requests still open."""
+        self._began: Monotonic | None = None
         self._following_up = False
         self._fruitless = 0
+        self._answers = 0
         self._done: Done | None = None
+        self._unheard = list(seeds)
         self.requests = 0
         """Peers asked so far."""
         self.failures: Counter[FailureReason] = Counter()
         """Requests that failed, by reason."""
-        for peer in seeds:
-            self._hear(peer, is_seed=True)
-        if not self._live:
+        self.events: list[LookupEvent] = []
+        """What happened, in order; at most a few per request."""
+        if all(peer.key == self._local_key for peer in seeds):
             self._finish(StopReason.NO_PEERS)
 
     # --- the machine ------------------------------------------------------------------------------
 
     def next(self, now: Monotonic) -> Step:
         """What to do now. To be called until it is not a ``Query``, and again after each report."""
+        if self._began is None:
+            self._begin(now)
         if self._done is not None:
             return self._done
         self._expire(now)
         if not self._live:
-            return Wait(None) if self._overdue else self._finish(StopReason.NOBODY_ANSWERED)
+            if self._late or self._lost:
+                return Wait(min(self._late.values(), default=None))
+            if not self._spare_the_avoided(now):
+                return self._finish(StopReason.NOBODY_ANSWERED)
         if not self._following_up and self._nearest_answered(self._beta):
             self._following_up = True
-        if self._following_up and self._nearest_answered(self._k):
-            return self._finish(StopReason.COMPLETED)
+            self.events.append(FollowUpBegan(now))
         away = self._next_to_ask()
-        if away is None:
-            return Wait(min(self._in_flight.values(), default=None))
-        candidate = self._candidates[away]
-        candidate.state = PeerState.WAITING
-        candidate.asked = now
-        self._in_flight[away] = self._deadline_for(candidate.peer, now)
-        self.requests += 1
-        return Query(candidate.peer, self._following_up)
+        if away is not None:
+            return self._ask(away, now)
+        if self._following_up and self._rules.looks_beyond:
+            beyond = self._next_beyond(now)
+            if beyond is not None:
+                return beyond
+        if self._following_up and not self._looking_beyond and self._nearest_settled():
+            return self._finish(StopReason.COMPLETED)
+        waits = (*self._in_flight.values(), *self._late.values(), *self._looking_beyond.values())
+        return Wait(min(waits, default=None))
 
     def on_reply(self, peer: PeerId, closer: Sequence[PeerId], now: Monotonic) -> None:
         """``peer`` answered, with ``closer`` peers; those past the accepted number are not read."""
@@ -225,14 +247,21 @@ class ClosestPeersLookup:
         if away is None:
             return
         candidate = self._close_request(away)
-        candidate.took_s = now - candidate.asked
-        if candidate.state is PeerState.UNRESPONSIVE:
+        late = candidate.state is PeerState.UNRESPONSIVE
+        if late and candidate.given_up and candidate.alive_at is None:
             insort(self._live, away)
+        candidate.took_s = now - candidate.asked
         candidate.state = PeerState.QUERIED
-        progress = False
+        candidate.given_up = False
+        candidate.alive_at = now
+        candidate.horizon = self._horizon_of(closer)
+        known, progress = len(self._candidates), False
         for each in closer[: params.MAX_CLOSER_PEERS_ACCEPTED]:
-            progress = self._hear(each) or progress
+            progress = self._hear(each, now) or progress
         self._fruitless = 0 if progress else self._fruitless + 1
+        self._answers += 1
+        new = len(self._candidates) - known
+        self.events.append(Answered(now, peer, away, candidate.took_s, len(closer), new, late))
 
     def on_failure(self, peer: PeerId, why: FailureReason, now: Monotonic) -> None:
         """The request to ``peer`` ended without an answer."""
@@ -240,20 +269,49 @@ class ClosestPeersLookup:
         if away is None:
             return
         candidate = self._close_request(away)
-        if candidate.state is PeerState.WAITING:
+        if not candidate.given_up or candidate.alive_at is not None:
             self._leave_live(away)
         candidate.state = PeerState.FAILED
+        candidate.given_up = False
         self.failures[why] += 1
+        self.events.append(RequestFailed(now, peer, away, now - candidate.asked, why))
+
+    def on_beyond(self, peer: PeerId, point: Key, closer: Sequence[PeerId], now: Monotonic) -> None:
+        """The answer to a ``LookBeyond``; without ``closer`` peers if it failed."""
+        if self._done is not None or self._looking_beyond.pop((peer, point), None) is None:
+            return
+        for each in closer[: params.MAX_CLOSER_PEERS_ACCEPTED]:
+            self._hear(each, now)
 
     def stop(self, reason: StopReason) -> None:
         """End the lookup now, with what it has; nothing if it is over already."""
         if self._done is None:
             self._finish(reason)
 
+    # --- questions --------------------------------------------------------------------------------
+
     def state_of(self, peer: PeerId) -> PeerState | None:
         """Where ``peer`` stands in this lookup, or None if it was not heard of."""
         candidate = self._candidates.get(peer.key ^ self._target)
         return None if candidate is None else candidate.state
+
+    def nearest(self) -> list[PeerId]:
+        """The k nearest live peers that are not late, nearest first, asked or not."""
+        nearest = zip(range(self._k), self._prompt(), strict=False)
+        return [self._candidates[away].peer for _, away in nearest]
+
+    def certain(self) -> list[ClosestPeer]:
+        """The nearest peers up to the first one that may still change: not settled yet, or, before
+        the follow-up, everybody. Nearest first; a late surprise may still go before them."""
+        if not self._following_up:
+            return []
+        found: list[ClosestPeer] = []
+        for away in self._live[: self._k]:
+            candidate = self._candidates[away]
+            if not candidate.settled:
+                break
+            found.append(candidate.result())
+        return found
 
     def useful_seeds(self) -> list[PeerId]:
         """The seeds that answered within twice the time of the fastest one (GO), nearest first."""
@@ -262,16 +320,16 @@ class ClosestPeersLookup:
         limit_s = 2 * min(times, default=0.0)
         return [each.peer for each in seeds if each.took_s is not None and each.took_s <= limit_s]
 
-    def unresponsive(self) -> list[PeerId]:
-        """The peers past their soft deadline, nearest first: dead, or too slow for this lookup."""
-        late = sorted(
-            away for away, each in self._candidates.items() if each.state is PeerState.UNRESPONSIVE
-        )
-        return [self._candidates[away].peer for away in late]
-
     # --- inside -----------------------------------------------------------------------------------
 
-    def _hear(self, peer: PeerId, *, is_seed: bool = False) -> bool:
+    def _begin(self, now: Monotonic) -> None:
+        """Take in the seeds. One that is known to be dead is avoided like any other."""
+        self._began = now
+        for peer in self._unheard:
+            self._hear(peer, now, is_seed=True)
+        self._unheard.clear()
+
+    def _hear(self, peer: PeerId, now: Monotonic, *, is_seed: bool = False) -> bool:
         """Take in a peer's existence; whether it is new and among the k nearest live ones.
 
         A lookup knows at most ``MAX_LOOKUP_PEERS``: a nearer newcomer then takes the place of the
@@ -287,35 +345,158 @@ class ClosestPeersLookup:
             if self._candidates[live[-1]].state is not PeerState.HEARD:
                 return False
             del self._candidates[live.pop()]
-        self._candidates[away] = _Candidate(peer, is_seed=is_seed)
+        outlook = self._rules.outlook(peer, now)
+        candidate = self._candidates[away] = _Candidate(peer, outlook, is_seed=is_seed)
+        if outlook.condition is Condition.DEAD:
+            candidate.state = PeerState.AVOIDED
+            insort(self._avoided, away)
+            return False
         insort(live, away)
         return len(live) <= self._k or away < live[self._k]
 
+    def _spare_the_avoided(self, now: Monotonic) -> bool:
+        """Nobody else is left: ask the peers that are thought to be dead. False if there are none.
+
+        Else a network outage of this node's own would outlast itself by their back-off.
+        """
+        nearest, self._avoided = self._avoided[: self._k], self._avoided[self._k :]
+        for away in nearest:
+            self._candidates[away].state = PeerState.HEARD
+            insort(self._live, away)
+        return bool(nearest)
+
+    def _ask(self, away: int, now: Monotonic) -> Query:
+        candidate = self._candidates[away]
+        outlook = self._rules.outlook(candidate.peer, now)
+        assert self._began is not None
+        left_s = max(self._began + params.LOOKUP_HURRY_S - now, params.MIN_SOFT_DEADLINE_S)
+        candidate.state = PeerState.WAITING
+        candidate.asked = now
+        candidate.soft_until = Monotonic(now + min(outlook.soft_s, left_s))
+        candidate.reach_until = Monotonic(now + min(outlook.reach_s, left_s))
+        candidate.patient_until = Monotonic(now + min(outlook.patience_s, left_s))
+        self._in_flight[away] = min(candidate.soft_until, candidate.reach_until)
+        self.requests += 1
+        self.events.append(Asked(now, candidate.peer, away, self._following_up))
+        return Query(candidate.peer, self._following_up)
+
+    # --- beyond the horizon -----------------------------------------------------------------------
+
+    def _horizon_of(self, closer: Sequence[PeerId]) -> int:
+        """How far the reply of a peer reaches: it has named everybody it knows up to there."""
+        if 4 * len(closer) < 3 * self._k:  # all that it knows, less what was not taken
+            return _NO_HORIZON
+        return max(peer.key ^ self._target for peer in closer)
+
+    def _horizon(self) -> int:
+        """The distance up to which ``beta`` of the k nearest named everybody they know."""
+        nearest = (self._candidates[away] for away in self._live[: self._k])
+        horizons = sorted(each.horizon for each in nearest if each.state is PeerState.QUERIED)
+        return horizons[-min(self._beta, len(horizons))] if horizons else _NO_HORIZON
+
+    def _next_beyond(self, now: Monotonic) -> LookBeyond | None:
+        """A look at what lies between the horizon and the k-th peer, where nobody looked enough."""
+        horizon = self._horizon()
+        last = self._live[self._k - 1] if len(self._live) >= self._k else _NO_HORIZON - 1
+        if last <= horizon:
+            return None
+        further = (1 << bit for bit in range(horizon.bit_length(), last.bit_length()))
+        for place in (horizon, *further):
+            times = self._looked_at[place.bit_length()]
+            if times < params.LOOKS_BEYOND:
+                return self._look_beyond(place, times, now)
+        return None
+
+    def _look_beyond(self, place: int, times: int, now: Monotonic) -> LookBeyond | None:
+        point = Key(self._target ^ place)
+        answered = (
+            candidate.peer
+            for away in self._live[: self._k]
+            if (candidate := self._candidates[away]).state is PeerState.QUERIED
+        )
+        peers = sorted(answered, key=lambda peer: peer.key ^ point)
+        if times >= len(peers):
+            return None
+        peer = peers[times]
+        self._looked_at[place.bit_length()] += 1
+        soft_s = self._rules.outlook(peer, now).soft_s
+        self._looking_beyond[peer, point] = Monotonic(now + soft_s)
+        self.requests += 1
+        self.events.append(LookedBeyond(now, peer, place))
+        cpl = params.KEY_BITS - place.bit_length() + 1 + params.BEYOND_PRECISION_BITS
+        return LookBeyond(peer, point, min(cpl, params.MAX_REFRESH_CPL))
+
     def _expire(self, now: Monotonic) -> None:
-        """Give up waiting for the peers whose soft deadline has passed."""
-        passed = [away for away, deadline in self._in_flight.items() if deadline <= now]
-        for away in passed:
+        """Ask others in place of those past their soft deadline; give up those past patience."""
+        for away in [each for each, deadline in self._in_flight.items() if deadline <= now]:
+            candidate = self._candidates[away]
+            if now < candidate.soft_until and self._rules.shows_life(candidate.peer):
+                self._in_flight[away] = candidate.soft_until
+                continue
             del self._in_flight[away]
-            self._overdue += 1
+            candidate.state = PeerState.UNRESPONSIVE
+            self._late[away] = now
+            self.events.append(Overdue(now, candidate.peer, away))
+        for away in [each for each, deadline in self._late.items() if deadline <= now]:
+            candidate = self._candidates[away]
+            reached = self._rules.shows_life(candidate.peer)
+            self._late[away] = candidate.patient_until
+            if not reached:
+                self._late[away] = min(candidate.reach_until, candidate.patient_until)
+            if self._late[away] <= now:
+                self._give_up(away, now, reached=reached)
+
+        for look in [each for each, until in self._looking_beyond.items() if until <= now]:
+            del self._looking_beyond[look]
+
+    def _give_up(self, away: int, now: Monotonic, *, reached: bool) -> None:
+        candidate = self._candidates[away]
+        del self._late[away]
+        self._lost += 1
+        candidate.given_up = True
+        if reached:
+            candidate.alive_at = now
+        if candidate.alive_at is None:
             self._leave_live(away)
-            self._candidates[away].state = PeerState.UNRESPONSIVE
+        waited_s = now - candidate.asked
+        self.events.append(GivenUp(now, candidate.peer, away, waited_s, candidate.alive_at))
+
+    def _prompt(self) -> Iterator[int]:
+        """The live peers that are not late, nearest first."""
+        return (away for away in self._live if not self._candidates[away].hoped_for)
 
     def _nearest_answered(self, n: int) -> bool:
-        """Whether the ``n`` nearest live peers, or all if there are fewer, have answered."""
+        """Whether the ``n`` nearest prompt peers, or all if there are fewer, are settled, and
+        anybody at all has answered."""
         candidates = self._candidates
-        return all(candidates[away].state is PeerState.QUERIED for away in self._live[:n])
+        nearest = zip(range(n), self._prompt(), strict=False)
+        return self._answers > 0 and all(candidates[away].settled for _, away in nearest)
+
+    def _nearest_settled(self) -> bool:
+        """Whether nothing more is expected of the k nearest live peers."""
+        candidates = self._candidates
+        return all(candidates[away].settled for away in self._live[: self._k])
 
     def _next_to_ask(self) -> int | None:
-        """The nearest heard peer among the k nearest live ones, if there is room in flight."""
+        """The peer to ask now, if there is room in flight and one of the k nearest to be asked."""
         widened = self._following_up or self._fruitless >= params.STALL_AFTER_REPLIES
-        room = max(self._k, self._alpha) if widened else self._alpha
+        room = max(self._k, self._rules.alpha) if widened else self._rules.alpha
         in_flight = len(self._in_flight)
-        if in_flight >= room or in_flight + self._overdue >= params.MAX_LOOKUP_TASKS:
+        if in_flight >= room:
             return None
-        for away in self._live[: self._k]:
-            if self._candidates[away].state is PeerState.HEARD:
-                return away
-        return None
+        if in_flight + len(self._late) + self._lost >= params.MAX_LOOKUP_TASKS:
+            return None
+        best: tuple[int, float, int] | None = None
+        for _, away in zip(range(self._k), self._prompt(), strict=False):
+            candidate = self._candidates[away]
+            if candidate.state is not PeerState.HEARD:
+                continue
+            rank = away.bit_length(), candidate.expected_s, away
+            if best is None or rank < best:
+                best = rank
+            elif rank[0] > best[0]:
+                break
+        return None if best is None else best[2]
 
     def _open_request(self, peer: PeerId) -> int | None:
         """The distance of ``peer`` if a report of it is expected."""
@@ -326,9 +507,9 @@ class ClosestPeersLookup:
         return away if candidate.state in (PeerState.WAITING, PeerState.UNRESPONSIVE) else None
 
     def _close_request(self, away: int) -> _Candidate:
-        """The request is reported: it is neither in flight nor overdue any more."""
-        if self._in_flight.pop(away, None) is None:
-            self._overdue -= 1
+        """The request is reported: it is neither in flight nor late any more."""
+        if self._in_flight.pop(away, None) is None and self._late.pop(away, None) is None:
+            self._lost -= 1
         return self._candidates[away]
 
     def _leave_live(self, away: int) -> None:
@@ -336,75 +517,8 @@ class ClosestPeersLookup:
 
     def _finish(self, reason: StopReason) -> Done:
         nearest = [self._candidates[away] for away in self._live[: 2 * self._k]]
-        peers = tuple(ClosestPeer(each.peer, each.state) for each in nearest)
+        peers = tuple(each.result() for each in nearest)
+        if not self._answers:  # perhaps it is us who are cut off: what was known says nothing now
+            peers = tuple(ClosestPeer(each.peer, Standing.HEARD) for each in nearest)
         self._done = Done(reason, peers[: self._k], peers[self._k :])
         return self._done
-
-
-class PeerLookup(ClosestPeersLookup):
-    """Finds one peer: over as soon as the peer itself was reached (FOUND)."""
-
-    def __init__(self, peer: PeerId, seeds: Sequence[PeerId], rules: LookupRules) -> None:
-        super().__init__(peer.key, seeds, rules)
-        self._peer = peer
-
-    def on_connected(self, peer: PeerId) -> None:
-        """There is a connection to ``peer``: that is enough if it is the one looked for."""
-        if peer == self._peer:
-            self.stop(StopReason.FOUND)
-
-    def on_reply(self, peer: PeerId, closer: Sequence[PeerId], now: Monotonic) -> None:
-        super().on_reply(peer, closer, now)
-        if peer == self._peer and self.state_of(peer) is PeerState.QUERIED:
-            self.stop(StopReason.FOUND)
-
-    def on_failure(self, peer: PeerId, why: FailureReason, now: Monotonic) -> None:
-        expected = self._open_request(peer) is not None
-        super().on_failure(peer, why, now)
-        if expected and why.reached:
-            self.on_connected(peer)
-
-
-class ProvidersLookup(ClosestPeersLookup):
-    """Finds providers of a key: over when ``count`` are found, or complete if it is None.
-
-    At most ``MAX_PROVIDERS_PER_LOOKUP`` are collected, whatever ``count`` says.
-
-    Raises:
-        UsageError: ``count`` is below 1.
-    """
-
-    def __init__(
-        self, target: Key, seeds: Sequence[PeerId], rules: LookupRules, *, count: int | None = None
-    ) -> None:
-        if count is not None and count < 1:
-            raise UsageError(f"count must be at least 1, or None for all, not {count}")
-        most = params.MAX_PROVIDERS_PER_LOOKUP
-        self._wanted = most if count is None else min(count, most)
-        self._providers: dict[PeerId, PeerEntry] = {}
-        super().__init__(target, seeds, rules)
-
-    @property
-    def providers(self) -> list[PeerEntry]:
-        """Those found, in the order they were found, each with the first addresses it had."""
-        return list(self._providers.values())
-
-    def on_providers(self, peer: PeerId | None, providers: Sequence[PeerEntry]) -> list[PeerEntry]:
-        """Take the providers of ``peer``'s reply, before ``on_reply``; those worth passing on.
-
-        Worth it is one not seen before, and one that had no addresses before and now has. ``None``
-        stands for this node's own records.
-        """
-        if peer is not None and self._open_request(peer) is None:
-            return []
-        fresh: list[PeerEntry] = []
-        for entry in providers:
-            if len(self._providers) >= self._wanted:
-                break
-            known = self._providers.get(entry.peer_id)
-            if known is None or (entry.addrs and not known.addrs):
-                self._providers[entry.peer_id] = entry
-                fresh.append(entry)
-        if len(self._providers) >= self._wanted:
-            self.stop(StopReason.FOUND)
-        return fresh

@@ -43,8 +43,8 @@ class PeerEntry:
     connection: ConnectionType = ConnectionType.NOT_CONNECTED
     encoded: bytes | None = field(default=None, init=False, compare=False, repr=False)
     """The codec's cache of this entry's bytes; nobody else reads or writes it."""
-    shortest: bytes | None = field(default=None, init=False, compare=False, repr=False)
-    """The same with the shortest address only, for replies that are full."""
+    shortest: tuple[bytes, int] | None = field(default=None, init=False, compare=False, repr=False)
+    """The same with the shortest address only, for replies that are full, and its place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ class Mode(Enum):
     CLIENT = "client"
 
 
-def initial_mode(wanted: str, *, public: bool, has_public_address: bool) -> Mode:
-    """The mode to start in, until reachability is known.
+def chosen_mode(wanted: str, *, public: bool, has_public_address: bool) -> Mode:
+    """The mode of a node, given what is known of its addresses.
 
     ``auto`` is a client on a public node without a public address of its own (nobody could reach
     it, so it would only cost others dials), else a server. ``wanted`` is ``auto``, ``server`` or

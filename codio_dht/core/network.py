@@ -9,21 +9,42 @@ A node holds one ``Network`` per protocol id (public, LAN, own prefixes).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from codio_dht import params
 from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.admission import Admission, OfferOutcome
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.lookup import FailureReason
+from codio_dht.core.diversity import GroupLimits, over_represented
+from codio_dht.core.lookup_states import FailureReason
 from codio_dht.core.messages import PeerEntry
+from codio_dht.core.netsize import NetworkSize
+from codio_dht.core.outage import Outage
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_book import PeerBook
+from codio_dht.core.peer_health import PeerHealth
 from codio_dht.core.refresh import RefreshSchedule
-from codio_dht.core.routing_table import AddOutcome, RoutingTable
+from codio_dht.core.routing_table import AddOutcome, AdmissionPolicy, AllOf, RoutingTable
+
+
+class TableObserver(Protocol):
+    """Who is told of every peer that enters or leaves the table; must not raise."""
+
+    def entered(self, peer: PeerId) -> None:
+        """``peer`` is in the table now."""
+        ...
+
+    def left(self, peer: PeerId) -> None:
+        """``peer`` is no longer in the table."""
+        ...
 
 
 class Network:
-    """The state of one DHT and the rules that tie its parts together."""
+    """The state of one DHT and the rules that tie its parts together.
+
+    ``diverse``: the table and each reply are limited to a few peers of one IP group (GO: on the
+    public network only; a private swarm may well live in one data centre).
+    """
 
     def __init__(
         self,
@@ -33,15 +54,24 @@ class Network:
         address_filter: AddressFilter,
         k: int = params.K,
         refresh_interval_s: float = params.REFRESH_INTERVAL_S,
+        observer: TableObserver | None = None,
+        diverse: bool = False,
     ) -> None:
         self.local = local
         self.protocol = protocol
         self.k = k
         self.address_filter = address_filter
         self.book = PeerBook(local)
-        self.table = RoutingTable(local.key, bucket_size=k, policy=_KeepAddresses(self.book))
-        self.admission = Admission(self.table)
-        self.refresh = RefreshSchedule(self.table, interval_s=refresh_interval_s)
+        self.health = PeerHealth()
+        self.size = NetworkSize(k)
+        self.outage = Outage()
+        self._diverse = diverse
+        policies: list[AdmissionPolicy] = [_Residents(self.book, observer)]
+        if diverse:
+            policies.insert(0, GroupLimits(self.book.addrs))
+        self.table = RoutingTable(local.key, bucket_size=k, policy=AllOf(policies))
+        self.admission = Admission(self.table, self.outage)
+        self.refresh = RefreshSchedule(self.table, self.outage, interval_s=refresh_interval_s)
 
     # --- sightings --------------------------------------------------------------------------------
 
@@ -52,8 +82,9 @@ class Network:
         longer is a server leaves the table (GO ``HandleRemotePeerProtocolChanges``)."""
         self.book.identified(peer, self.address_filter(addrs), now)
         if self.protocol in protocols:
+            self.health.met(peer, now)
             return self.offer(peer, now)
-        self.admission.withdraw(peer)
+        self.admission.withdraw(peer, now)
         return None
 
     def offer(self, peer: PeerId, now: Monotonic) -> OfferOutcome | None:
@@ -68,6 +99,8 @@ class Network:
     def answered(self, peer: PeerId, now: Monotonic) -> AddOutcome | None:
         """The peer answered one of our requests: it is alive and a server, so it may enter. None
         as for :meth:`offer`."""
+        if self.outage.suspected:
+            self.health.forgive()
         return self.admission.on_reply(peer, now) if self.book.addrs(peer, now) else None
 
     def failed(self, peer: PeerId, why: FailureReason, now: Monotonic) -> None:
@@ -83,10 +116,15 @@ class Network:
 
         At most ``2k`` are read (GO); this node itself is left out, and so is a peer without an
         address that the policy keeps, unless it is the lookup's ``target`` or its address is known.
+        On a diverse network an IP group that fills too much of the reply is left out as a whole.
         """
+        read = closer[: params.MAX_CLOSER_PEERS_ACCEPTED]
+        crowd = over_represented(read) if self._diverse else frozenset()
         taken: list[PeerId] = []
-        for entry in closer[: params.MAX_CLOSER_PEERS_ACCEPTED]:
+        for entry in read:
             peer = entry.peer_id
+            if peer in crowd and peer != target:
+                continue
             addrs = self.address_filter(entry.addrs)
             if addrs:
                 self.book.heard(peer, addrs, now)
@@ -97,17 +135,23 @@ class Network:
         return taken
 
 
-class _KeepAddresses:
-    """Keeps the addresses of whoever is in the table (an ``AdmissionPolicy`` that admits all)."""
+class _Residents:
+    """Keeps the addresses of whoever is in the table, and tells the observer (an
+    ``AdmissionPolicy`` that admits all)."""
 
-    def __init__(self, book: PeerBook) -> None:
+    def __init__(self, book: PeerBook, observer: TableObserver | None) -> None:
         self._book = book
+        self._observer = observer
 
-    def admits(self, peer: PeerId, cpl: int) -> bool:
+    def admits(self, peer: PeerId, cpl: int, now: Monotonic) -> bool:
         return True
 
-    def entered(self, peer: PeerId, cpl: int) -> None:
+    def entered(self, peer: PeerId, cpl: int, now: Monotonic) -> None:
         self._book.pin(peer)
+        if self._observer is not None:
+            self._observer.entered(peer)
 
     def left(self, peer: PeerId, cpl: int) -> None:
         self._book.unpin(peer)
+        if self._observer is not None:
+            self._observer.left(peer)

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from math import inf
 
 from codio_dht.core.clock import Monotonic
@@ -183,15 +184,16 @@ class PeerBook:
 
     def entries(self, peers: Iterable[PeerId], now: Monotonic) -> list[PeerEntry]:
         """The entries of those of ``peers`` that have an address, in order."""
-        slots = self._slots
+        slot_of = self._slots.get
         found = []
         for peer in peers:
-            slot = slots.get(peer.to_bytes())
+            slot = slot_of(peer.to_bytes())
             if slot is not None:
                 if now >= slot.fresh_until:
                     slot.renew(now)
-                if slot.entry.addrs:
-                    found.append(slot.entry)
+                entry = slot.entry
+                if entry.addrs:
+                    found.append(entry)
         return found
 
     def all_entries(self, peers: Iterable[PeerId], now: Monotonic) -> list[PeerEntry]:
@@ -222,8 +224,10 @@ class PeerBook:
         if slot is None or slot.connected:
             return
         until = now + HEARD_ADDR_TTL_S
-        for addr in addrs:
-            slot.heard[addr] = until
+        # The latest first, but never all: what is repeated must not shut out what comes later, nor
+        # one reply push out all that others said.
+        latest = dict.fromkeys(islice(addrs, MAX_ADDRS_PER_PEER // 2), until)
+        slot.heard = latest | {a: known for a, known in slot.heard.items() if a not in latest}
         self._changed(slot, now)
 
     def identified(self, peer: PeerId, addrs: Iterable[bytes], now: Monotonic) -> None:

@@ -1,17 +1,31 @@
 r"""The table's upkeep: which lookups and which liveness probes are due.
 
-Decides by GO's refresh. A run begins every ``interval_s``, or on request, and consists of
+Decides by GO's refresh, and looks after the own neighbourhood more often. A run begins every
+``interval_s``, or on request, and consists of
 
 - a liveness probe of every entry that has not answered for ``grace_s``, a few at a time;
 - a lookup of the local key, then a lookup at every CPL from 0 to the longest one with a peer (at
   most ``max_cpl``) that had no lookup within ``interval_s``. Where a CPL ``c`` is still empty after
-  that, the run goes on to ``2 * (c + 1)`` at most: beyond a gap there is rarely anybody.
+  that, the run goes on to ``2 * (c + 1)`` at most: beyond a gap there is rarely anybody. CPLs
+  longer than that of the k-th closest peer are spared: whoever is there is nearer than that one,
+  and the lookup of the local key has found it;
+- a liveness probe of those of the k nearest entries that did not answer during the run. They are in
+  every answer about keys near this node, so none of them goes unverified for longer than a run.
 
 States::
 
     idle --due / request--> own key --lookup_ended--> CPL 0 --lookup_ended--> ... --> idle
+    idle --a neighbour left, or a newcomer while peers are few--> own key --lookup_ended--> idle
 
-One lookup is out at a time. A lookup counts whether or not it found anything (GO).
+One lookup is out at a time, except while the node joins (no run is over yet, or the table holds
+less than a bucket): then up to ``join_lookups`` are, so that slow peers hold up only one of them,
+and a CPL that has meanwhile all the peers it can have is not looked up. A lookup counts whether or
+not it found anything (GO).
+
+When one of the k nearest entries leaves, somebody whom this node does not know has taken its place
+among the k closest: the local key is looked up again, ``CLOSE_LOOKUP_DELAY_S`` later and at most
+every ``CLOSE_LOOKUP_INTERVAL_S``. Likewise when somebody enters a table of fewer than
+``LOW_PEERS``, for it may know others (GO).
 
 Must never: probe one entry twice at a time, or wait for a lookup whose end was reported.
 """
@@ -23,9 +37,11 @@ from dataclasses import dataclass
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, cpl
-from codio_dht.core.lookup import Wait
+from codio_dht.core.lookup_states import Wait
+from codio_dht.core.outage import Outage
 from codio_dht.core.peer import PeerId
 from codio_dht.core.routing_table import RoutingTable
+from codio_dht.params import KEY_BITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,58 +72,88 @@ class RefreshSchedule:
     def __init__(
         self,
         table: RoutingTable,
+        outage: Outage | None = None,
         *,
         interval_s: float = params.REFRESH_INTERVAL_S,
         grace_s: float = params.LIVENESS_GRACE_S,
         max_cpl: int = params.MAX_REFRESH_CPL,
         max_probes: int = params.MAX_LIVENESS_PROBES,
+        join_lookups: int = params.MAX_JOIN_LOOKUPS,
     ) -> None:
         self._table = table
+        self._outage = outage or Outage()
         self._interval_s = interval_s
         self._grace_s = grace_s
         self._max_cpl = max_cpl
         self._max_probes = max_probes
+        self._join_lookups = join_lookups
         self._refreshed: list[Monotonic | None] = [None] * (max_cpl + 1)
         self._due: Monotonic | None = None
         self._run: _Run | None = None
-        self._requested = False
+        self._requested: bool | None = None
+        """A run is asked for; True if it shall spare no CPL."""
         self._to_probe: dict[Key, PeerId] = {}
         self._probing: dict[Key, PeerId] = {}
+        self._neighbours: list[PeerId] = []
+        self._version = (0, 0)
+        """Changes with every change of the table."""
+        self._own_key_looked_up: Monotonic | None = None
+        self._own_key_found: Monotonic | None = None
+        """When a lookup of it succeeded last."""
+        self._close_due: Monotonic | None = None
         self.runs = 0
-        """Runs that are over."""
+        """Runs that are over; lookups of the local key alone are not counted."""
 
     @property
     def running(self) -> bool:
         """Whether a run is going on or asked for."""
-        return self._run is not None or self._requested
+        return self._run is not None or self._requested is not None
 
-    def request(self) -> None:
-        """Begin a run now that spares no CPL; if one is going on, another one after it."""
-        self._requested = True
+    def request(self, *, all_cpls: bool = True) -> None:
+        """Begin a run now; if one is going on, another one after it. It spares no CPL, unless
+        ``all_cpls`` is False: then those that had a lookup within the interval."""
+        self._requested = all_cpls or self._requested is True
 
     def next(self, now: Monotonic) -> RefreshStep:
         """What to do now. To be called until it is a ``Wait``."""
-        if self._run is None and (self._requested or self._due is None or self._due <= now):
-            self._begin(now)
+        self._mind_the_neighbours(now)
+        if self._run is None:
+            if self._requested is not None or self._due is None or self._due <= now:
+                self._begin(now)
+            elif self._close_due is not None and self._close_due <= now:
+                self._run = _Run(began=now, forced=False, own_key_only=True)
+        for peer in self._outage.take_due(now):
+            self.suspect(peer)
         probe = self._next_probe()
         if probe is not None:
             return probe
-        if self._run is None:
-            return Wait(self._due)
-        if self._run.lookup_is_out:
-            return Wait(None)
-        return self._next_lookup(self._run, now)
+        if self._run is not None:
+            lookup = self._next_lookup(self._run, now)
+            if lookup is not None:
+                return lookup
+            if self._run.out:
+                return Wait(self._outage.next_probe)
+            self._end(self._run)
+            return self.next(now)
+        return Wait(self._wake())
 
-    def lookup_ended(self, now: Monotonic) -> None:
-        """The lookup that was due is over. Without effect if none is out."""
+    def lookup_ended(self, now: Monotonic, lookup: SelfLookup | CplLookup | None = None) -> None:
+        """``lookup``, or if it is not said which the one that has been out for longest, is over.
+        Without effect if it is not out."""
         run = self._run
-        if run is None or not run.lookup_is_out:
+        if run is None or not run.out:
             return
-        run.lookup_is_out = False
-        if run.cpl is None:
+        ended = run.out[0] if lookup is None else lookup
+        if ended not in run.out:
             return
-        self._refreshed[run.cpl] = now
-        self._mind_the_gap(run, run.cpl)
+        run.out.remove(ended)
+        match ended:
+            case SelfLookup():
+                self._own_key_looked_up = now
+                self._note_neighbours()
+            case CplLookup(prefix):
+                self._refreshed[prefix] = now
+                self._mind_the_gap(run, prefix)
 
     def probe_ended(self, peer: PeerId) -> None:
         """The liveness probe of ``peer`` is over. Without effect if none is out."""
@@ -125,6 +171,9 @@ class RefreshSchedule:
 
     def looked_up(self, key: Key, now: Monotonic) -> None:
         """A lookup of ``key``, for whatever purpose, succeeded: its CPL is fresh."""
+        if key == self._table.local:
+            self._own_key_looked_up = self._own_key_found = now
+            return
         prefix = cpl(self._table.local, key)
         if prefix <= self._max_cpl:
             self._refreshed[prefix] = now
@@ -132,8 +181,8 @@ class RefreshSchedule:
     # --- inside -----------------------------------------------------------------------------------
 
     def _begin(self, now: Monotonic) -> None:
-        self._run = _Run(forced=self._requested)
-        self._requested = False
+        self._run = _Run(began=now, forced=self._requested is True, own_key_only=False)
+        self._requested = None
         self._due = Monotonic(now + self._interval_s)
         silent = self._table.silent_since(Monotonic(now - self._grace_s))
         self._to_probe |= {peer.key: peer for peer in silent}
@@ -147,25 +196,60 @@ class RefreshSchedule:
                 return LivenessProbe(peer)
         return None
 
-    def _next_lookup(self, run: _Run, now: Monotonic) -> RefreshStep:
+    @property
+    def _joining(self) -> bool:
+        return self.runs == 0 or len(self._table) < self._table.bucket_size
+
+    def _next_lookup(self, run: _Run, now: Monotonic) -> SelfLookup | CplLookup | None:
+        """The next lookup of ``run``, if another one may be out now and is due."""
+        joining = self._joining
+        if len(run.out) >= (self._join_lookups if joining else 1):
+            return None
         if not run.begun:
-            run.begun = run.lookup_is_out = True
+            run.begun = True
+            self._close_due = None
+            run.out.append(SelfLookup())
             return SelfLookup()
-        if run.cpl is None:
-            # The lookup of the local key may just have filled the table.
+        if run.own_key_only:
+            return None
+        if not run.knows_depth:
+            # The lookup of the local key fills the table; until it is over, the depth is a guess.
             run.last_cpl = min(len(self._table.cpl_counts()) - 1, self._max_cpl)
-        following = 0 if run.cpl is None else run.cpl + 1
-        while following <= run.last_cpl:
-            run.cpl = following
-            refreshed = self._refreshed[following]
-            if run.forced or refreshed is None or refreshed + self._interval_s <= now:
-                run.lookup_is_out = True
-                return CplLookup(following)
-            self._mind_the_gap(run, following)
-            following += 1
-        self._run = None
-        self.runs += 1
-        return self.next(now)
+            run.knows_depth = SelfLookup() not in run.out
+            if run.knows_depth:
+                for prefix in range(run.next_cpl):
+                    if CplLookup(prefix) not in run.out:
+                        self._mind_the_gap(run, prefix)
+        while run.next_cpl <= run.last_cpl:
+            prefix = run.next_cpl
+            run.next_cpl += 1
+            if not self._is_spared(run, prefix, now, joining=joining):
+                run.out.append(CplLookup(prefix))
+                return CplLookup(prefix)
+            self._mind_the_gap(run, prefix)
+        return None
+
+    def _is_spared(self, run: _Run, prefix: int, now: Monotonic, *, joining: bool) -> bool:
+        if (joining and not self._table.room(prefix)) or prefix > self._found_beyond(run):
+            self._refreshed[prefix] = now
+            return True
+        refreshed = self._refreshed[prefix]
+        return not run.forced and refreshed is not None and refreshed + self._interval_s > now
+
+    def _found_beyond(self, run: _Run) -> int:
+        """Everybody at a longer CPL than this was found by the lookup of the local key in ``run``:
+        they are nearer than the k-th of those that it reached."""
+        if self._own_key_found is None or self._own_key_found < run.began:
+            return KEY_BITS
+        reached = 0
+        k = self._table.bucket_size
+        for peer in self._table.nearest(self._table.local, 2 * k):
+            entry = self._table.entry(peer)
+            if entry and entry.last_answered is not None and entry.last_answered >= run.began:
+                reached += 1
+                if reached == k:
+                    return entry.cpl
+        return KEY_BITS
 
     def _mind_the_gap(self, run: _Run, prefix: int) -> None:
         """Cut the run short if nobody is at CPL ``prefix``, which is fresh."""
@@ -173,15 +257,66 @@ class RefreshSchedule:
         if prefix >= len(counts) or not counts[prefix]:
             run.last_cpl = min(run.last_cpl, 2 * (prefix + 1))
 
+    def _end(self, run: _Run) -> None:
+        """``run`` is over: who is near and was silent all the while?"""
+        for peer in self._nearest():
+            entry = self._table.entry(peer)
+            if entry is None or entry.last_answered is None or entry.last_answered < run.began:
+                self._to_probe[peer.key] = peer
+        self._run = None
+        self.runs += not run.own_key_only
+
+    def _nearest(self) -> list[PeerId]:
+        return self._table.nearest(self._table.local, self._table.bucket_size)
+
+    def _mind_the_neighbours(self, now: Monotonic) -> None:
+        """Has one of the k nearest entries left, other than while the local key is looked up, or
+        somebody entered an almost empty table, other than by a run?"""
+        version = (self._table.departures, len(self._table))
+        if version == self._version:
+            return
+        entered = sum(version) > sum(self._version) and len(self._table) < params.LOW_PEERS
+        gone = any(peer not in self._table for peer in self._neighbours)
+        self._note_neighbours()
+        run = self._run
+        if run is not None:
+            entered = False
+            gone = gone and run.begun and SelfLookup() not in run.out
+        if self._close_due is None and (gone or entered):
+            last = self._own_key_looked_up
+            soon = now + params.CLOSE_LOOKUP_DELAY_S
+            earliest = soon if last is None else last + params.CLOSE_LOOKUP_INTERVAL_S
+            self._close_due = Monotonic(max(soon, earliest))
+
+    def _note_neighbours(self) -> None:
+        self._version = (self._table.departures, len(self._table))
+        self._neighbours = self._nearest()
+
+    def _wake(self) -> Monotonic | None:
+        times = (self._due, self._close_due, self._outage.next_probe)
+        return min((each for each in times if each is not None), default=None)
+
 
 class _Run:
     """One run: where it stands."""
 
-    __slots__ = ("begun", "cpl", "forced", "last_cpl", "lookup_is_out")
+    __slots__ = (
+        "began",
+        "begun",
+        "forced",
+        "knows_depth",
+        "last_cpl",
+        "next_cpl",
+        "out",
+        "own_key_only",
+    )
 
-    def __init__(self, *, forced: bool) -> None:
+    def __init__(self, *, began: Monotonic, forced: bool, own_key_only: bool) -> None:
+        self.began = began
         self.forced = forced
-        self.last_cpl = -1
-        self.cpl: int | None = None
+        self.own_key_only = own_key_only
         self.begun = False
-        self.lookup_is_out = False
+        self.knows_depth = False
+        self.next_cpl = 0
+        self.last_cpl = -1
+        self.out: list[SelfLookup | CplLookup] = []

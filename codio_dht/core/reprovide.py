@@ -7,6 +7,11 @@ millions, a sweep over the keyspace takes this class's place behind the same met
     waiting --due--> (returned by ``due``) --begun--> running --provided--> waiting an interval
                                                       running --failed----> waiting, ever longer
 
+A key announced while fewer than ``k`` peers were known is *thin*: too few hold it. It is announced
+again as soon as at least twice as many peers are known as then, or ``k`` (``grown``); in a network
+that stays small it waits its interval like any other. As the bar doubles, that makes at most
+``log2(k) + 1`` announcements more.
+
 Keys never announced come first, in the order in which they were added; then the one that is overdue
 for longest. All times are Unix time, for they outlive the process; a clock that was set back delays
 no key by more than one interval. Holds what the user provides: no peer can grow it.
@@ -23,6 +28,7 @@ from codio_dht.params import (
     PROVIDE_RETRY_MAX_S,
     PROVIDE_RETRY_S,
     REPROVIDE_INTERVAL_S,
+    K,
 )
 
 
@@ -51,12 +57,18 @@ class ReprovideSchedule:
         max_at_once: int = MAX_REPROVIDES_AT_ONCE,
         retry_s: float = PROVIDE_RETRY_S,
         retry_max_s: float = PROVIDE_RETRY_MAX_S,
+        k: int = K,
     ) -> None:
         self._interval_s = interval_s
         self._max_at_once = max_at_once
         self._retry_s = retry_s
         self._retry_max_s = min(retry_max_s, interval_s)
+        self._k = k
         self._keys: dict[bytes, _Key] = {}
+        self._thin: dict[bytes, int] = {}
+        """How many peers have to be known for a thin key to be announced again."""
+        self._bar = k
+        """The lowest of these, or lower."""
         self._never: _Heap = []
         self._again: _Heap = []
         self._turns = 0
@@ -91,6 +103,7 @@ class ReprovideSchedule:
     def remove(self, key: bytes) -> bool:
         """Forget ``key``, also while it is being announced; False if it is not kept."""
         state = self._keys.pop(key, None)
+        self._thin.pop(key, None)
         if state is None:
             return False
         self._running -= state.running
@@ -119,13 +132,41 @@ class ReprovideSchedule:
             state.running = True
             self._running += 1
 
-    def provided(self, key: bytes, now: UnixTime) -> None:
-        """``key`` was announced. A no-op if it is no longer kept."""
+    def provided(self, key: bytes, now: UnixTime, *, known: int | None = None) -> bool:
+        """``key`` was announced while ``known`` peers were known (None: enough); whether that will
+        do for an interval, as far as can be said now. A no-op if it is no longer kept."""
         state = self._keys.get(key)
-        if state is not None:
-            state.announced = True
-            state.failures = 0
-            self._ended(state, now + self._interval_s)
+        if state is None:
+            return True
+        state.announced = True
+        state.failures = 0
+        self._ended(state, now + self._interval_s)
+        if known is None or known >= self._k:
+            self._thin.pop(key, None)
+            return True
+        self._thin[key] = bar = min(self._k, max(2 * known, known + 1))
+        self._bar = min(self._bar, bar)
+        return False
+
+    @property
+    def thin(self) -> int:
+        """Keys that are announced again when more peers are known."""
+        return len(self._thin)
+
+    def grown(self, known: int, now: UnixTime) -> bool:
+        """``known`` peers are known now: thin keys for which that is enough are due at once;
+        whether there are any. Cheap while there is nothing to do."""
+        if not self._thin or known < self._bar:
+            return False
+        ready = [key for key, bar in self._thin.items() if bar <= known]
+        for key in ready:
+            state = self._keys[key]
+            del self._thin[key]
+            if not state.running:
+                state.due = min(state.due, now)
+                self._push(state)
+        self._bar = min(self._thin.values(), default=self._k)
+        return bool(ready)
 
     def failed(self, key: bytes, now: UnixTime) -> None:
         """``key`` could not be announced; it is tried again soon, then ever later. A no-op if it is

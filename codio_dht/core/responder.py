@@ -189,6 +189,8 @@ class Responder:
         candidates: list[ProviderRow | None] = list(rows)
         if key in self._own_keys:
             candidates.append(None)
+        if not candidates:
+            return ()
         return tuple(
             [
                 self._own_entry if row is None else self._provider_entry(row, now)

@@ -15,7 +15,7 @@ Must never: hold the local peer, displace a settled peer, iterate a set, read a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -48,17 +48,38 @@ class AddOutcome(Enum):
 class AdmissionPolicy(Protocol):
     """Who may enter beside those that are in, such as a limit per IP group."""
 
-    def admits(self, peer: PeerId, cpl: int) -> bool:
+    def admits(self, peer: PeerId, cpl: int, now: Monotonic) -> bool:
         """Whether ``peer`` may enter at ``cpl`` now; must not change anything."""
         ...
 
-    def entered(self, peer: PeerId, cpl: int) -> None:
+    def entered(self, peer: PeerId, cpl: int, now: Monotonic) -> None:
         """``peer`` is in the table now."""
         ...
 
     def left(self, peer: PeerId, cpl: int) -> None:
         """``peer`` is no longer in the table: its share is free."""
         ...
+
+
+class AllOf:
+    """Several policies as one: who enters is admitted by each, and each is told."""
+
+    def __init__(self, policies: Sequence[AdmissionPolicy]) -> None:
+        self._policies = tuple(policies)
+
+    def admits(self, peer: PeerId, cpl: int, now: Monotonic) -> bool:
+        """Whether all of them admit ``peer``."""
+        return all(policy.admits(peer, cpl, now) for policy in self._policies)
+
+    def entered(self, peer: PeerId, cpl: int, now: Monotonic) -> None:
+        """Tell them in order."""
+        for policy in self._policies:
+            policy.entered(peer, cpl, now)
+
+    def left(self, peer: PeerId, cpl: int) -> None:
+        """Tell them in order."""
+        for policy in self._policies:
+            policy.left(peer, cpl)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +138,8 @@ class RoutingTable:
         self._entries: dict[Key, _Entry] = {}
         self._buckets: list[list[Key]] = [[]]
         self._per_cpl = [0] * KEY_BITS
+        self.departures = 0
+        """Peers that have left so far."""
 
     # --- questions --------------------------------------------------------------------------------
 
@@ -181,6 +204,10 @@ class RoutingTable:
         prefix = cpl(self._local, key)
         return self._per_cpl[prefix] < self._bucket_size or self._replaceable(prefix) is not None
 
+    def room(self, cpl: int) -> int:
+        """How many peers of CPL ``cpl`` could come in beside those that are, the policy aside."""
+        return self._bucket_size - self._per_cpl[cpl]
+
     def silent_since(self, before: Monotonic) -> list[PeerId]:
         """The peers whose last answer is older than ``before``; those that never answered first."""
         silent = [
@@ -228,14 +255,14 @@ class RoutingTable:
             displaced = self._replaceable(prefix)
             if displaced is None:
                 return AddOutcome.FULL
-        if self._policy is not None and not self._policy.admits(peer, prefix):
+        if self._policy is not None and not self._policy.admits(peer, prefix, now):
             return AddOutcome.REFUSED_DIVERSITY
         if displaced is not None:
             self.remove(displaced)
         self._place(key, prefix)
         self._entries[key] = _Entry(peer, prefix, now, answered=answered, replaceable=replaceable)
         if self._policy is not None:
-            self._policy.entered(peer, prefix)
+            self._policy.entered(peer, prefix, now)
         return AddOutcome.ADDED if displaced is None else AddOutcome.REPLACED
 
     def remove(self, peer: PeerId) -> bool:
@@ -244,6 +271,7 @@ class RoutingTable:
         entry = self._entries.pop(key, None)
         if entry is None:
             return False
+        self.departures += 1
         self._per_cpl[entry.cpl] -= 1
         self._buckets[min(entry.cpl, len(self._buckets) - 1)].remove(key)
         self._collapse()

@@ -20,6 +20,7 @@ from codio_dht import DHTConfig, DHTManager
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import GetProviders
 from codio_dht.core.peer import PeerId
+from codio_dht.core.peer_health import PeerHealth
 from codio_dht.daemon import logs
 from codio_dht.daemon.methods import full_addrs, raw_cid
 from codio_dht.daemon.stopping import Stopping
@@ -173,7 +174,7 @@ class _Demo:
 
     async def _provide(self, provider: DHTManager) -> bool:
         self._begin()
-        result = await provider.provide(self._cid)
+        result = await provider.provide(self._cid, quorum=K)
         self._say(
             "provide",
             f"Node {_short(provider.peer_id)} says that it provides {self._cid}.",
@@ -198,6 +199,7 @@ class _Demo:
                 host,
                 KAD_PROTOCOL,
                 lambda peer: addrs[peer],
+                PeerHealth(),
                 dial_timeout_s=DIAL_TIMEOUT_S,
                 request_timeout_s=REQUEST_TIMEOUT_S,
             )

@@ -29,6 +29,7 @@ from codio_dht.daemon.control import ControlServer
 from codio_dht.daemon.datadir import SOCKET_NAME, default_data_dir, listening_socket, own_data_dir
 from codio_dht.daemon.methods import Methods, full_addrs
 from codio_dht.daemon.node_port import Dht
+from codio_dht.daemon.open_files import raise_open_files
 from codio_dht.daemon.protocol import API_VERSION, Hello
 from codio_dht.daemon.settings import DEFAULT_LISTEN_IP4, DEFAULT_LISTEN_IP6, Settings
 from codio_dht.daemon.stopping import Stopping
@@ -82,7 +83,10 @@ def run(settings: Settings, version: str, open_dht: OpenDht | None = None) -> in
 
 def open_node(settings: Settings) -> AbstractAsyncContextManager[Dht]:
     """A ``DHTManager`` as the settings say."""
-    from codio_dht import DHTConfig, DHTManager  # noqa: PLC0415 - libp2p, after the checks
+    from codio_dht import DHTConfig, DHTManager  # noqa: PLC0415 - slow, after the checks
+    from codio_dht.net.stack_host.limits import Limits  # noqa: PLC0415 - as above
+
+    raise_open_files(Limits().open_files)
 
     durations: dict[str, Any] = {
         "provider_timeout": settings.provider_timeout_s,

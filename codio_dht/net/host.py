@@ -131,6 +131,9 @@ class AddrsChanged:
     """The host's own addresses changed."""
 
     addrs: tuple[Multiaddr, ...]
+    unproven: tuple[Multiaddr, ...] = ()
+    """Those of ``addrs`` that are known only from peers which the host dialled: perhaps nobody else
+    gets through there."""
 
 
 HostEvent = PeerIdentified | PeerGone | AddrsChanged
@@ -160,8 +163,8 @@ class Host(Protocol):
 
     @property
     def addrs(self) -> tuple[Multiaddr, ...]:
-        """Own addresses as told to others: listened on (wildcards expanded) or announced,
-        without a trailing ``/p2p``."""
+        """Own addresses as told to others, without a trailing ``/p2p``: what was asked to be
+        announced; else listened on (wildcards expanded), and seen by enough peers."""
         ...
 
     async def connect(
@@ -196,6 +199,22 @@ class Host(Protocol):
 
         Raises as ``open_stream``.
         """
+        ...
+
+    def protect(self, peer_id: PeerId, tag: str) -> None:
+        """Never close connections to the peer for being too many or idle, for the reason ``tag``.
+
+        Idempotent; connected or not, it holds until :meth:`unprotect`. Never raises.
+        """
+        ...
+
+    def unprotect(self, peer_id: PeerId, tag: str) -> bool:
+        """The reason ``tag`` is gone; whether another remains. Never raises."""
+        ...
+
+    def is_reached(self, peer_id: PeerId) -> bool:
+        """Whether the peer gave a sign of life: it is connected, or somebody took a connection at
+        an address where it is being dialled."""
         ...
 
     def is_connected(self, peer_id: PeerId) -> bool:

@@ -1,4 +1,7 @@
-"""Which addresses a host tells others: no wildcards, no ``/p2p`` at the end, announced ones first.
+"""Which addresses a host tells others: no wildcards, no ``/p2p`` at the end.
+
+What was asked to be announced is told, and nothing else; without that, what is listened on and what
+enough peers see (:mod:`codio_dht.net.observed_addrs`).
 
 ``0.0.0.0`` and ``::`` stand for every address of the machine's interfaces and are replaced by
 those, the loopback included (go does the same; who may see which address is for the DHT's filter
@@ -27,10 +30,15 @@ def interface_addresses(ip_version: int) -> list[str]:
 def told_addresses(
     listening: Iterable[Multiaddr],
     announce: Sequence[Multiaddr],
+    observed: Iterable[Multiaddr] = (),
     interfaces: Callable[[int], list[str]] = interface_addresses,
 ) -> tuple[Multiaddr, ...]:
-    """What to tell others, given what is listened on and what was asked to be announced."""
-    addrs = announce or [real for addr in listening for real in _expanded(addr, interfaces)]
+    """What to tell others, given what is listened on, what was asked to be announced, and where
+    enough peers see us."""
+    addrs = announce or [
+        *(real for addr in listening for real in _expanded(addr, interfaces)),
+        *observed,
+    ]
     return tuple(dict.fromkeys(without_p2p(addr) for addr in addrs))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 from multiaddr import Multiaddr
@@ -13,6 +13,7 @@ from codio_dht import params
 from codio_dht.config import DHTConfig
 from codio_dht.core.addresses import KEEP_ALL, PUBLIC_ONLY, AddressFilter
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.lookup_states import ClosestPeer
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.mode import Mode
 from codio_dht.core.network import Network
@@ -21,11 +22,14 @@ from codio_dht.core.records import ProviderRecords
 from codio_dht.core.reprovide import ReprovideSchedule
 from codio_dht.core.responder import Responder
 from codio_dht.net.host import Host
+from codio_dht.node.announcing import Announcer
 from codio_dht.node.arguments import binary, multiaddrs
 from codio_dht.node.clock import Clock
+from codio_dht.node.errands import Errands
 from codio_dht.node.lookups import Lookups
+from codio_dht.node.protection import TableProtection
 from codio_dht.node.providing import Providing
-from codio_dht.node.results import DHTStats
+from codio_dht.node.results import DHTStats, FoundPeer
 from codio_dht.node.rpc import RpcClient
 from codio_dht.node.server import KadServer
 from codio_dht.node.storage import Storage
@@ -45,9 +49,12 @@ class Node:
     upkeep: Upkeep
     storage: Storage
     providing: Providing
+    announcer: Announcer
     server: KadServer
+    protection: TableProtection
     clock: Clock
-    failures: Counter[str] = field(default_factory=Counter)
+    errands: Errands
+    failures: Counter[str]
     """Bugs in background work, by task."""
 
     def serve(self) -> None:
@@ -69,6 +76,13 @@ class Node:
         return PeerInfo(
             entry.peer_id, multiaddrs(entry.addrs) if entry.addrs else self.addrs_of(entry.peer_id)
         )
+
+    def found(self, found: ClosestPeer) -> FoundPeer:
+        """One of the closest peers as callers see it."""
+        alive_at = None
+        if found.alive_at is not None:
+            alive_at = self.clock.unix() - (self.clock.monotonic() - found.alive_at)
+        return FoundPeer(found.peer, self.addrs_of(found.peer), found.standing, alive_at)
 
     async def find_providers(
         self, key: bytes, count: int | None, found: Callable[[PeerEntry], None]
@@ -98,7 +112,7 @@ class Node:
             bootstrap=self.upkeep.joining.value,
             lookups=dict(self.lookups.ended),
             served=dict(self.server.counters),
-            rpc={**self.rpc.counters, **self.providing.counters},
+            rpc={**self.rpc.counters, **self.announcer.counters},
             storage={**self.storage.counters, **records.outcomes},
             host=self.host.stats(),
             failures=dict(self.failures),
@@ -127,12 +141,15 @@ def assemble(
     provider_ttl_s: float,
 ) -> Node:
     """A node on ``host`` and ``store``; nothing of it runs yet."""
+    protection = TableProtection(host, config.protocol)
     network = Network(
         host.peer_id,
         protocol=config.protocol,
         address_filter=_address_filter(config, public=public),
         k=config.replication_factor,
         refresh_interval_s=config.refresh_interval,
+        observer=protection,
+        diverse=public and config.protocol == params.KAD_PROTOCOL,
     )
     records = ProviderRecords(
         ttl_s=provider_ttl_s,
@@ -140,24 +157,31 @@ def assemble(
         max_records=config.max_provider_records,
     )
     storage = Storage(store, records, clock)
-    schedule = ReprovideSchedule(interval_s=config.republish_interval)
+    schedule = ReprovideSchedule(interval_s=config.republish_interval, k=config.replication_factor)
     rpc = RpcClient(
         host,
         config.protocol,
         lambda peer: multiaddrs(network.book.addrs(peer, clock.monotonic())),
+        network.health,
         dial_timeout_s=config.dial_timeout,
         request_timeout_s=config.request_timeout,
     )
     upkeep = Upkeep(network, host, rpc, rng, bootstrap)
+    failures: Counter[str] = Counter()
+    errands = Errands(failures)
     lookups = Lookups(
         network,
         rpc,
+        host,
+        errands,
+        rng,
         upkeep.wait_for_peers,
         upkeep.stir,
         alpha=config.alpha,
         beta=config.beta,
         timeout_s=config.query_timeout,
     )
+    announcer = Announcer(network, lookups, rpc, errands)
     responder = Responder(
         host.peer_id,
         table=network.table,
@@ -177,9 +201,21 @@ def assemble(
         lookups=lookups,
         upkeep=upkeep,
         storage=storage,
-        providing=Providing(network, lookups, rpc, storage, schedule, clock, lambda: host.addrs),
+        providing=Providing(
+            network,
+            announcer,
+            storage,
+            schedule,
+            clock,
+            lambda: host.addrs,
+            quorum=config.provide_quorum,
+        ),
+        announcer=announcer,
         server=KadServer(responder, storage, clock),
+        protection=protection,
         clock=clock,
+        errands=errands,
+        failures=failures,
     )
 
 

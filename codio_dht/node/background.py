@@ -12,10 +12,12 @@ import structlog
 import trio
 
 from codio_dht import params
+from codio_dht.core.peer import PeerInfo
 from codio_dht.errors import StorageError
 from codio_dht.net.host import AddrsChanged, HostEvent, PeerGone, PeerIdentified
 from codio_dht.node import arguments
 from codio_dht.node.assembly import Node
+from codio_dht.node.serving import Serving
 from codio_dht.store.interface import SnapshotPeer
 
 log = structlog.get_logger(__name__)
@@ -24,8 +26,9 @@ log = structlog.get_logger(__name__)
 class Background:
     """The background work of one node."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, serving: Serving) -> None:
         self._node = node
+        self._serving = serving
 
     def start(self, nursery: trio.Nursery, events: AsyncIterator[HostEvent]) -> None:
         """Start every task in ``nursery``; they end when it is cancelled."""
@@ -46,12 +49,9 @@ class Background:
 
     def remember(self, peers: Sequence[SnapshotPeer]) -> None:
         """Candidates from before the restart: each is probed before it enters the table."""
-        node = self._node
-        now = node.clock.monotonic()
-        for peer in peers:
-            node.network.book.heard(peer.peer_id, node.network.address_filter(peer.addrs), now)
-            node.network.offer(peer.peer_id, now)
-        node.upkeep.stir()
+        self._node.upkeep.remember(
+            [PeerInfo(peer.peer_id, arguments.multiaddrs(peer.addrs)) for peer in peers]
+        )
 
     async def save_snapshot(self) -> None:
         """Remember the routing table over a restart; an empty one does not replace the last."""
@@ -87,8 +87,9 @@ class Background:
                 case PeerGone(peer_id):
                     node.network.gone(peer_id, now)
                     await node.rpc.forget(peer_id)
-                case AddrsChanged(addrs):
+                case AddrsChanged(addrs, unproven):
                     node.server.responder.set_own_addrs(arguments.binary(addrs))
+                    self._serving.addrs_changed(addrs, unproven)
                     log.info("addresses_changed", addrs=[str(addr) for addr in addrs])
 
     async def _run_reconciling(self) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 import trio
@@ -43,9 +45,7 @@ async def open_host(
 
         made = make_stack_host(key, listen, announce)
     else:
-        from codio_dht.net.libp2p_host import make_libp2p_host  # noqa: PLC0415 - costs 80 MiB
-
-        made = make_libp2p_host(key.to_protobuf(), listen, announce)
+        made = _libp2p_host().make_libp2p_host(key.to_protobuf(), listen, announce)
     async with made as host:
         yield host
 
@@ -54,15 +54,36 @@ def host_of(host: IHost | Host) -> AbstractAsyncContextManager[Host]:
     """``host`` as a ``Host``: as it is, or a py-libp2p host through the adapter.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is neither, or py-libp2p cannot be loaded.
     """
     if hasattr(host, "serve_stream") and hasattr(host, "connections"):
         return nullcontext(cast(Host, host))
     if hasattr(host, "get_id") and hasattr(host, "get_network"):
-        from codio_dht.net.libp2p_host import Libp2pHost  # noqa: PLC0415 - costs 80 MiB
-
-        return Libp2pHost(host)
+        return cast(AbstractAsyncContextManager[Host], _libp2p_host().Libp2pHost(host))
     raise UsageError(f"host must be a libp2p IHost or a codio_dht Host, not {host!r}")
+
+
+def check_stack(stack: Stack) -> None:
+    """Make sure that ``stack`` is there, before anything is opened.
+
+    Raises:
+        UsageError: py-libp2p cannot be loaded.
+    """
+    if stack == "py-libp2p":
+        _libp2p_host()
+
+
+def _libp2p_host() -> ModuleType:
+    """The adapter; its first use costs 80 MiB."""
+    try:
+        return import_module("codio_dht.net.libp2p_host")
+    except ImportError as error:
+        if (error.name or "").startswith("codio_dht"):
+            raise
+        raise UsageError(
+            f"py-libp2p cannot be loaded ({error}). It is an extra:"
+            " pip install 'codio-dht[libp2p]', or, in a source tree, scripts/setup --libp2p"
+        ) from error
 
 
 @asynccontextmanager

@@ -13,25 +13,40 @@ import trio
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.keyspace import Key, key_of
-from codio_dht.core.lookup import (
-    ClosestPeersLookup,
+from codio_dht.core.keyspace import Key, cpl, key_of
+from codio_dht.core.lookup import ClosestPeersLookup, LookupRules
+from codio_dht.core.lookup_states import (
+    Asked,
     Done,
-    LookupRules,
-    PeerLookup,
+    GivenUp,
+    LookBeyond,
+    LookupEvent,
     PeerState,
-    ProvidersLookup,
+    Query,
     StopReason,
 )
 from codio_dht.core.messages import FindNode, GetProviders, PeerEntry, Reply, Request
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerId
+from codio_dht.core.peer_health import Outlook
+from codio_dht.core.preimages import search_preimage
+from codio_dht.core.rng import Rng
+from codio_dht.core.targeted_lookups import PeerLookup, ProvidersLookup
 from codio_dht.errors import NetworkError, NoPeersError, RemoteError
-from codio_dht.node.lookup_driver import Ask, drive, failure_reason
-from codio_dht.node.rpc import RpcClient
+from codio_dht.net.host import Host
+from codio_dht.node.errands import Errands
+from codio_dht.node.lookup_driver import Ask, Watch, drive
+from codio_dht.node.rpc import RpcClient, failure_reason
 
 WaitForPeers = Callable[[Monotonic], Awaitable[None]]
 """Returns when the table has a peer, or nobody is being tried, or at the deadline."""
+
+Early = Callable[[Sequence[PeerId]], None]
+"""Told of the nearest peers known so far, nearest first."""
+
+
+def ignore(_event: LookupEvent) -> None:
+    """Watches nothing."""
 
 
 class Lookups:
@@ -44,6 +59,9 @@ class Lookups:
         self,
         network: Network,
         rpc: RpcClient,
+        host: Host,
+        errands: Errands,
+        rng: Rng,
         wait_for_peers: WaitForPeers,
         stir: Callable[[], None],
         *,
@@ -53,6 +71,9 @@ class Lookups:
     ) -> None:
         self._network = network
         self._rpc = rpc
+        self._host = host
+        self._errands = errands
+        self._rng = rng
         self._wait_for_peers = wait_for_peers
         self._stir = stir
         self._alpha = alpha
@@ -61,22 +82,50 @@ class Lookups:
         self._slots = trio.CapacityLimiter(params.MAX_LOOKUPS)
         self.ended: Counter[str] = Counter()
 
-    async def closest(self, preimage: bytes) -> Done:
-        """The peers closest to ``preimage``.
+    async def closest(
+        self, preimage: bytes, watch: Watch = ignore, early: Early | None = None
+    ) -> Done:
+        """The peers closest to ``preimage``. ``watch`` is told what happens on the way, ``early``
+        who is nearest so far, each time that may have changed.
 
         Raises:
             NoPeersError: the routing table is empty.
         """
         deadline = await self._begin()
-        key, request = key_of(preimage), FindNode(preimage)
-        lookup = ClosestPeersLookup(key, self._seeds(key), self._rules())
+        key = key_of(preimage)
+        lookup = ClosestPeersLookup(key, self._seeds(key), self._rules(looks_beyond=True))
 
-        async def ask(peer: PeerId) -> None:
-            reply = await self.ask(peer, request)
+        async def ask(step: Query | LookBeyond) -> None:
+            if isinstance(step, LookBeyond):
+                request = FindNode(await self._preimage_near(step.point, step.cpl))
+            else:
+                request = FindNode(preimage)
+            reply = await self.ask(step.peer, request)
             now = _now()
-            lookup.on_reply(peer, self._network.learn(reply.closer_peers, None, now), now)
+            closer = self._network.learn(reply.closer_peers, None, now)
+            if isinstance(step, LookBeyond):
+                lookup.on_beyond(step.peer, step.point, closer, now)
+            else:
+                lookup.on_reply(step.peer, closer, now)
 
-        return await self._run(lookup, ask, key, deadline)
+        def tell(event: LookupEvent) -> None:
+            watch(event)
+            if early is not None:
+                early(lookup.nearest())
+
+        done = await self._run(lookup, ask, key, deadline, tell)
+        if done.reason is StopReason.COMPLETED:
+            self._measure(key, done)
+        return done
+
+    def _measure(self, key: Key, done: Done) -> None:
+        """What the lookup tells of the network's size."""
+        table = self._network.table
+        target_cpl = cpl(table.local, key)
+        known = dict.fromkeys(done.alive)
+        known |= dict.fromkeys(table.nearest(key, table.bucket_size))
+        in_bucket = sum(1 for peer in known if cpl(table.local, peer.key) == target_cpl)
+        self._network.size.track(key, done.alive, in_bucket, _now())
 
     async def peer(self, target: PeerId) -> bool:
         """Look for one peer; whether it was met: asked on the way, reachable or not (GO). Its
@@ -89,7 +138,8 @@ class Lookups:
         request = FindNode(target.to_bytes())
         lookup = PeerLookup(target, self._seeds(target.key), self._rules())
 
-        async def ask(peer: PeerId) -> None:
+        async def ask(step: Query | LookBeyond) -> None:
+            peer = step.peer
             reply = await self.ask(peer, request)
             now = _now()
             lookup.on_reply(peer, self._network.learn(reply.closer_peers, target, now), now)
@@ -106,22 +156,23 @@ class Lookups:
     ) -> None:
         """Look for ``count`` providers of ``key`` (None: all), calling ``found`` for each as it
         comes, and again for one that had no address at first. ``local`` are those known here; if
-        they are enough, nobody is asked.
+        they are enough, or there is nobody to ask, they are all.
 
         Raises:
-            NoPeersError: the routing table is empty.
+            NoPeersError: the routing table is empty, and none is known here.
         """
         local = local[:count]
         for entry in local:
             found(entry)
-        if len(local) == count:
+        if len(local) == count or (local and not len(self._network.table)):
             return
         deadline = await self._begin()
         target, request = key_of(key), GetProviders(key)
         lookup = ProvidersLookup(target, self._seeds(target), self._rules(), count=count)
         lookup.on_providers(None, local)
 
-        async def ask(peer: PeerId) -> None:
+        async def ask(step: Query | LookBeyond) -> None:
+            peer = step.peer
             reply = await self.ask(peer, request)
             now = _now()
             for entry in lookup.on_providers(peer, self._usable(reply)):
@@ -153,16 +204,34 @@ class Lookups:
         return deadline
 
     async def _run(
-        self, lookup: ClosestPeersLookup, ask: Ask, key: Key, deadline: Monotonic
+        self,
+        lookup: ClosestPeersLookup,
+        ask: Ask,
+        key: Key,
+        deadline: Monotonic,
+        watch: Watch = ignore,
     ) -> Done:
+        dialled: set[PeerId] = set()
+
+        def note(event: LookupEvent) -> None:
+            if isinstance(event, Asked) and not self._host.is_connected(event.peer):
+                dialled.add(event.peer)
+            elif isinstance(event, GivenUp):
+                self._network.health.given_up(
+                    event.peer,
+                    event.waited_s,
+                    event.at,
+                    reached=event.alive_at == event.at,
+                    dialled=event.peer in dialled,
+                )
+            watch(event)
+
         async with self._slots:
-            done = await drive(lookup, ask, deadline)
+            done = await drive(lookup, ask, deadline, self._errands, note)
         self.ended[done.reason.value] += 1
         now = _now()
         for peer in lookup.useful_seeds():
             self._network.table.useful(peer, now)
-        for peer in lookup.unresponsive():
-            self._network.refresh.suspect(peer)
         self._stir()
         if done.reason is StopReason.NO_PEERS:
             raise NoPeersError("the routing table is empty: there is no peer to ask")
@@ -176,20 +245,32 @@ class Lookups:
         return [PeerEntry(entry.peer_id, keep(entry.addrs)) for entry in reply.provider_peers]
 
     def _seeds(self, key: Key) -> list[PeerId]:
-        return self._network.table.nearest(key, self._network.k)
+        """The nearest of the table, and those met lately that the table has no room for."""
+        network = self._network
+        met = network.health.nearest_alive(key, network.k, _now())
+        return list(dict.fromkeys((*network.table.nearest(key, network.k), *met)))
 
-    def _rules(self) -> LookupRules:
+    def _outlook(self, peer: PeerId, now: Monotonic) -> Outlook:
+        return self._network.health.outlook(peer, now, connected=self._host.is_connected(peer))
+
+    async def _preimage_near(self, point: Key, cpl: int) -> bytes:
+        """Bytes whose key shares ``cpl`` leading bits with ``point``."""
+        for preimage in search_preimage(point, cpl, self._rng):
+            if preimage is not None:
+                return preimage
+            await trio.lowlevel.checkpoint()
+        raise NoPeersError("no key was found beyond the horizon")
+
+    def _rules(self, *, looks_beyond: bool = False) -> LookupRules:
         return LookupRules(
             local=self._network.local,
-            deadline_for=_soft_deadline,
+            outlook=self._outlook,
+            shows_life=self._host.is_reached,
+            looks_beyond=looks_beyond,
             k=self._network.k,
             alpha=self._alpha,
             beta=self._beta,
         )
-
-
-def _soft_deadline(_peer: PeerId, now: Monotonic) -> Monotonic:
-    return Monotonic(now + params.SOFT_DEADLINE_S)
 
 
 def _now() -> Monotonic:

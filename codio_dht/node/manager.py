@@ -20,11 +20,12 @@ from multiaddr import Multiaddr
 
 from codio_dht import params
 from codio_dht.config import DHTConfig
-from codio_dht.core.addresses import is_public, node_is_public
+from codio_dht.core.addresses import node_is_public
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import distance, key_of
+from codio_dht.core.lookup_states import Standing
 from codio_dht.core.messages import PeerEntry
-from codio_dht.core.mode import Mode, initial_mode
+from codio_dht.core.mode import Mode
 from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.errors import DialError, NotRunningError, StorageError, UsageError
 from codio_dht.net.host import ConnectionInfo, Host
@@ -34,10 +35,13 @@ from codio_dht.node.background import Background
 from codio_dht.node.bootstrap import DEFAULT_NAME, PUBLIC_BOOTSTRAP
 from codio_dht.node.calls import Calls, ended_with_the_node
 from codio_dht.node.clock import Clock
-from codio_dht.node.hosting import Stack, host_of, open_host, open_store
+from codio_dht.node.hosting import Stack, check_stack, host_of, open_host, open_store
 from codio_dht.node.logs import quiet_by_default
+from codio_dht.node.lookup_driver import Watch
+from codio_dht.node.lookups import ignore
 from codio_dht.node.provider_stream import ProviderStream, run_search
-from codio_dht.node.results import DHTStats, ProvideResult, ProviderRecord
+from codio_dht.node.results import DHTStats, FoundPeer, ProvideResult, ProviderRecord
+from codio_dht.node.serving import Serving
 from codio_dht.store.interface import OwnKey
 
 if TYPE_CHECKING:
@@ -101,12 +105,14 @@ class DHTManager:
         Its identity is ``identity.key`` in ``data_dir``, made at the first start; without
         ``data_dir`` it is a new one each time. ``announce``, where given, is told to others in
         place of the addresses listened on. ``stack`` is what carries the host: ``"own"``,
-        the stack of this project, or ``"py-libp2p"``. The rest is as for the class.
+        the stack of this project, or ``"py-libp2p"`` (the extra ``codio-dht[libp2p]``). The rest is
+        as for the class.
         """
         listen_on = arguments.multiaddr_list_argument(listen, "listen")
         announced = arguments.multiaddr_list_argument(announce, "announce")
         if stack not in get_args(Stack):
             raise UsageError(f"stack must be one of {', '.join(get_args(Stack))}, not {stack!r}")
+        check_stack(stack)
         directory = _data_dir(data_dir)
         self = cls.__new__(cls)
         self._configure(
@@ -142,7 +148,7 @@ class DHTManager:
         self._calls = Calls()
         self._entered = False
         self._running: Node | None = None
-        self._mode = Mode.CLIENT
+        self._serving: Serving | None = None
         self._nursery: trio.Nursery
 
     # --- life -------------------------------------------------------------------------------------
@@ -179,16 +185,19 @@ class DHTManager:
                 public=public,
                 provider_ttl_s=self._provider_ttl_s(),
             )
-            self._mode = initial_mode(
+            self._serving = Serving(
                 self._wanted_mode,
                 public=public,
-                has_public_address=any(is_public(addr.to_bytes()) for addr in host.addrs),
+                addrs=host.addrs,
+                serve=node.serve,
+                unserve=node.unserve,
             )
             await node.storage.open()
             await node.providing.open()
             remembered = await node.storage.call(store.load_snapshot)
             events = await stack.enter_async_context(host.events())
-            background = Background(node)
+            stack.callback(node.protection.release)
+            background = Background(node, self._serving)
             stack.push_async_callback(background.save_snapshot)
             stack.push_async_callback(node.rpc.aclose)
             self._nursery = await stack.enter_async_context(trio.open_nursery())
@@ -196,9 +205,9 @@ class DHTManager:
             self._running = node
             stack.push_async_callback(self._calls.end)
             stack.callback(self._stopped)
+            node.errands.open(self._nursery)
             background.start(self._nursery, events)
-            if self._mode is Mode.SERVER:
-                node.serve()
+            self._serving.start()
             background.remember(remembered)
             self._stack = stack.pop_all()
 
@@ -258,7 +267,7 @@ class DHTManager:
     @property
     def mode(self) -> Mode:
         """Server (answers and is found in others' tables) or client."""
-        return self._mode
+        return Mode.CLIENT if self._serving is None else self._serving.mode
 
     def connections(self) -> list[ConnectionInfo]:
         """Every open connection."""
@@ -266,7 +275,7 @@ class DHTManager:
 
     def stats(self) -> DHTStats:
         """Counts and counters, at once and without touching the disk."""
-        return self._node.stats(self._mode)
+        return self._node.stats(self.mode)
 
     # --- the routing table ------------------------------------------------------------------------
 
@@ -361,37 +370,55 @@ class DHTManager:
         return node.addrs_of(peer) if await node.lookups.peer(peer) else []
 
     @ended_with_the_node
-    async def find_closest_peers(self, key: bytes | PeerId) -> list[PeerInfo]:
-        """The peers of the network closest to ``key``, nearest first; each has answered.
+    async def find_closest_peers(
+        self, key: bytes | PeerId, watch: Watch | None = None
+    ) -> list[FoundPeer]:
+        """The peers of the network closest to ``key``, nearest first.
+
+        Each has answered this lookup or, where it was too slow for that, is known to be alive and
+        says since when (:class:`FoundPeer`). Peers that are only heard of are not returned.
+        ``watch`` is called with each :data:`~codio_dht.core.lookup_states.LookupEvent` as it
+        happens.
 
         Raises:
             NoPeersError: there is nobody to ask.
         """
         node = self._node
-        done = await node.lookups.closest(arguments.key_argument(key))
-        return [PeerInfo(peer, node.addrs_of(peer)) for peer in done.answered]
+        done = await node.lookups.closest(arguments.key_argument(key), watch or ignore)
+        return [node.found(each) for each in done.closest if each.standing is not Standing.HEARD]
 
     # --- providers --------------------------------------------------------------------------------
 
     @ended_with_the_node
-    async def provide(self, cid: object) -> ProvideResult:
+    async def provide(self, cid: object, quorum: int | None = None) -> ProvideResult:
         """Announce a CID now, and keep it announced until :meth:`stop_providing`, over restarts
         too if there is a data directory.
+
+        Returns when ``quorum`` peers hold the record (None: ``DHTConfig.provide_quorum``); it goes
+        on in the background until ``replication_factor`` peers do.
 
         Raises:
             StorageError: it could not be noted; it is not kept.
             NoPeersError: nobody to tell; it is kept, and announced as soon as there is somebody.
         """
-        return await self._node.providing.provide(arguments.multihash_of(cid))
+        wanted = self._quorum_argument(quorum)
+        return await self._node.providing.provide(arguments.multihash_of(cid), wanted)
 
     @ended_with_the_node
-    async def provide_once(self, cid: object) -> ProvideResult:
-        """Announce a CID now, without keeping it announced.
+    async def provide_once(self, cid: object, quorum: int | None = None) -> ProvideResult:
+        """Announce a CID now, without keeping it announced. Returns as :meth:`provide`.
 
         Raises:
             NoPeersError: nobody to tell.
         """
-        return await self._node.providing.announce(arguments.multihash_of(cid))
+        wanted = self._quorum_argument(quorum)
+        return await self._node.providing.announce(arguments.multihash_of(cid), wanted)
+
+    def _quorum_argument(self, quorum: int | None) -> int | None:
+        most = self._config.replication_factor
+        if quorum is not None and not (type(quorum) is int and 1 <= quorum <= most):
+            raise UsageError(f"quorum must be from 1 to {most}, or None, not {quorum!r}")
+        return quorum
 
     @ended_with_the_node
     async def stop_providing(self, cid: object) -> bool:

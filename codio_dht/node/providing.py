@@ -4,56 +4,31 @@ Decides in what order the durable note, the announcement and the schedule happen
 only ``core.reprovide`` decides, and who holds it the lookup.
 
 A key is durable on disk before it is announced, so a ``provide`` that returned is never forgotten,
-not even when the process is killed in between. A record goes to the k closest peers that answered;
-where one cannot be reached, the next closest takes its place, so that k hold it wherever k can.
+not even when the process is killed in between. It counts as provided when its announcement is
+over, which may be after ``provide`` returned: killed before that, it is announced again at the next
+start.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 import structlog
 import trio
 from multiaddr import Multiaddr
 
 from codio_dht import params
-from codio_dht.core.clock import Monotonic
-from codio_dht.core.messages import AddProvider, GetProviders, PeerEntry
 from codio_dht.core.network import Network
-from codio_dht.core.peer import PeerId
 from codio_dht.core.reprovide import ReprovideSchedule
-from codio_dht.errors import NetworkError, NoPeersError, RemoteError, StorageError, StreamError
+from codio_dht.errors import NetworkError, StorageError
+from codio_dht.node.announcing import Announcer, AtEnd
 from codio_dht.node.arguments import binary
 from codio_dht.node.clock import Clock
-from codio_dht.node.lookups import Lookups
 from codio_dht.node.results import ProvideResult
-from codio_dht.node.rpc import Delivery, RpcClient
 from codio_dht.node.storage import Storage
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class _Round:
-    """One announcement under way: candidates nearest first, and how it stands."""
-
-    candidates: list[PeerId]
-    wanted: int
-    holders: int = 0
-    confirmed: int = 0
-    attempted: int = 0
-    in_flight: int = 0
-
-    def next_peer(self) -> PeerId | None:
-        """The nearest candidate not tried, while fewer than wanted hold or may still hold it."""
-        if self.holders + self.in_flight >= self.wanted or self.attempted >= len(self.candidates):
-            return None
-        peer = self.candidates[self.attempted]
-        self.attempted += 1
-        self.in_flight += 1
-        return peer
 
 
 class Providing:
@@ -62,22 +37,22 @@ class Providing:
     def __init__(
         self,
         network: Network,
-        lookups: Lookups,
-        rpc: RpcClient,
+        announcer: Announcer,
         storage: Storage,
         schedule: ReprovideSchedule,
         clock: Clock,
         own_addrs: Callable[[], tuple[Multiaddr, ...]],
+        *,
+        quorum: int,
     ) -> None:
         self._network = network
-        self._lookups = lookups
-        self._rpc = rpc
+        self._announcer = announcer
         self._storage = storage
         self._schedule = schedule
         self._clock = clock
         self._own_addrs = own_addrs
+        self._quorum = quorum
         self._changed = trio.Event()
-        self.counters: Counter[str] = Counter()
 
     async def open(self) -> None:
         """Learn the own keys from the store; call once."""
@@ -91,8 +66,8 @@ class Providing:
         """Whether this node keeps ``key`` provided."""
         return key in self._schedule
 
-    async def provide(self, key: bytes) -> ProvideResult:
-        """Keep ``key`` provided, and announce it now.
+    async def provide(self, key: bytes, quorum: int | None = None) -> ProvideResult:
+        """Keep ``key`` provided, and announce it now; returns as :meth:`announce`.
 
         Raises:
             StorageError: it could not be noted; nothing was promised.
@@ -103,13 +78,11 @@ class Providing:
         self._schedule.add(key, None)
         self._schedule.begun(key)
         try:
-            result = await self.announce(key)
+            return await self.announce(key, quorum, partial(self._note, key))
         except BaseException:
             self._schedule.failed(key, self._clock.unix())
             self._changed.set()
             raise
-        await self._note(key, result)
-        return result
 
     async def stop(self, key: bytes) -> bool:
         """Stop keeping ``key`` provided; False if it was not. Records already out expire."""
@@ -118,33 +91,17 @@ class Providing:
         self._schedule.remove(key)
         return removed
 
-    async def announce(self, key: bytes) -> ProvideResult:
-        """Hand the record of ``key`` to the k closest peers, once.
+    async def announce(
+        self, key: bytes, quorum: int | None = None, at_end: AtEnd | None = None
+    ) -> ProvideResult:
+        """Hand the record of ``key`` to the k closest peers, once; returns when ``quorum`` of them
+        hold it (None: as configured), and calls ``at_end`` when it is over.
 
         Raises:
             NoPeersError: nobody answered the lookup.
         """
-        begun = self._clock.monotonic()
-        addrs = binary(self._own_addrs())
-        if not addrs:
-            raise NoPeersError("this node has no address that others could be told")
-        done = await self._lookups.closest(key)
-        answered = done.answered
-        if not answered:
-            raise NoPeersError("no peer answered the lookup for the closest peers")
-        record = AddProvider(key, (PeerEntry(self._network.local, addrs),))
-        spares = [each.peer for each in done.next_closest]
-        state = _Round(answered + spares, wanted=self._network.k)
-        async with trio.open_nursery() as nursery:
-            for _ in range(state.wanted):
-                nursery.start_soon(self._deliver, state, record)
-        self.counters["announced" if state.holders else "announce_failed"] += 1
-        return ProvideResult(
-            key=key,
-            holders=state.holders,
-            confirmed=state.confirmed,
-            attempted=state.attempted,
-            seconds=self._clock.monotonic() - begun,
+        return await self._announcer.announce(
+            key, binary(self._own_addrs()), quorum or self._quorum, at_end or _no_matter
         )
 
     async def run(self) -> None:
@@ -152,12 +109,15 @@ class Providing:
         async with trio.open_nursery() as nursery:
             while True:
                 self._changed = trio.Event()
+                self._schedule.grown(len(self._network.table), self._clock.unix())
                 due, until = self._schedule.due(self._clock.unix())
                 for key in due:
                     self._schedule.begun(key)
                     nursery.start_soon(self._reprovide, key)
                 if not due:
                     wait_s = params.REPROVIDE_CHECK_S
+                    if self._schedule.thin:
+                        wait_s = params.THIN_KEYS_CHECK_S
                     if until is not None:
                         wait_s = min(wait_s, max(0.0, until - self._clock.unix()))
                     with trio.move_on_after(wait_s):
@@ -165,23 +125,24 @@ class Providing:
 
     async def _reprovide(self, key: bytes) -> None:
         try:
-            result = await self.announce(key)
+            await self.announce(key, self._network.k, partial(self._note, key))
         except BaseException as error:  # a key left as running would never be announced again
             self._schedule.failed(key, self._clock.unix())
             if not isinstance(error, NetworkError):
                 raise
             log.info("reprovide_failed", key=key.hex(), error=str(error))
-        else:
-            await self._note(key, result)
         finally:
             self._changed.set()
 
     async def _note(self, key: bytes, result: ProvideResult) -> None:
+        """The announcement is over, and with it the key's turn."""
+        self._changed.set()
         now = self._clock.unix()
         if not result.holders:
             self._schedule.failed(key, now)
             return
-        self._schedule.provided(key, now)
+        if not self._schedule.provided(key, now, known=len(self._network.table)):
+            return  # too few hold it: it is announced again, also after a restart
         store = self._storage.store
         try:
             with trio.CancelScope(shield=True):  # the network has it: a cancelled caller or not
@@ -189,33 +150,6 @@ class Providing:
         except StorageError as error:  # announced all the same; it is announced again too early
             log.warning("mark_provided_failed", key=key.hex(), error=str(error))
 
-    async def _hand_over(self, peer: PeerId, record: AddProvider, deadline: Monotonic) -> Delivery:
-        """A reset is go's refusal, but js resets a stream whose sender has finished although it
-        took the record: so the peer is asked.
 
-        Raises:
-            NetworkError, RemoteError: it does not have the record.
-        """
-        try:
-            return await self._rpc.add_provider(peer, record, deadline)
-        except StreamError:
-            reply = await self._rpc.request(peer, GetProviders(record.key), deadline)
-            if self._network.local not in [entry.peer_id for entry in reply.provider_peers]:
-                raise
-            return Delivery.CONFIRMED
-
-    async def _deliver(self, state: _Round, record: AddProvider) -> None:
-        """Deliver to one candidate after another until nobody more is wanted."""
-        while (peer := state.next_peer()) is not None:
-            now = self._clock.monotonic()
-            deadline = Monotonic(now + params.PROVIDE_RPC_TIMEOUT_S)
-            try:
-                delivery = await self._hand_over(peer, record, deadline)
-            except (NetworkError, RemoteError):
-                self.counters["record_failed"] += 1
-            else:
-                state.holders += 1
-                state.confirmed += delivery is Delivery.CONFIRMED
-                self.counters["record_delivered"] += 1
-            finally:
-                state.in_flight -= 1
+async def _no_matter(_result: ProvideResult) -> None:
+    """Nobody wants to know."""

@@ -3,8 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from codio_dht.core.lookup_states import Standing
 from codio_dht.core.peer import PeerInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from multiaddr import Multiaddr
+
+    from codio_dht.core.peer import PeerId
+
+
+class FoundPeer(PeerInfo):
+    """One of the closest peers that a lookup found, and what is promised of it."""
+
+    __slots__ = ("alive_at", "standing")
+
+    def __init__(
+        self,
+        peer_id: PeerId,
+        addrs: Iterable[Multiaddr],
+        standing: Standing,
+        alive_at: float | None,
+    ) -> None:
+        super().__init__(peer_id, addrs)
+        self.standing = standing
+        """ANSWERED: it answered this lookup. ALIVE: too slow for it, but it answered a request or
+        took a connection at ``alive_at``. HEARD: only heard of (the lookup was cut short)."""
+        self.alive_at = alive_at
+        """Its last sign of life, Unix seconds; None if there was none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +52,12 @@ class ProvideResult:
     attempted: int
     """Peers tried; more than the replication factor where others took a failing one's place."""
 
+    pending: int
+    """Peers being tried still: the announcement goes on, and replaces whoever fails. 0: it is over.
+    """
+
     seconds: float
-    """From the call to the last record."""
+    """From the call to this result."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The RPC client: one request to one peer, over a stream that is kept and reused.
 
-Decides when a stream is reused and when a request is tried again; knows nothing of lookups.
+Decides when a stream is reused and when a request is tried again; knows nothing of lookups. Every
+outcome goes to the memory that lookups share (``core.peer_health``).
 
 One request is outstanding on a stream at a time; answers match by order (SPEC). A request that
 fails on a stream is tried once more on a new one (go), and on a new connection if that is gone,
@@ -22,10 +23,13 @@ from multiaddr import Multiaddr
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.lookup_states import FailureReason
 from codio_dht.core.messages import AddProvider, MessageType, Reply, Request
 from codio_dht.core.peer import PeerId
+from codio_dht.core.peer_health import PeerHealth
 from codio_dht.errors import (
     DeadlineError,
+    DialError,
     MessageError,
     NetworkError,
     RemoteError,
@@ -33,6 +37,7 @@ from codio_dht.errors import (
     UnsupportedProtocolError,
 )
 from codio_dht.net.host import Host, Stream
+from codio_dht.node.protection import RequestProtection
 from codio_dht.node.stream_pool import StreamPool
 from codio_dht.wire.codec import decode_reply, encode_request, expected_reply
 from codio_dht.wire.framing import FrameReader, LargeFrames
@@ -58,6 +63,7 @@ class RpcClient:
         host: Host,
         protocol: str,
         addrs_of: Callable[[PeerId], Sequence[Multiaddr]],
+        health: PeerHealth,
         *,
         dial_timeout_s: float,
         request_timeout_s: float,
@@ -65,8 +71,10 @@ class RpcClient:
         self._host = host
         self._protocol = protocol
         self._addrs_of = addrs_of
+        self._health = health
         self._dial_timeout_s = dial_timeout_s
         self._request_timeout_s = request_timeout_s
+        self._protection = RequestProtection(host, protocol)
         self._pool = StreamPool()
         self._large_replies = LargeFrames()
         self.pending = 0
@@ -81,20 +89,25 @@ class RpcClient:
         """
         frame, kind = encode_request(request), expected_reply(request)
         self.pending += 1
+        began, dialled = trio.current_time(), not self._host.is_connected(peer)
         try:
-            await self._connect(peer, deadline)
-            reply = await self._exchange(peer, frame, kind, deadline)
-            if reply is None:
-                self.counters["retries"] += 1
+            with self._protection.of(peer):
                 await self._connect(peer, deadline)
-                reply = await self._exchange(peer, frame, kind, deadline, last=True)
+                reply = await self._exchange(peer, frame, kind, deadline)
+                if reply is None:
+                    self.counters["retries"] += 1
+                    await self._connect(peer, deadline)
+                    reply = await self._exchange(peer, frame, kind, deadline, last=True)
             assert reply is not None
         except (NetworkError, RemoteError) as error:
             self.counters[f"failed:{type(error).__name__}"] += 1
+            self._failed(peer, error)
             raise
         finally:
             self.pending -= 1
         self.counters["answered"] += 1
+        ended = Monotonic(trio.current_time())
+        self._health.answered(peer, ended - began, ended, dialled=dialled)
         return reply
 
     async def add_provider(
@@ -108,18 +121,27 @@ class RpcClient:
         """
         self.pending += 1
         try:
-            await self._connect(peer, deadline)
-            stream = await self._host.open_stream(peer, self._protocol, deadline)
-            try:
-                with _failing_at(deadline, "sending a provider record"):
-                    await stream.write(encode_request(request))
-                    await stream.close_write()
-                return await self._await_end(stream, deadline)
-            except BaseException:
-                await stream.reset()
-                raise
+            with self._protection.of(peer):
+                await self._connect(peer, deadline)
+                stream = await self._host.open_stream(peer, self._protocol, deadline)
+                try:
+                    with _failing_at(deadline, "sending a provider record"):
+                        await stream.write(encode_request(request))
+                        await stream.close_write()
+                    return await self._await_end(stream, deadline)
+                except BaseException:
+                    await stream.reset()
+                    raise
+        except (DialError, DeadlineError) as error:
+            self._failed(peer, error)
+            raise
         finally:
             self.pending -= 1
+
+    def _failed(self, peer: PeerId, error: NetworkError | RemoteError) -> None:
+        """Not a word against a peer that could not even be tried."""
+        if self._host.is_connected(peer) or self._addrs_of(peer):
+            self._health.failed(peer, failure_reason(error), Monotonic(trio.current_time()))
 
     async def forget(self, peer: PeerId) -> None:
         """The peer is gone: drop what is kept of it."""
@@ -221,6 +243,19 @@ class RpcClient:
                 return Delivery.CONFIRMED
         await stream.reset()
         return Delivery.SENT
+
+
+def failure_reason(error: NetworkError | RemoteError) -> FailureReason:
+    """What an error of the RPC client means to a lookup and to the routing table."""
+    match error:
+        case DialError():
+            return FailureReason.UNREACHABLE
+        case DeadlineError():
+            return FailureReason.TIMEOUT
+        case UnsupportedProtocolError():
+            return FailureReason.UNSUPPORTED
+        case _:
+            return FailureReason.BROKEN
 
 
 class _failing_at:  # noqa: N801 - reads as the context manager that it is

@@ -87,6 +87,8 @@ class KadStream:
 
     def eof(self, now: Monotonic) -> bytes | Parked | Reset:
         """The peer half-closed: what it asked before is still answered."""
+        if self._head is None and self._reader.at_boundary:
+            return b""  # everything has been
         answer = self.feed(b"", now)
         if isinstance(answer, bytes) and not self._reader.at_boundary:
             return self._reset("truncated frame")
@@ -95,7 +97,8 @@ class KadStream:
     def closed(self) -> None:
         """Nothing is held beyond this object: neither room for large frames nor a place in a load's
         queue, which a peer could fill with streams that it opens and resets."""
-        self._counted = self._server.large_requests.count(self._counted, 0)
+        if self._counted:
+            self._counted = self._server.large_requests.count(self._counted, 0)
         if self._waiting is not None:
             self._server.loader.stop_waiting(*self._waiting)
             self._waiting = None
@@ -104,8 +107,10 @@ class KadStream:
         server = self._server
         now = Now(monotonic, server.clock.unix())
         out: list[bytes] = []
+        next_frame = self._reader.next_frame
         stop_at = perf_counter() + params.MAX_SECONDS_PER_TURN
-        while (payload := self._next_request()) is not None:
+        while (payload := self._head or next_frame()) is not None:
+            self._head = payload  # until it is answered
             if len(out) >= params.MAX_REQUESTS_PER_TURN or perf_counter() > stop_at:
                 return Parked(b"".join(out), _at_once)
             request = decode_request(payload)
@@ -130,12 +135,6 @@ class KadStream:
     def _load(self, key: bytes, wake: Wake) -> None:
         self._waiting = key, wake
         self._server.loader.load(key, wake)
-
-    def _next_request(self) -> bytes | None:
-        """The request to answer now: the one that was parked, or the next whole frame."""
-        if self._head is None:
-            self._head = self._reader.next_frame()
-        return self._head
 
     def _reset(self, reason: str) -> Reset:
         self._server.counters[f"reset:{reason}"] += 1

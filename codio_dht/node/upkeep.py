@@ -24,7 +24,7 @@ from multiaddr import Multiaddr
 from codio_dht import params
 from codio_dht.core import admission, refresh
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.lookup import Wait
+from codio_dht.core.lookup_states import Wait
 from codio_dht.core.messages import FindNode
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerId, PeerInfo
@@ -34,9 +34,8 @@ from codio_dht.errors import NetworkError, NoPeersError, RemoteError
 from codio_dht.net.host import Host
 from codio_dht.node.arguments import binary
 from codio_dht.node.bootstrap import Backoff
-from codio_dht.node.lookup_driver import failure_reason
 from codio_dht.node.lookups import Lookups
-from codio_dht.node.rpc import RpcClient
+from codio_dht.node.rpc import RpcClient, failure_reason
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +66,7 @@ class Upkeep:
         self._rng = rng
         self._bootstrap = list(bootstrap)
         self._backoff = Backoff(rng)
+        self._remembered: list[PeerInfo] = []
         self._joining = 0
         self._reached_nobody = False
         self._moved = trio.Event()
@@ -103,52 +103,104 @@ class Upkeep:
     # --- joining ----------------------------------------------------------------------------------
 
     async def join(self, peers: Sequence[PeerInfo]) -> int:
-        """Dial ``peers``, a few at a time, and probe them; how many answered."""
+        """Dial ``peers``, a few at a time, and probe them; how many answered. One that keeps its
+        turn for longer than ``BOOTSTRAP_STAGGER_S`` no longer counts: the next one begins."""
         answered = 0
-        limiter = trio.CapacityLimiter(params.MAX_BOOTSTRAP_DIALS)
+        turns = trio.Semaphore(params.MAX_BOOTSTRAP_DIALS)
 
         async def one(info: PeerInfo) -> None:
             nonlocal answered
-            async with limiter:
-                answered += await self._join_through(info)
+            answered += await self._join_through(info)
+
+        async def in_turn(nursery: trio.Nursery, info: PeerInfo) -> None:
+            async with turns:
+                ended = trio.Event()
+
+                async def dial() -> None:
+                    await one(info)
+                    ended.set()
+
+                nursery.start_soon(dial)
+                with trio.move_on_after(params.BOOTSTRAP_STAGGER_S):
+                    await ended.wait()
 
         self._joining += 1
         try:
             async with trio.open_nursery() as nursery:
                 for info in peers:
-                    nursery.start_soon(one, info)
+                    nursery.start_soon(in_turn, nursery, info)
         finally:
             self._joining -= 1
             self.stir()
-        if answered:
-            self._network.refresh.request()
-            self.stir()
+        self._look_around(answered)
         return answered
 
+    def _look_around(self, answered: int) -> None:
+        """Ask for a refresh if the one that the first answer set off does not cover the others."""
+        refresh = self._network.refresh
+        if not refresh.running:
+            if answered and len(self._network.table) < self._network.k:
+                refresh.request()
+        elif answered > 1:
+            refresh.request(all_cpls=False)
+        self.stir()
+
+    def remember(self, peers: Sequence[PeerInfo]) -> None:
+        """Peers of an earlier run: candidates now, and again whenever the table is empty. Each is
+        probed before it enters the table."""
+        self._remembered = list(peers[: params.MAX_REMEMBERED_PEERS])
+        self._offer_remembered()
+
+    def _offer_remembered(self) -> None:
+        now = _now()
+        for info in self._remembered:
+            addrs = self._network.address_filter(binary(info.addrs))
+            self._network.book.heard(info.peer_id, addrs, now)
+            self._network.offer(info.peer_id, now)
+        self.stir()
+
     async def run_bootstrap(self) -> None:
-        """Join through the given peers, and again whenever peers run low, for ever."""
-        if not self._bootstrap:
-            return
+        """Join through the given and the remembered peers, and again whenever peers run low or our
+        own network seems to be down, for ever."""
         while True:
-            if len(self._network.table) < params.LOW_PEERS:
-                peers = list(self._bootstrap)
-                self._rng.shuffle(peers)
-                if len(self._network.table):
-                    peers = peers[: params.MAX_BOOTSTRAP_DIALS]
-                reached = await self.join(peers)
-                self._reached_nobody = not reached
-                if not len(self._network.table):
+            if self._has_somebody and self._is_low():
+                await self._rejoin()
+                if self._is_cut_off():
                     delay_s = self._backoff.failed()
                     self.stir()
                     log.warning(
-                        "bootstrap_unreachable", peers=len(peers), retry_in_s=round(delay_s, 1)
+                        "bootstrap_unreachable",
+                        peers=len(self._bootstrap),
+                        remembered=len(self._remembered),
+                        retry_in_s=round(delay_s, 1),
                     )
                     await trio.sleep(delay_s)
                     continue
                 self._backoff.succeeded()
             with trio.move_on_after(params.LOW_PEERS_CHECK_S):
-                while len(self._network.table):
+                while not (self._has_somebody and self._is_cut_off()):
                     await self._moved.wait()
+
+    @property
+    def _has_somebody(self) -> bool:
+        """Whether there is anybody to join through."""
+        return bool(self._bootstrap or self._remembered)
+
+    def _is_cut_off(self) -> bool:
+        return not len(self._network.table) or self._network.outage.suspected
+
+    def _is_low(self) -> bool:
+        return len(self._network.table) < params.LOW_PEERS or self._is_cut_off()
+
+    async def _rejoin(self) -> None:
+        if self._is_cut_off():
+            self._offer_remembered()
+        peers = list(self._bootstrap)
+        self._rng.shuffle(peers)
+        if len(self._network.table):
+            peers = peers[: params.MAX_BOOTSTRAP_DIALS]
+        self._reached_nobody = not await self.join(peers)
+        await self.wait_for_peers(Monotonic(_now() + params.PROBE_TIMEOUT_S))
 
     async def _join_through(self, info: PeerInfo) -> bool:
         peer = info.peer_id
@@ -216,12 +268,8 @@ class Upkeep:
                     self._network.admission.on_refreshed(_now())
                     self.stir()
                 match step:
-                    case refresh.SelfLookup():
-                        nursery.start_soon(
-                            self._refresh_lookup, lookups, self._network.local.to_bytes()
-                        )
-                    case refresh.CplLookup(cpl):
-                        nursery.start_soon(self._refresh_cpl, lookups, cpl)
+                    case refresh.SelfLookup() | refresh.CplLookup() as lookup:
+                        nursery.start_soon(self._refresh_lookup, lookups, lookup)
                     case refresh.LivenessProbe(peer):
                         nursery.start_soon(self._check_alive, peer)
                     case Wait(until):
@@ -242,25 +290,30 @@ class Upkeep:
         while schedule.running and len(self._network.table):
             await self._moved.wait()
 
-    async def _refresh_cpl(self, lookups: Lookups, cpl: int) -> None:
-        for preimage in search_preimage(self._network.table.local, cpl, self._rng):
-            if preimage is not None:
-                await self._refresh_lookup(lookups, preimage)
-                return
-            await trio.lowlevel.checkpoint()
-        self._lookup_ended()
-
-    async def _refresh_lookup(self, lookups: Lookups, preimage: bytes) -> None:
+    async def _refresh_lookup(
+        self, lookups: Lookups, lookup: refresh.SelfLookup | refresh.CplLookup
+    ) -> None:
         try:
-            await lookups.closest(preimage)
+            preimage = await self._preimage_of(lookup)
+            if preimage is not None:
+                await lookups.closest(preimage)
         except NoPeersError:
             pass
         finally:
-            self._lookup_ended()
+            self._network.refresh.lookup_ended(_now(), lookup)
+            self.stir()
 
-    def _lookup_ended(self) -> None:
-        self._network.refresh.lookup_ended(_now())
-        self.stir()
+    async def _preimage_of(self, lookup: refresh.SelfLookup | refresh.CplLookup) -> bytes | None:
+        """What to look up; None if no key of the CPL could be found."""
+        match lookup:
+            case refresh.SelfLookup():
+                return self._network.local.to_bytes()
+            case refresh.CplLookup(cpl):
+                for preimage in search_preimage(self._network.table.local, cpl, self._rng):
+                    if preimage is not None:
+                        return preimage
+                    await trio.lowlevel.checkpoint()
+                return None
 
     async def _check_alive(self, peer: PeerId) -> None:
         deadline = Monotonic(_now() + params.PROBE_TIMEOUT_S)

@@ -186,16 +186,22 @@ def encode_reply(reply: Reply, budget: int = REPLY_BUDGET_BYTES) -> bytes:
         MessageError: key and record do not fit ``MAX_FRAME_BYTES`` (an echo of a request that was
             nearly as large); there is no such reply.
     """
-    head = _TYPE_FIELDS[reply.type] + _key_field(reply.key) + _record_field(reply.record)
-    tail = _level_field(reply.cluster_level)
+    head = _TYPE_FIELDS[reply.type]
+    if reply.key:
+        head += bytes_field(_KEY, reply.key)
+    if reply.record is not None:
+        head += _record_field(reply.record)
+    level = reply.cluster_level
+    tail = _LEVEL_ZERO if level <= 0 else _level_field(level)
     fixed = len(head) + len(tail)
     limit = budget - (_SHORT_PREFIX if budget <= _SHORT_FRAME else _LONG_PREFIX)
     if fixed > limit:
         limit = MAX_FRAME_BYTES
         if fixed > limit:
             raise MessageError(f"a reply of {fixed} bytes")
-    closer = [encode_entry(entry) for entry in reply.closer_peers]
-    room = limit - fixed - sum(map(len, closer)) - len(closer)
+    closer = [entry.encoded or encode_entry(entry) for entry in reply.closer_peers]
+    near = _tagged(_CLOSER_TAG, closer)
+    room = limit - fixed - len(near)
     providers = []
     for entry in reply.provider_peers:
         data = encode_entry(entry)
@@ -205,9 +211,9 @@ def encode_reply(reply: Reply, budget: int = REPLY_BUDGET_BYTES) -> bytes:
         providers.append(data)
     if room < 0:
         closer, providers = shape(reply.closer_peers, reply.provider_peers, limit - fixed)
-    return encode_frame(
-        b"".join((head, _tagged(_CLOSER_TAG, closer), _tagged(_PROVIDER_TAG, providers), tail))
-    )
+        near = _tagged(_CLOSER_TAG, closer)
+    far = _tagged(_PROVIDER_TAG, providers) if providers else b""
+    return encode_frame(b"".join((head, near, far, tail)))
 
 
 def _key_field(key: bytes) -> bytes:

@@ -36,8 +36,12 @@ _CONNECTED_FIELD: Final = b"\x18\x01"
 
 _CONNECTIONS: Final = tuple(ConnectionType)
 
-_LONG: Final = 128
-"""A field from this size on takes a second length byte."""
+LONG_FIELD_BYTES: Final = 128
+"""A field or an entry from this size on takes a second length byte."""
+
+_ID_HEADS: Final = [uvarint(_ID << 3 | 2) + uvarint(size) for size in range(LONG_FIELD_BYTES)]
+_ADDR_HEADS: Final = [uvarint(_ADDRS << 3 | 2) + uvarint(size) for size in range(LONG_FIELD_BYTES)]
+"""Tag and length of a short field of each size."""
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -90,38 +94,37 @@ def _within_entry_limit(id_bytes: int, addrs: Iterable[bytes]) -> list[bytes]:
 
 def encode_entry(entry: PeerEntry) -> bytes:
     """The entry behind its length; the last addresses are left out past 8 KiB."""
-    return entry.encoded or _keep(entry, "encoded", _encode(entry, entry.addrs))
+    return entry.encoded or _keep(entry, _encode(entry, entry.addrs))
 
 
-def encode_shortest(entry: PeerEntry) -> bytes:
-    """The entry with its shortest address only (of equals, the first), behind its length."""
-    return entry.shortest or _keep(entry, "shortest", encode_with(entry, (shortest(entry),)))
+def encode_shortest(entry: PeerEntry) -> tuple[bytes, int]:
+    """The entry with its shortest address only (of equals, the first), behind its length; and the
+    place of that address, 0 if it has none."""
+    return entry.shortest or _keep_shortest(entry)
 
 
-def encode_with(entry: PeerEntry, places: Iterable[int]) -> bytes:
-    """The entry with the addresses at ``places``, behind its length; places past the end do not
-    count."""
+def encode_first(entry: PeerEntry, count: int, place: int) -> bytes:
+    """The entry with its first ``count`` addresses and the one at ``place``, behind its length."""
     addrs = entry.addrs
-    return _encode(entry, [addrs[place] for place in places if place < len(addrs)])
-
-
-def shortest(entry: PeerEntry) -> int:
-    """The place of the entry's shortest address (of equals, the first); 0 if it has none."""
-    sizes = [len(addr) for addr in entry.addrs]
-    return sizes.index(min(sizes)) if sizes else 0
+    if len(addrs) <= max(count, 1):
+        return encode_entry(entry)
+    return _encode(entry, addrs[:count] if place < count else (*addrs[:count], addrs[place]))
 
 
 def address_bytes(addr: bytes) -> int:
     """What ``addr`` takes in an entry: tag, length, bytes."""
     size = len(addr)
-    return size + 2 if size < _LONG else size + 3
+    return size + 2 if size < LONG_FIELD_BYTES else size + 3
 
 
 def _encode(entry: PeerEntry, addrs: Sequence[bytes]) -> bytes:
     peer_id = entry.peer_id.to_bytes()
     connection = _CONNECTED_FIELD if entry.connection is ConnectionType.CONNECTED else b""
-    fields = [bytes_field(_ID, peer_id)]
-    fields += [bytes_field(_ADDRS, addr) for addr in addrs]
+    fields = [_ID_HEADS[len(peer_id)] + peer_id]
+    fields += [
+        _ADDR_HEADS[len(addr)] + addr if len(addr) < LONG_FIELD_BYTES else bytes_field(_ADDRS, addr)
+        for addr in addrs
+    ]
     body = b"".join(fields) + connection
     if len(body) > MAX_PEER_ENTRY_BYTES:
         kept = _within_entry_limit(len(peer_id), addrs)
@@ -129,6 +132,14 @@ def _encode(entry: PeerEntry, addrs: Sequence[bytes]) -> bytes:
     return uvarint(len(body)) + body
 
 
-def _keep(entry: PeerEntry, name: str, data: bytes) -> bytes:
-    object.__setattr__(entry, name, data)
+def _keep(entry: PeerEntry, data: bytes) -> bytes:
+    object.__setattr__(entry, "encoded", data)
     return data
+
+
+def _keep_shortest(entry: PeerEntry) -> tuple[bytes, int]:
+    sizes = list(map(len, entry.addrs))
+    place = sizes.index(min(sizes)) if sizes else 0
+    kept = encode_first(entry, 0, place), place
+    object.__setattr__(entry, "shortest", kept)
+    return kept

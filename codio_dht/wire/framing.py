@@ -32,10 +32,16 @@ _CONTINUES: Final = 0x80
 _BITS_PER_BYTE: Final = 7
 """Payload bits of a varint byte."""
 
+_TWO_BYTES_END: Final = 1 << 2 * _BITS_PER_BYTE
+"""The first length that takes more than two bytes."""
+
 
 def encode_frame(payload: bytes) -> bytes:
     """``payload`` behind its length."""
-    return uvarint(len(payload)) + payload
+    size = len(payload)
+    if _CONTINUES <= size < _TWO_BYTES_END:  # nearly every reply
+        return b"%c%c%b" % (size & 0x7F | _CONTINUES, size >> _BITS_PER_BYTE, payload)
+    return uvarint(size) + payload
 
 
 class LargeFrames:
@@ -70,10 +76,11 @@ class FrameReader:
     ``feed`` brought, provided that the caller pulls frames until None before it feeds again.
     """
 
-    __slots__ = ("_buffer", "_end", "_failure", "_max", "_start")
+    __slots__ = ("_buffer", "_end", "_failure", "_max", "_max_short", "_start")
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._max = max_frame_bytes
+        self._max_short = min(max_frame_bytes, _CONTINUES - 1)
         self._buffer: bytes | bytearray = b""
         self._start = 0
         """Where the next frame's prefix begins (LENGTH) or its body (BODY)."""
@@ -119,10 +126,18 @@ class FrameReader:
             FrameError: the length is too large, empty, longer than a varint may be, or not in its
                 shortest form. There is no way to go on with this stream.
         """
-        if self._end < 0 and not self._read_length():
-            return None
-        end = self._end
         buffer = self._buffer
+        start = self._start
+        if self._end < 0:
+            left = len(buffer) - start
+            if left == 0 and self._failure is None:
+                return None
+            if left and 0 < (length := buffer[start]) < left and length <= self._max_short:
+                self._start = end = start + 1 + length  # a short frame, whole: nearly all requests
+                return bytes(buffer[start + 1 : end])
+            if not self._read_length():
+                return None
+        end = self._end
         if len(buffer) < end:
             return None
         start = self._start

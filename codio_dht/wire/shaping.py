@@ -15,8 +15,8 @@ The rule, in this order:
    because that holds 100 providers, more than any reader wants of one reply, and leaves a closer
    peer 400 bytes, more than nearly all have.
 3. Closer peers then get more addresses, in rounds: in each, every peer may add its next one, in its
-   own order, so that none gets a second before the others had the chance. One that does not fit is
-   passed over.
+   own order, so that none gets a second before the others had the chance. Whose next one does not
+   fit gets no more, so that the work is bounded by what is kept, and not by what was offered.
 4. Providers get what is left: as many as fit with their id and their shortest address (if they have
    any), in the order given, which is already random. Only when none was left out do they get more
    addresses, in rounds, as above.
@@ -26,17 +26,17 @@ Order is kept, of peers and of addresses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import zip_longest
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
 from codio_dht.core.messages import PeerEntry
 from codio_dht.wire.entries import (
+    LONG_FIELD_BYTES,
     address_bytes,
     encode_entry,
+    encode_first,
     encode_shortest,
-    encode_with,
-    shortest,
 )
 
 _PROVIDER_SHARE: Final = 2
@@ -45,12 +45,6 @@ _PROVIDER_SHARE: Final = 2
 _MAX_MISFITS: Final = 8
 """Providers that do not fit before no further one is tried: a thousand need not be measured to fill
 the last bytes."""
-
-_SMALLEST_ADDRESS: Final = 4
-"""No address that anybody could use takes less: below this no further round begins."""
-
-_ONE_BYTE_LENGTH: Final = 128
-"""An encoded entry up to this size has one length byte; one that grows past it takes another."""
 
 
 class Kept(NamedTuple):
@@ -77,7 +71,7 @@ def _shape_providers(providers: Sequence[PeerEntry], left: int) -> list[bytes]:
     kept: list[bytes] = []
     misfits = 0
     for entry in providers:
-        data = encode_shortest(entry)
+        data, _ = encode_shortest(entry)
         if len(data) < left:
             kept.append(data)
             left -= len(data) + 1
@@ -103,59 +97,55 @@ def _claim(entries: Sequence[PeerEntry], limit: int) -> int:
 
 
 class _Draft:
-    """An entry that starts with its shortest address and may be given the others."""
+    """An entry that starts with its shortest address and may be given the others, in order."""
 
-    __slots__ = ("_entry", "_first", "_given", "extra", "least", "others", "sizes")
+    __slots__ = ("_data", "_entry", "_first", "_given", "least", "size")
 
     def __init__(self, entry: PeerEntry) -> None:
-        data = encode_shortest(entry)
         self._entry = entry
-        self._first = shortest(entry)
-        self._given: list[int] = []
-        self.others = [place for place in range(len(entry.addrs)) if place != self._first]
-        """Places of the addresses it may still be given, in its own order."""
-        self.sizes = [address_bytes(entry.addrs[place]) for place in self.others]
-        self.least = len(data) + 1
+        self._data, self._first = encode_shortest(entry)
+        self._given = 0
+        self.least = least = len(self._data) + 1
         """What it takes in its message as it starts, tag included."""
-        self.extra = int(len(data) <= _ONE_BYTE_LENGTH < len(encode_entry(entry)))
-        """What its length may take more when it is given anything."""
+        self.size = least - 2 if least <= LONG_FIELD_BYTES + 1 else LONG_FIELD_BYTES
+        """Its size without tag and length, or more than one byte of length can say."""
 
-    def give(self, places: Sequence[int]) -> None:
-        """Add the addresses at ``places``."""
-        self._given += places
+    def others(self) -> Iterator[bytes]:
+        """The addresses that it may still be given."""
+        addrs = self._entry.addrs
+        return chain(addrs[: self._first], addrs[self._first + 1 :])
+
+    def give(self) -> None:
+        """Add the next address."""
+        self._given += 1
 
     def encode(self) -> bytes:
         """The entry with what it was given."""
-        if len(self._given) == len(self.others):
-            return encode_entry(self._entry)
-        if not self._given:
-            return encode_shortest(self._entry)
-        return encode_with(self._entry, sorted((self._first, *self._given)))
+        given, first = self._given, self._first
+        if not given:
+            return self._data
+        # What was given and the shortest are together the first ones, or the shortest comes later.
+        count = given + 1 if first <= given else given
+        return encode_first(self._entry, count, first)
 
 
 def _grow(drafts: Sequence[_Draft], room: int) -> int:
     """Give further addresses in rounds while they fit; the room that is left."""
-    whole = 0
-    for column in zip_longest(*(draft.sizes for draft in drafts), fillvalue=0):
-        cost = sum(column)  # of a whole round, which nearly all of them are
-        if whole == 0:
-            cost += sum(draft.extra for draft in drafts)
-        if cost > room:
-            break
-        room -= cost
-        whole += 1
-    for draft in drafts:
-        draft.give(draft.others[:whole])
-        draft.extra = 0 if whole else draft.extra
-    rounds = max((len(draft.others) for draft in drafts), default=0)
-    for turn in range(whole, rounds):
-        if room < _SMALLEST_ADDRESS:
-            break
-        for draft in drafts:
-            if turn < len(draft.others):
-                cost = draft.sizes[turn] + draft.extra
-                if cost <= room:
-                    room -= cost
-                    draft.give(draft.others[turn : turn + 1])
-                    draft.extra = 0
+    growing = [(draft, draft.others()) for draft in drafts] if room > 0 else []
+    while growing:
+        still = []
+        for each in growing:
+            draft, others = each
+            addr = next(others, None)
+            if addr is None:
+                continue
+            cost = address_bytes(addr)
+            size = draft.size + cost
+            longer = draft.size < LONG_FIELD_BYTES <= size  # its length takes another byte
+            if cost + longer <= room:
+                room -= cost + longer
+                draft.size = size
+                draft.give()
+                still.append(each)
+        growing = still
     return room

@@ -6,7 +6,7 @@ Keeps the port's contract (codio_dht/net/host.py) and lets a test say who is dea
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -62,6 +62,7 @@ class MemoryHost:
         self.dials: Counter[PeerId] = Counter()
         self.opened: Counter[PeerId] = Counter()
         self.open_streams = 0
+        self.tags: defaultdict[PeerId, set[str]] = defaultdict(set)
         self._subscribers: list[trio.MemorySendChannel[HostEvent]] = []
         self._idle_timeout_s = float("inf")
         net.hosts[str(addr)] = self
@@ -102,6 +103,16 @@ class MemoryHost:
             self._tell(PeerGone(peer_id))
             other._tell(PeerGone(self.peer_id))
         await trio.lowlevel.checkpoint()
+
+    def protect(self, peer_id: PeerId, tag: str) -> None:
+        self.tags[peer_id].add(tag)
+
+    def unprotect(self, peer_id: PeerId, tag: str) -> bool:
+        self.tags[peer_id].discard(tag)
+        return bool(self.tags[peer_id])
+
+    def is_reached(self, peer_id: PeerId) -> bool:
+        return self.is_connected(peer_id)
 
     def is_connected(self, peer_id: PeerId) -> bool:
         return peer_id in self.peers

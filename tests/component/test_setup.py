@@ -68,7 +68,7 @@ def tree(tmp_path: Path) -> Path:
     (tree / "scripts").mkdir()
     for script in ("setup", "codio-dht"):
         shutil.copy(ROOT / "scripts" / script, tree / "scripts")
-    for lock in ("build", "run", "dev"):
+    for lock in ("build", "run", "libp2p", "dev"):
         (tree / "requirements" / f"{lock}.txt").write_text("# nothing\n")
     (tree / "pyproject.toml").write_text(PYPROJECT)
     (tree / "build_it.py").write_text(BACKEND)
@@ -82,9 +82,9 @@ def environment(**changes: str) -> dict[str, str]:
     return ours | {"CODIO_DHT_NO_APT": "1", "PIP_NO_INDEX": "1", "PYTHON": PYTHON} | changes
 
 
-def setup(tree: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+def setup(tree: Path, *options: str, **changes: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [tree / "scripts" / "setup"],
+        [tree / "scripts" / "setup", *options],
         cwd="/",
         env=environment(**changes),
         capture_output=True,
@@ -123,6 +123,7 @@ def test_two_first_commands_at_once_set_up_once_and_both_run(tree: Path, tmp_pat
     assert builds(tree) == 1
 
 
+@pytest.mark.deadline_s(180)
 def test_it_is_set_up_anew_after_a_failure_a_new_lock_or_a_move(tree: Path) -> None:
     lock = tree / "requirements" / "run.txt"
     lock.write_text(f"codio-none==1 --hash=sha256:{'0' * 64}\n")
@@ -154,8 +155,11 @@ def bare_path(tmp_path: Path) -> str:
     return str(directory)
 
 
-def test_what_is_missing_is_named_with_the_command_that_adds_it(tree: Path, bare_path: str) -> None:
-    result = setup(tree, PATH=bare_path)
+@pytest.mark.parametrize("option", ["--dev", "--libp2p"])
+def test_what_is_missing_is_named_with_the_command_that_adds_it(
+    tree: Path, bare_path: str, option: str
+) -> None:
+    result = setup(tree, option, PATH=bare_path)
     assert result.returncode == 1
     assert "a C compiler" in result.stderr
     assert "GMP with its header" in result.stderr
@@ -163,6 +167,36 @@ def test_what_is_missing_is_named_with_the_command_that_adds_it(tree: Path, bare
     if shutil.which("apt-get"):
         assert "apt-get install gcc libc6-dev" in result.stderr
     assert not (tree / ".venv").exists()
+
+
+def test_a_node_is_set_up_without_py_libp2p_where_that_cannot_be_built(
+    tree: Path, bare_path: str
+) -> None:
+    (tree / "requirements" / "libp2p.txt").write_text("not to be read\n")
+    result = setup(tree, PATH=bare_path)
+    assert result.returncode == 0, result.stderr
+    assert "without py-libp2p" in result.stderr
+    assert "for want of: a C compiler; " in result.stderr
+    assert "scripts/setup --libp2p" in result.stderr
+    # That is settled: it is not tried again at each start.
+    assert (0, "") == ((again := setup(tree, PATH=bare_path)).returncode, again.stderr)
+
+
+@pytest.mark.deadline_s(180)
+def test_py_libp2p_that_cannot_be_installed_is_no_failure_unless_it_was_asked_for(
+    tree: Path,
+) -> None:
+    lock = tree / "requirements" / "libp2p.txt"
+    lock.write_text(f"codio-none==1 --hash=sha256:{'0' * 64}\n")
+    result = setup(tree)
+    assert result.returncode == 0, result.stderr
+    assert "codio-none==1" in result.stderr
+    assert "without py-libp2p" in result.stderr
+    assert "ready" in result.stderr
+    assert 1 == setup(tree, "--libp2p").returncode
+    lock.write_text("# nothing\n")
+    assert 0 == setup(tree, "--libp2p").returncode
+    assert (0, "") == ((again := setup(tree)).returncode, again.stderr)
 
 
 def test_without_a_python_it_says_which_one_is_needed(tree: Path, bare_path: str) -> None:

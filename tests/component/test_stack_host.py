@@ -591,7 +591,7 @@ async def test_addresses_that_change_are_told_to_everybody(
         monkeypatch.setattr(host_module, "told_addresses", lambda *_: (moved,))
         async with server.events() as events:
             await anext(events)
-            server._look_at_interfaces()
+            server._look_at_own_addresses()
             assert AddrsChanged((moved,)) == await anext(events)
         said = await next_event(
             client, lambda e: isinstance(e, PeerIdentified) and e.addrs == (moved,)

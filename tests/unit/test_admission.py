@@ -10,7 +10,7 @@ from codio_dht import params
 from codio_dht.core.admission import Admission, Idle, OfferOutcome, Probe
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
-from codio_dht.core.lookup import FailureReason, Wait
+from codio_dht.core.lookup_states import FailureReason, Wait
 from codio_dht.core.peer import PeerId
 from codio_dht.core.routing_table import AddOutcome, RoutingTable
 from codio_dht.params import (
@@ -316,7 +316,7 @@ def test_a_peer_that_is_no_server_any_more_is_withdrawn_without_a_grudge() -> No
     probe(admission, probed)
     admission.offer(queued, now(0))
     for peer in (queued, probed, member):
-        admission.withdraw(peer)
+        admission.withdraw(peer, now(0))
     assert admission.waiting == 0
     assert member not in table
     assert admission.offer(queued, now(0)) is OfferOutcome.QUEUED
@@ -331,7 +331,7 @@ def test_a_probe_of_a_withdrawn_peer_keeps_its_place_until_it_ends() -> None:
     (peer,) = peers_at_cpl(0, 1)
     probe(admission, peer)
     for _ in range(3):
-        admission.withdraw(peer)
+        admission.withdraw(peer, now(1))
         assert admission.offer(peer, now(1)) is OfferOutcome.PENDING
         assert admission.next(now(1)) == Idle()
     assert admission.probing == 1
@@ -375,6 +375,91 @@ def test_a_table_that_was_empty_again_is_joining_again() -> None:
     assert admission.on_reply(b, now(102)) is AddOutcome.REPLACED
 
 
+# --- replacements ---------------------------------------------------------------------------------
+
+
+def full_bucket(count: int = 2) -> tuple[Admission, RoutingTable, list[PeerId], list[PeerId]]:
+    """A settled bucket of ``count`` peers, and some more of its CPL."""
+    table = RoutingTable(LOCAL, bucket_size=count)
+    inside, outside = (peers := peers_at_cpl(0, count + 6))[:count], peers[count:]
+    for peer in inside:
+        table.add(peer, now(0))
+    admission = Admission(table)
+    for _ in range(params.SETTLE_REFRESHES):
+        admission.on_refreshed(now(0))
+    admission.next(now(SETTLE_DELAY_S))
+    return admission, table, inside, outside
+
+
+@pytest.mark.conformance("c48")
+def test_whoever_answered_lately_takes_the_place_that_comes_free() -> None:
+    admission, table, inside, (a, b, *_) = full_bucket()
+    assert admission.on_reply(a, now(100)) is AddOutcome.FULL
+    assert admission.on_reply(b, now(101)) is AddOutcome.FULL
+    assert admission.replacements == 2
+    admission.on_failure(inside[0], TIMEOUT, now(110))
+    assert table.peers() == [inside[1], b]
+    entry = table.entry(b)
+    assert entry is not None
+    assert entry.last_answered == 101
+    assert admission.replacements == 1
+
+
+@pytest.mark.parametrize("how", ["seen", "answered long ago"])
+def test_a_candidate_of_whom_little_is_known_is_probed_first(how: str) -> None:
+    admission, table, inside, (a, *_) = full_bucket()
+    if how == "seen":
+        assert admission.offer(a, now(100)) is OfferOutcome.NO_ROOM
+    else:
+        admission.on_reply(a, now(100))
+    at = 100 + params.REPLACEMENT_TRUST_S
+    admission.on_failure(inside[0], TIMEOUT, now(at))
+    assert a not in table
+    assert admission.next(now(at)) == Probe(a, now(at + PROBE_TIMEOUT_S))
+    admission.on_probe_answered(a, 3, now(at + 1))
+    assert table.peers() == [inside[1], a]
+
+
+def test_where_the_best_candidate_fails_the_next_one_is_tried() -> None:
+    admission, table, inside, (a, b, c, *_) = full_bucket()
+    others = peers_at_cpl(1, 2)
+    for peer in others:
+        table.add(peer, now(0))
+    for at, peer in enumerate((a, b, c)):
+        admission.offer(peer, now(100 + at))
+    admission.withdraw(inside[0], now(110))
+    assert admission.next(now(110)) == Probe(c, now(110 + PROBE_TIMEOUT_S))
+    assert admission.next(now(110)) == Idle()
+    admission.on_probe_failed(c, FailureReason.UNREACHABLE, now(111))
+    assert admission.next(now(111)) == Probe(b, now(111 + PROBE_TIMEOUT_S))
+    admission.on_probe_answered(b, 0, now(112))  # knows nobody
+    assert admission.next(now(112)) == Probe(a, now(112 + PROBE_TIMEOUT_S))
+    admission.on_probe_answered(a, 5, now(113))
+    assert table.peers() == [inside[1], *others, a]
+
+
+def test_a_candidate_that_failed_or_is_no_server_any_more_is_forgotten() -> None:
+    admission, table, inside, (a, b, *_) = full_bucket()
+    admission.on_reply(a, now(100))
+    admission.on_reply(b, now(100))
+    admission.on_failure(b, TIMEOUT, now(101))
+    admission.withdraw(a, now(101))
+    assert admission.replacements == 0
+    admission.on_failure(inside[0], TIMEOUT, now(102))
+    assert table.peers() == [inside[1]]
+    assert admission.next(now(102)) == Idle()
+
+
+def test_a_candidate_whose_bucket_filled_up_before_its_probe_is_remembered() -> None:
+    table = RoutingTable(LOCAL, bucket_size=1)
+    admission = Admission(table)
+    a, b = peers_at_cpl(0, 2)
+    admission.offer(a, now(0))
+    table.add(b, now(0))
+    assert admission.next(now(0)) == Idle()
+    assert admission.replacements == 1
+
+
 # --- bounds ---------------------------------------------------------------------------------------
 
 
@@ -406,7 +491,7 @@ def test_nothing_grows_past_its_bound_whatever_peers_do(events: list[tuple[str, 
             case "evict":
                 admission.on_failure(peer, FailureReason.BROKEN, now(at))
             case _:
-                admission.withdraw(peer)
+                admission.withdraw(peer, now(at))
         assert admission.waiting <= 4
         assert admission.probing <= 3
         assert admission.remembered <= 5

@@ -14,12 +14,9 @@ from codio_dht.core.messages import (
     AddProvider,
     ConnectionType,
     FindNode,
-    GetProviders,
-    GetValue,
     MessageType,
     PeerEntry,
     Ping,
-    PutValue,
     Record,
     Reply,
     Request,
@@ -36,6 +33,7 @@ from codio_dht.wire.codec import (
     expected_reply,
 )
 from codio_dht.wire.framing import FrameReader
+from fuzz_inputs import replies, requests
 
 ME = PeerId(b"\x12\x20" + b"\x01" * 32)
 OTHER = PeerId(b"\x12\x20" + b"\x02" * 32)
@@ -66,43 +64,6 @@ def read_closer(*entries: bytes) -> tuple[PeerEntry, ...]:
 
 
 # --- both ways ------------------------------------------------------------------------------------
-
-peer_ids = st.binary(min_size=32, max_size=32).map(lambda digest: PeerId(b"\x12\x20" + digest))
-addrs = st.one_of(
-    st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 65535)).map(
-        lambda pair: b"\x04" + pair[0].to_bytes(4, "big") + b"\x06" + pair[1].to_bytes(2, "big")
-    ),
-    st.text("abcdefghij-", min_size=1, max_size=200).map(
-        lambda name: b"\x36" + uvarint(len(name)) + name.encode() + b"\x06\x01\xbb"
-    ),
-)
-entries = st.builds(
-    PeerEntry,
-    peer_ids,
-    st.lists(addrs, max_size=6, unique=True).map(tuple),
-    st.sampled_from([ConnectionType.NOT_CONNECTED, ConnectionType.CONNECTED]),
-)
-entry_lists = st.lists(entries, max_size=5).map(tuple)
-keys = st.binary(max_size=200)
-records = st.builds(Record, keys, st.binary(max_size=300), st.text(max_size=40))
-levels = st.integers(0, 2**31 - 2)
-requests: st.SearchStrategy[Request] = st.one_of(
-    st.builds(FindNode, keys, levels),
-    st.builds(GetProviders, keys, levels),
-    st.builds(AddProvider, keys, entry_lists, levels),
-    st.builds(GetValue, keys, levels),
-    st.builds(PutValue, keys, st.none() | records, levels),
-    st.builds(Ping, keys, st.none() | records, levels),
-)
-replies = st.builds(
-    Reply,
-    st.sampled_from(MessageType),
-    keys,
-    st.none() | records,
-    entry_lists,
-    entry_lists,
-    levels,
-)
 
 
 @given(requests)

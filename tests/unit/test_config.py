@@ -68,6 +68,9 @@ class _Host:
     peer_id = PeerId(b"\x12\x20" + bytes(32))
     addrs = ()
 
+    def is_reached(self, peer_id):
+        return False
+
 
 def _node(**settings):
     config = DHTConfig(**settings)
@@ -94,6 +97,7 @@ def _node(**settings):
         ({"dial_timeout": 2}, lambda node: node.rpc._dial_timeout_s, 2),
         ({"refresh_interval": 99}, lambda node: node.network.refresh._interval_s, 99),
         ({"alpha": 5}, lambda node: node.lookups._rules().alpha, 5),
+        ({"provide_quorum": 4}, lambda node: node.providing._quorum, 4),
         ({"beta": 7}, lambda node: node.lookups._rules().beta, 7),
         ({"max_provider_records": 10}, lambda node: node.records._max_records, 10),
         ({"max_providers_per_key": 11}, lambda node: node.records._max_per_key, 11),

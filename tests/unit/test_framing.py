@@ -143,3 +143,11 @@ def test_an_announced_length_sets_no_memory_aside() -> None:
     reader.feed(uvarint(MAX_FRAME_BYTES))
     assert reader.next_frame() is None
     assert reader.buffered == 0
+
+
+def test_a_short_frame_past_a_shorter_limit_is_refused_too() -> None:
+    reader = FrameReader(max_frame_bytes=10)
+    reader.feed(encode_frame(b"x" * 10) + encode_frame(b"x" * 11))
+    assert reader.next_frame() == b"x" * 10
+    with pytest.raises(FrameError):
+        reader.next_frame()

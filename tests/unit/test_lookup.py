@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,26 +18,34 @@ from hypothesis import strategies as st
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, distance
-from codio_dht.core.lookup import (
+from codio_dht.core.lookup import ClosestPeersLookup, LookupRules
+from codio_dht.core.lookup_states import (
     ClosestPeer,
-    ClosestPeersLookup,
     Done,
     FailureReason,
-    LookupRules,
-    PeerLookup,
     PeerState,
-    ProvidersLookup,
     Query,
+    Standing,
     StopReason,
     Wait,
 )
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.peer import PeerId
+from codio_dht.core.peer_health import Condition, Outlook
+from codio_dht.core.targeted_lookups import PeerLookup, ProvidersLookup
 from codio_dht.errors import UsageError
 from codio_dht.params import KEY_BITS, MAX_CLOSER_PEERS_ACCEPTED, K
 
 TARGET = Key(0)
 SOFT_S = 1.0
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_hurry() -> Iterator[None]:
+    """However long a lookup takes here, it waits for a peer as long as for the first one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(params, "LOOKUP_HURRY_S", 1e9)
+        yield
 
 
 def peer_at(key: int) -> PeerId:
@@ -58,18 +66,21 @@ def now(seconds: float) -> Monotonic:
     return Monotonic(seconds)
 
 
-def soft_deadline(peer: PeerId, at: Monotonic) -> Monotonic:
-    return Monotonic(at + SOFT_S)
+def outlook(peer: PeerId, at: Monotonic) -> Outlook:
+    """Nothing is known of anybody, and there is no patience past the soft deadline."""
+    return Outlook(
+        Condition.UNKNOWN, expected_s=0.1, soft_s=SOFT_S, reach_s=SOFT_S, patience_s=SOFT_S
+    )
 
 
 def lookup_of(
     seeds: Sequence[PeerId], *, target: Key = TARGET, k: int = K, alpha: int = 10, beta: int = 3
 ) -> ClosestPeersLookup:
-    rules = LookupRules(local=LOCAL, deadline_for=soft_deadline, k=k, alpha=alpha, beta=beta)
+    rules = LookupRules(local=LOCAL, outlook=outlook, k=k, alpha=alpha, beta=beta)
     return ClosestPeersLookup(target, seeds, rules)
 
 
-RULES = LookupRules(local=LOCAL, deadline_for=soft_deadline)
+RULES = LookupRules(local=LOCAL, outlook=outlook)
 
 
 def queries(lookup: ClosestPeersLookup, at: float = 0.0) -> list[Query]:
@@ -286,7 +297,7 @@ def test_when_the_beta_closest_have_answered_the_rest_of_the_k_closest_are_asked
     seeds = peers_of(1, 2, 3, 4, 5, 6, 7, 8)
     lookup = lookup_of(seeds, k=6, alpha=3, beta=3)
     assert queries(lookup) == [Query(peer, follow_up=False) for peer in seeds[:3]]
-    lookup.on_reply(seeds[0], [], now(1))
+    lookup.on_reply(seeds[0], [], now(0.2))
     lookup.on_reply(seeds[1], [], now(0.2))
     assert [query.follow_up for query in queries(lookup, 0.2)] == [False, False]
     lookup.on_reply(seeds[2], [], now(0.3))
@@ -294,10 +305,14 @@ def test_when_the_beta_closest_have_answered_the_rest_of_the_k_closest_are_asked
     for peer in seeds[3:6]:
         assert isinstance(lookup.next(now(0.3)), Wait)
         lookup.on_reply(peer, [], now(0.3))
+    answered_at = [0.2, 0.2, 0.3, 0.3, 0.3, 0.3]
     assert done(lookup, 0.3) == Done(
         StopReason.COMPLETED,
-        closest=tuple(ClosestPeer(peer, PeerState.QUERIED) for peer in seeds[:6]),
-        next_closest=tuple(ClosestPeer(peer, PeerState.HEARD) for peer in seeds[6:]),
+        closest=tuple(
+            ClosestPeer(peer, Standing.ANSWERED, now(at))
+            for peer, at in zip(seeds[:6], answered_at, strict=True)
+        ),
+        next_closest=tuple(ClosestPeer(peer, Standing.HEARD) for peer in seeds[6:]),
     )
     assert lookup.state_of(seeds[6]) is PeerState.HEARD
 
@@ -436,9 +451,9 @@ def test_a_peer_past_its_soft_deadline_frees_its_slot_and_is_not_returned() -> N
     lookup.on_reply(b, [], now(1.1))
     assert asked(lookup, 1.1) == [c]
     lookup.on_reply(c, [], now(1.2))
-    assert done(lookup, 1.2) == Done(
-        StopReason.COMPLETED, (ClosestPeer(b, PeerState.QUERIED), ClosestPeer(c, PeerState.QUERIED))
-    )
+    result = done(lookup, 1.2)
+    assert result.reason is StopReason.COMPLETED
+    assert [each.peer for each in result.closest] == result.answered == [b, c]
 
 
 @pytest.mark.conformance("c34")
@@ -488,8 +503,11 @@ def test_mute_peers_leave_a_lookup_that_ends_with_the_last_failure() -> None:
 
 def test_each_peer_has_the_deadline_it_was_given() -> None:
     a, b = peers_of(1, 2)
-    patience = {a: 3.0, b: 0.5}
-    rules = LookupRules(local=LOCAL, deadline_for=lambda peer, at: now(at + patience[peer]))
+    outlooks = {
+        a: Outlook(Condition.UNKNOWN, 0.1, soft_s=3.0, reach_s=3.0, patience_s=3.0),
+        b: Outlook(Condition.UNKNOWN, 0.1, soft_s=0.5, reach_s=0.5, patience_s=0.5),
+    }
+    rules = LookupRules(local=LOCAL, outlook=lambda peer, _: outlooks[peer])
     lookup = ClosestPeersLookup(TARGET, [a, b], rules)
     assert asked(lookup, 10) == [a, b]
     assert lookup.next(now(10)) == Wait(now(10.5))
@@ -619,9 +637,9 @@ def test_a_stopped_lookup_returns_what_it_has_and_says_who_is_only_hearsay() -> 
     assert result == Done(
         StopReason.TIMEOUT,
         (
-            ClosestPeer(a, PeerState.WAITING),
-            ClosestPeer(b, PeerState.QUERIED),
-            ClosestPeer(d, PeerState.HEARD),
+            ClosestPeer(a, Standing.HEARD),
+            ClosestPeer(b, Standing.ANSWERED, now(0.1)),
+            ClosestPeer(d, Standing.HEARD),
         ),
     )
     assert result.answered == [b]
@@ -638,19 +656,6 @@ def test_useful_seeds_answered_within_twice_the_time_of_the_fastest() -> None:
     lookup.on_reply(a, [], now(10.39))
     lookup.on_reply(b, [], now(10.41))
     assert lookup.useful_seeds() == [a, c]
-
-
-def test_the_unresponsive_are_those_past_their_soft_deadline_nearest_first() -> None:
-    a, b, c, d = peers_of(4, 3, 2, 1)
-    lookup = lookup_of([a, b, c, d])
-    asked(lookup, 0)
-    lookup.on_failure(d, FailureReason.TIMEOUT, now(0.5))
-    lookup.on_reply(c, [peer_at(9)], now(0.5))
-    assert lookup.unresponsive() == []
-    assert asked(lookup, SOFT_S) == [peer_at(9)]
-    assert lookup.unresponsive() == [b, a]
-    lookup.on_reply(b, [], now(2))
-    assert lookup.unresponsive() == [a]
 
 
 # --- one peer -------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from codio_dht.net.stack.multistream import (
     encode_message,
 )
 from codio_dht.params import MAX_NEGOTIATION_MESSAGE_BYTES, MAX_NEGOTIATION_ROUNDS
+from fuzz_inputs import negotiation, negotiation_message
 
 KAD = "/ipfs/kad/1.0.0"
 PING = "/ipfs/ping/1.0.0"
@@ -166,18 +167,11 @@ def test_a_dialler_wants_the_header_first():
 
 # --- laws -----------------------------------------------------------------------------------------
 
-message = st.one_of(
-    st.sampled_from([HEADER, proposal(KAD), proposal(PING), NA, encode_message(b"ls")]),
-    st.binary(max_size=40).map(encode_message),
-    st.binary(max_size=40),
-    st.binary(min_size=100, max_size=MAX_NEGOTIATION_MESSAGE_BYTES + 50).map(encode_message),
-)
-conversation = st.lists(message, max_size=8).map(b"".join)
 cuts = st.lists(st.integers(min_value=0), max_size=8)
 machine = st.sampled_from([lambda: Listener(TABLE), lambda: Dialler([KAD, PING])])
 
 
-@given(machine, conversation, cuts)
+@given(machine, negotiation, cuts)
 def test_any_bytes_in_any_chunks_give_the_same_outcome_and_only_the_documented_error(
     make, data, cuts
 ):
@@ -185,7 +179,7 @@ def test_any_bytes_in_any_chunks_give_the_same_outcome_and_only_the_documented_e
     assert whole == outcome_of(make(), chunks_of(data, cuts))
 
 
-@given(st.lists(message, max_size=4).map(lambda tail: HEADER + b"".join(tail)))
+@given(st.lists(negotiation_message, max_size=4).map(lambda tail: HEADER + b"".join(tail)))
 def test_accepting_at_once_is_what_a_listener_would_do(data):
     accepted = accept_at_once(TABLE, data)
     if accepted is not None:

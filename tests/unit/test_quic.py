@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -8,6 +9,8 @@ from aioquic import tls
 from aioquic.quic import packet
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
+from aioquic.quic.packet_builder import QuicDeliveryState
+from aioquic.quic.recovery import MAX_ACK_RANGES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,7 +18,7 @@ from codio_dht.core.clock import Monotonic, UnixTime
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import CapacityError, DeadlineError, ProtocolError, StreamError
 from codio_dht.net.host import Parked, Reset
-from codio_dht.net.stack import quic_engine
+from codio_dht.net.stack import quic_engine, quic_sending
 from codio_dht.net.stack.channel import (
     ChannelAccepted,
     ChannelData,
@@ -32,6 +35,7 @@ from codio_dht.net.stack.connection import ConnectionEnded, Established
 from codio_dht.net.stack.multistream import HEADER, encode_message
 from codio_dht.net.stack.quic import QUIC_V1, Quic, QuicIdentity, QuicState
 from codio_dht.net.stack.quic_engine import EngineMismatchError, check_engine, check_request_flag
+from codio_dht.net.stack.quic_packets import PacketBuilder
 from codio_dht.params import (
     HANDSHAKE_STAGE_TIMEOUT_S,
     MAX_OUTBOUND_STREAMS,
@@ -40,6 +44,7 @@ from codio_dht.params import (
     MAX_STREAM_UNSENT_BYTES,
     MAX_TLS_HANDSHAKE_BYTES,
     NEGOTIATION_TIMEOUT_S,
+    QUIC_ACK_DELAY_S,
     QUIC_CONNECTION_WINDOW_BYTES,
     QUIC_IDLE_TIMEOUT_S,
     QUIC_KEEP_ALIVE_INTERVAL_S,
@@ -312,6 +317,15 @@ def test_a_dialler_of_another_protocol_is_refused(alpn):
     assert isinstance(ended(events).error, ProtocolError)
 
 
+@pytest.mark.parametrize("position", [30, 100, 200])
+def test_a_first_packet_that_is_not_genuine_leaves_nothing_and_gets_no_answer(position):
+    pair = Pair()
+    spoilt = bytearray(pair.first[0][0])
+    spoilt[position] ^= 1
+    assert "no first packet" in str(ended(pair.server.receive(bytes(spoilt), HERE, NOW)).error)
+    assert ([], None) == (pair.server.datagrams_to_send(NOW), pair.server.next_timeout())
+
+
 def test_a_handshake_has_a_deadline():
     pair = Pair()
     pair.lose = lambda number: number > 1
@@ -356,6 +370,7 @@ def test_requests_are_answered_and_nothing_is_left_of_them():
     pair.run(1.0)
     pair.assert_nothing_held()
     assert 0 == pair.client._engine.streams_kept == pair.server._engine.streams_kept
+    assert [] == pair.client._engine._ledger.ended == pair.server._engine._ledger.ended
 
 
 def test_an_answer_and_its_acknowledgement_share_a_datagram():
@@ -576,9 +591,112 @@ def test_a_stream_without_a_protocol_is_reset_in_time():
     pair.client._engine._streams[channel.stream.id].sender._buffer[:] = b"\x13"
     sender = pair.client._engine._streams[channel.stream.id].sender
     sender._buffer_stop = 1
-    sender._pending.subtract(1, 1_000)
     pair.run(NEGOTIATION_TIMEOUT_S + 6.0)
     assert ChannelReset(channel, "reset by peer") in pair.seen
+
+
+def test_what_was_lost_is_sent_again_behind_a_stream_that_waits_for_the_connections_window():
+    pair = connected()
+    channels = [pair.client.streams.open([RAW], NOW) for _ in range(45)]
+    pair.run()
+    for channel in channels:  # too little of each for its own window to matter
+        pair.client.streams.send(channel, bytes(60_000))
+    pair.lose = lambda number: number % 10 == 0
+    pair.run(10.0)
+    assert {} != pair.client._engine._starved
+    greetings = 45 * (len(HEADER) + len(encode_message(RAW.encode())))
+    assert QUIC_CONNECTION_WINDOW_BYTES == pair.server._mux.unread_bytes + greetings
+    pair.lose = lambda number: False
+    for _ in range(40):
+        for event in pair.seen_by_server:
+            if isinstance(event, ChannelData):
+                pair.server.streams.consume(event.channel, len(event.data))
+        pair.seen_by_server.clear()
+        pair.run(0.2)
+    assert (0, {}) == (pair.client.held_bytes, pair.client._engine._starved)
+
+
+def test_requests_of_many_datagrams_are_answered_together():
+    pair = connected()
+    channels = [pair.client.streams.open([ECHO], NOW, b"x") for _ in range(8)]
+    pair.run(1.0)
+    pair.take()
+    arrived = []
+    for channel in channels:
+        pair.client.streams.send(channel, b"y")
+        arrived += pair.client.datagrams_to_send(pair.now)
+    for data, _ in arrived:
+        pair.server.feed(data, HERE, pair.now)
+    assert [] == pair.server.take_events()
+    assert [] == pair.server.digest(pair.now)
+    answers = pair.server.datagrams_to_send(pair.now)
+    assert (8, 1) == (len(arrived), len(answers))
+
+
+def test_answers_that_a_packet_does_not_hold_are_not_cut_to_fill_it():
+    pair = connected()
+    pair.next_handler = lambda: told(b"", b"z" * 1_000)
+    channels = [pair.client.streams.open([ECHO], NOW, b"x") for _ in range(4)]
+    pair.run(1.0)
+    for channel in channels:
+        pair.client.streams.send(channel, b"y")
+    pair.to_server()
+    pair.seen = []
+    pair.to_client()
+    assert [1_000] * 4 == [len(event.data) for event in pair.seen]
+
+
+@given(st.integers(0, 2**32), st.sampled_from([0.0, 0.02, 0.1]))
+@settings(max_examples=15)
+def test_whatever_is_lost_answers_arrive_whole_and_nothing_is_left(seed, share):
+    dice = Random(seed)
+    pair = connected()
+    pair.lose = lambda number: dice.random() < share
+    size = dice.choice([1, 1_150, 20_000])
+    pair.next_handler = lambda: told(b"z" * size)
+    channels = [pair.client.streams.open([ECHO], pair.now, b"q") for _ in range(dice.randrange(20))]
+    for channel in channels:
+        pair.client.streams.close_write(channel)
+    received = dict.fromkeys(channels, 0)
+    for _ in range(100):
+        pair.run(0.3)
+        for event in pair.take():
+            if isinstance(event, ChannelData):
+                received[event.channel] += len(event.data)
+                pair.client.streams.consume(event.channel, len(event.data))
+        if all(count == size for count in received.values()):
+            break
+    pair.lose = lambda number: False
+    pair.run(12.0)
+    assert set(received.values()) <= {size}
+    pair.assert_nothing_held()
+    assert 0 == pair.client._engine.streams_kept == pair.server._engine.streams_kept
+
+
+def test_a_packet_out_of_order_is_acknowledged_at_once():
+    pair = connected()
+    pair.run(1.0)
+    channel = pair.client.streams.open([RAW], pair.now)
+    pair.run(1.0)
+    pair.client.streams.send(channel, b"a")
+    pair.client.datagrams_to_send(pair.now)  # lost
+    pair.client.streams.send(channel, b"b")
+    ((data, _),) = pair.client.datagrams_to_send(pair.now)
+    pair.server.receive(data, HERE, pair.now)
+    assert 1 == len(pair.server.datagrams_to_send(pair.now))
+
+
+def test_a_clock_that_stands_still_or_steps_back_a_little_harms_nobody():
+    pair = connected()
+    channel = pair.client.streams.open([ECHO], pair.now, b"x")
+    for _ in range(20):
+        pair.run(0.1)
+        pair.client.streams.send(channel, b"y")
+        pair.to_server()
+        pair.now = Monotonic(pair.now - 0.001)
+        pair.to_client()
+    pair.run(1.0)
+    assert b"X" + b"Y" * 20 == replies(pair.seen, channel)
 
 
 # --- life -----------------------------------------------------------------------------------------
@@ -631,6 +749,43 @@ def test_a_peer_may_move_to_another_address():
     for data, _ in datagrams:
         pair.seen += pair.client.receive(data, THERE, NOW)
     assert b"MOVED" == replies(pair.seen, channel)
+
+
+def test_both_sides_may_change_the_keys():
+    pair = connected()
+    pair.run(1.0)
+    for side in (pair.client, pair.server):
+        phases = [each._engine._app_keys.send.key_phase for each in (pair.client, pair.server)]
+        side._engine.request_key_update()
+        channel = pair.client.streams.open([ECHO], pair.now, b"new keys")
+        pair.run(1.0)
+        assert b"NEW KEYS" == replies(pair.take(), channel)
+        for each, phase in zip((pair.client, pair.server), phases, strict=True):
+            assert phase != each._engine._app_keys.send.key_phase
+
+
+def test_keys_are_changed_before_they_have_served_too_long(monkeypatch):
+    monkeypatch.setattr(quic_sending, "_PACKETS_PER_KEY", 50)
+    pair = connected()
+    channel = pair.client.streams.open([ECHO], pair.now, b"0")
+    phases = set()
+    for number in range(300):
+        pair.client.streams.send(channel, b"%d" % (number % 10))
+        pair.run(0.01)
+        phases.add(pair.server._engine._app_keys.recv.key_phase)
+    assert 301 == len(replies(pair.take(), channel))
+    assert {0, 1} == phases
+
+
+def test_a_timer_that_is_soon_enough_may_wait():
+    pair = connected()
+    pair.run(1.0)
+    due = pair.server.next_timeout()
+    assert due > pair.now + QUIC_ACK_DELAY_S
+    assert not pair.server.may_wait(due, pair.now)
+    assert pair.server.may_wait(pair.now + QUIC_ACK_DELAY_S, pair.now)
+    pair.server._engine._pacing_at = pair.now
+    assert not pair.server.may_wait(pair.now + QUIC_ACK_DELAY_S, pair.now)
 
 
 def test_every_id_that_the_peer_was_given_finds_the_connection():
@@ -703,6 +858,7 @@ def stream_frame(stream_id: int, offset: int, data: bytes, *, fin: bool = False)
         b"\x30datagram",
         b"\x0e\xff",
         b"\x02" + varint(10) + varint(0) + varint(0) + varint(11),  # before packet 0
+        b"\x02" + varint(1 << 20) + varint(0) + varint(0) + varint(0),  # a packet never sent
     ],
 )
 def test_a_broken_frame_ends_the_connection_and_the_peer_is_told(payload):
@@ -711,6 +867,72 @@ def test_a_broken_frame_ends_the_connection_and_the_peer_is_told(payload):
     assert ("quic", ProtocolError) == (error.layer, type(error))
     datagrams = crafted.pair.server.datagrams_to_send(crafted.pair.now)
     assert 1 == len(datagrams)
+
+
+def test_a_datagram_that_comes_twice_is_taken_once():
+    pair = connected()
+    pair.run(1.0)
+    channel = pair.client.streams.open([ECHO], pair.now, b"x")
+    ((data, _),) = pair.client.datagrams_to_send(pair.now)
+    pair.server.receive(data, HERE, pair.now)
+    engine = pair.server._engine
+    before = (engine._unacknowledged, list(engine._app_space.ack_queue), engine._idle_since)
+    assert [] == pair.server.receive(data, HERE, Monotonic(pair.now + 0.1))
+    assert before == (engine._unacknowledged, list(engine._app_space.ack_queue), engine._idle_since)
+    pair.run()
+    assert b"X" == replies(pair.seen, channel)
+
+
+@pytest.mark.parametrize("window", ["stream", "connection"])
+def test_data_in_order_past_a_window_ends_the_connection(window):
+    for size, over in ((50, False), (51, True)):
+        crafted = Crafted()
+        engine = crafted.pair.server._engine
+        if window == "stream":
+            engine._local_max_stream_data_bidi_remote = 50
+        else:
+            engine._local_max_data.value = engine._local_max_data.used + 50
+        greeting = GREETING.ljust(size, b"x")
+        events = crafted.send(stream_frame(0, 0, greeting))
+        assert over == any(isinstance(event, ConnectionEnded) for event in events)
+
+
+def test_a_packet_without_frames_ends_the_connection():
+    pair = connected()
+    pair.run(1.0)
+    engine = pair.client._engine
+    number = engine._packet_number
+    header = bytes([0x43]) + engine._peer_cid.cid + number.to_bytes(4, "big")
+    data = engine._app_keys.encrypt_packet(header, b"", number)
+    assert isinstance(ended(pair.server.receive(data, HERE, pair.now)).error, ProtocolError)
+
+
+def test_what_is_remembered_of_packets_with_gaps_between_them_is_bounded():
+    crafted = Crafted()
+    for _ in range(3 * MAX_ACK_RANGES):
+        crafted.pair.client._engine._packet_number += 1
+        assert [] == crafted.send(b"\x01")
+    assert MAX_ACK_RANGES == len(crafted.pair.server._engine._app_space.ack_queue)
+    assert len(crafted.pair.server.datagrams_to_send(crafted.pair.now)) == 1
+
+
+def test_reserved_bits_end_the_connection():
+    pair = connected()
+    pair.run(1.0)
+    engine = pair.client._engine
+    builder = PacketBuilder(
+        keys=engine._app_keys,
+        peer_id=engine._peer_cid.cid,
+        number=engine._packet_number,
+        room=100,
+        flight=100,
+        spin=False,
+    )
+    builder._first |= 0x18
+    builder.start_packet(packet.QuicPacketType.ONE_RTT, engine._app_keys)
+    builder.start_frame(packet.QuicFrameType.PING)
+    (data,), _ = builder.flush()
+    assert isinstance(ended(pair.server.receive(data, HERE, pair.now)).error, ProtocolError)
 
 
 def test_gaps_are_bounded():
@@ -752,7 +974,7 @@ def test_streams_opened_and_reset_without_end_leave_nothing_behind():
         for stream_id in ids:  # as if the peer had acknowledged
             stream = pair.server._engine._streams.get(stream_id)
             if stream is not None:
-                stream.sender.is_finished = True
+                stream.sender.on_reset_delivery(QuicDeliveryState.ACKED)
         pair.server.datagrams_to_send(pair.now)
     assert 0 == pair.server.stream_count
     assert pair.server._engine.streams_kept <= MAX_QUIC_STREAMS

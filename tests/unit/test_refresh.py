@@ -6,11 +6,19 @@ import pytest
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
-from codio_dht.core.lookup import Wait
+from codio_dht.core.lookup_states import Wait
 from codio_dht.core.peer import PeerId
 from codio_dht.core.refresh import CplLookup, LivenessProbe, RefreshSchedule, SelfLookup
 from codio_dht.core.routing_table import RoutingTable
-from codio_dht.params import KEY_BITS, LIVENESS_GRACE_S, MAX_REFRESH_CPL, REFRESH_INTERVAL_S
+from codio_dht.params import (
+    CLOSE_LOOKUP_DELAY_S,
+    CLOSE_LOOKUP_INTERVAL_S,
+    KEY_BITS,
+    LIVENESS_GRACE_S,
+    MAX_JOIN_LOOKUPS,
+    MAX_REFRESH_CPL,
+    REFRESH_INTERVAL_S,
+)
 
 LOCAL = Key(0)
 
@@ -66,7 +74,7 @@ def test_the_first_run_is_due_at_once_and_the_next_an_interval_later() -> None:
 
 
 def test_one_lookup_is_out_at_a_time() -> None:
-    schedule = RefreshSchedule(table_with(0))
+    schedule = RefreshSchedule(table_with(0), join_lookups=1)
     assert schedule.next(now(0)) == SelfLookup()
     assert schedule.next(now(1)) == Wait(None)
     schedule.lookup_ended(now(2))
@@ -103,6 +111,7 @@ def test_the_lookup_of_the_local_key_may_bring_the_cpls_of_the_same_run() -> Non
     assert run_of(schedule, 0) == [CplLookup(0), CplLookup(1)]
 
 
+@pytest.mark.conformance("c51")
 @pytest.mark.parametrize(
     ("filled", "expected"),
     [
@@ -119,6 +128,7 @@ def test_beyond_a_gap_at_c_the_run_goes_on_to_twice_c_plus_one_only(
     assert run_of(RefreshSchedule(table_with(*filled)), 0) == cpls(*expected)
 
 
+@pytest.mark.conformance("c51")
 def test_a_gap_that_its_refresh_filled_is_none() -> None:
     table = table_with(0, 9)
     schedule = RefreshSchedule(table)
@@ -133,6 +143,7 @@ def test_a_gap_that_its_refresh_filled_is_none() -> None:
     assert schedule.next(now(0)) == CplLookup(9)
 
 
+@pytest.mark.conformance("c51")
 def test_a_gap_that_is_fresh_cuts_the_run_short_too() -> None:
     schedule = RefreshSchedule(table_with(9))
     schedule.looked_up(peer_at_cpl(0).key, now(0))
@@ -168,6 +179,7 @@ def test_a_run_requested_during_a_run_follows_it() -> None:
     assert schedule.runs == 2
 
 
+@pytest.mark.conformance("c52")
 def test_entries_silent_for_the_grace_time_are_probed_the_longest_silent_first() -> None:
     table = table_with(0, 1, at=0)
     table.add(peer_at_cpl(2), now(100))
@@ -179,9 +191,10 @@ def test_entries_silent_for_the_grace_time_are_probed_the_longest_silent_first()
     assert schedule.next(now(at)) == SelfLookup()
 
 
+@pytest.mark.conformance("c52")
 def test_few_probes_are_out_at_once_and_none_twice() -> None:
     table = table_with(*range(5))
-    schedule = RefreshSchedule(table, max_probes=2)
+    schedule = RefreshSchedule(table, max_probes=2, join_lookups=1)
     at = LIVENESS_GRACE_S + 1
     assert schedule.next(now(at)) == LivenessProbe(peer_at_cpl(0))
     assert schedule.next(now(at)) == LivenessProbe(peer_at_cpl(1))
@@ -217,3 +230,188 @@ def test_a_suspect_is_probed_before_the_next_run_once_and_only_if_it_is_in_the_t
     schedule.suspect(peer_at_cpl(5))
     assert schedule.next(now(1)) == LivenessProbe(peer_at_cpl(0))
     assert schedule.next(now(1)) == Wait(now(REFRESH_INTERVAL_S))
+
+
+# --- joining --------------------------------------------------------------------------------------
+
+
+def lookups_out(schedule: RefreshSchedule, at: float) -> list[SelfLookup | CplLookup]:
+    """The lookups that may begin at ``at``, none of which ends."""
+    begun = []
+    while not isinstance(step := schedule.next(now(at)), Wait):
+        assert not isinstance(step, LivenessProbe)
+        begun.append(step)
+    return begun
+
+
+def test_while_the_node_joins_a_few_lookups_are_out_at_once() -> None:
+    schedule = RefreshSchedule(table_with(*range(9)))
+    assert lookups_out(schedule, 0) == cpls(0, 1, 2)
+    assert len(cpls(0, 1, 2)) == MAX_JOIN_LOOKUPS
+    schedule.lookup_ended(now(1), CplLookup(1))
+    assert lookups_out(schedule, 1) == [CplLookup(3)]
+    schedule.lookup_ended(now(2), SelfLookup())
+    assert lookups_out(schedule, 2) == [CplLookup(4)]
+
+
+def test_the_depth_is_that_of_the_table_after_the_lookup_of_the_local_key() -> None:
+    table = table_with(0)
+    schedule = RefreshSchedule(table)
+    assert lookups_out(schedule, 0) == cpls(0)
+    for prefix in range(1, 4):
+        table.add(peer_at_cpl(prefix), now(1))
+    assert lookups_out(schedule, 1) == [CplLookup(1), CplLookup(2)]
+    table.add(peer_at_cpl(4), now(2))
+    schedule.lookup_ended(now(2), SelfLookup())
+    schedule.lookup_ended(now(2), CplLookup(0))
+    assert lookups_out(schedule, 2) == [CplLookup(3), CplLookup(4)]
+    for prefix in range(1, 5):
+        schedule.lookup_ended(now(3), CplLookup(prefix))
+    assert lookups_out(schedule, 3) == []
+    assert schedule.runs == 1
+
+
+def test_a_join_looks_up_no_cpl_that_has_all_the_peers_it_can_have() -> None:
+    table = RoutingTable(LOCAL, bucket_size=2)
+    for prefix, nth in ((0, 0), (0, 1), (1, 0), (2, 0), (2, 1)):
+        table.add(peer_at_cpl(prefix, nth), now(0))
+    schedule = RefreshSchedule(table, join_lookups=4)
+    assert lookups_out(schedule, 0) == cpls(1)
+
+
+def test_a_node_that_has_joined_looks_up_one_after_the_other_and_full_cpls_too() -> None:
+    table = RoutingTable(LOCAL, bucket_size=2)
+    for prefix, nth in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        table.add(peer_at_cpl(prefix, nth), now(0))
+    schedule = RefreshSchedule(table)
+    run_of(schedule, 0)
+    at = REFRESH_INTERVAL_S
+    assert lookups_out(schedule, at) == [SelfLookup()]
+    assert run_of(schedule, at) == []  # run_of ends it
+    schedule.lookup_ended(now(at), SelfLookup())
+    assert run_of(schedule, at) == [CplLookup(0), CplLookup(1)]
+
+
+def test_cpls_beyond_the_kth_closest_are_spared_for_the_own_lookup_has_found_whoever_is_there() -> (
+    None
+):
+    table = RoutingTable(LOCAL, bucket_size=2)
+    for prefix in range(6):
+        table.add(peer_at_cpl(prefix), now(0))
+    schedule = RefreshSchedule(table, join_lookups=1)
+    assert schedule.next(now(10)) == SelfLookup()
+    for prefix in (3, 5):
+        table.answered(peer_at_cpl(prefix), now(11))
+    schedule.looked_up(LOCAL, now(11))
+    schedule.lookup_ended(now(11))
+    assert run_of(schedule, 11) == [CplLookup(prefix) for prefix in range(4)]
+
+
+@pytest.mark.parametrize("why", ["it found fewer than k", "it failed"])
+def test_an_own_lookup_that_found_too_few_spares_no_cpl(why: str) -> None:
+    table = RoutingTable(LOCAL, bucket_size=2)
+    for prefix in range(6):
+        table.add(peer_at_cpl(prefix), now(0))
+    schedule = RefreshSchedule(table, join_lookups=1)
+    assert schedule.next(now(10)) == SelfLookup()
+    table.answered(peer_at_cpl(5), now(11))
+    if why == "it failed":
+        table.answered(peer_at_cpl(3), now(11))
+    else:
+        schedule.looked_up(LOCAL, now(11))
+    schedule.lookup_ended(now(11))
+    assert run_of(schedule, 11) == [CplLookup(prefix) for prefix in range(6)]
+
+
+def test_a_run_that_was_asked_for_lightly_spares_the_fresh_cpls() -> None:
+    schedule = RefreshSchedule(table_with(0, 1))
+    assert run_of(schedule, 0) == cpls(0, 1)
+    schedule.request(all_cpls=False)
+    assert schedule.running is True
+    assert run_of(schedule, 1) == cpls()
+    schedule.request()
+    schedule.request(all_cpls=False)
+    assert run_of(schedule, 2) == cpls(0, 1)
+
+
+# --- the neighbourhood ----------------------------------------------------------------------------
+
+
+def test_of_the_k_nearest_whoever_was_silent_during_a_run_is_probed_at_its_end() -> None:
+    table = RoutingTable(LOCAL, bucket_size=2)
+    for prefix in range(4):
+        table.add(peer_at_cpl(prefix), now(0))
+    schedule = RefreshSchedule(table, join_lookups=1)
+    assert schedule.next(now(10)) == SelfLookup()
+    table.answered(peer_at_cpl(3), now(11))
+    table.answered(peer_at_cpl(0), now(11))
+    schedule.lookup_ended(now(11))
+    for prefix in range(4):
+        assert schedule.next(now(12)) == CplLookup(prefix)
+        schedule.lookup_ended(now(12))
+    assert schedule.next(now(13)) == LivenessProbe(peer_at_cpl(2))
+    assert schedule.next(now(13)) == Wait(now(10 + REFRESH_INTERVAL_S))
+
+
+def joined() -> tuple[RefreshSchedule, RoutingTable]:
+    """A node that has joined: a run is over. CPL 14 and 13 are the k nearest."""
+    table = RoutingTable(LOCAL, bucket_size=2)
+    for prefix in range(15):
+        table.add(peer_at_cpl(prefix), now(0))
+    schedule = RefreshSchedule(table)
+    run_of(schedule, 0)
+    run_of(schedule, 1)
+    return schedule, table
+
+
+def test_when_one_of_the_k_nearest_has_left_the_local_key_is_looked_up_again() -> None:
+    schedule, table = joined()
+    table.remove(peer_at_cpl(14))
+    due = CLOSE_LOOKUP_INTERVAL_S
+    assert schedule.next(now(10)) == Wait(now(due))
+    assert run_of(schedule, due) == cpls()
+    assert schedule.runs == 1
+    assert schedule.next(now(due)) == Wait(now(REFRESH_INTERVAL_S))
+
+    table.remove(peer_at_cpl(13))
+    table.remove(peer_at_cpl(12))
+    assert schedule.next(now(400)) == Wait(now(400 + CLOSE_LOOKUP_DELAY_S))
+    assert run_of(schedule, 400 + CLOSE_LOOKUP_DELAY_S) == cpls()
+
+
+def test_peers_farther_than_the_k_nearest_come_and_go_without_that() -> None:
+    schedule, table = joined()
+    table.remove(peer_at_cpl(0))
+    table.remove(peer_at_cpl(1))
+    table.add(peer_at_cpl(20), now(5))
+    assert schedule.next(now(10)) == Wait(now(REFRESH_INTERVAL_S))
+
+
+def test_who_leaves_while_the_local_key_is_looked_up_asks_for_no_other_lookup() -> None:
+    schedule, table = joined()
+    at = REFRESH_INTERVAL_S
+    assert schedule.next(now(at)) == SelfLookup()
+    table.remove(peer_at_cpl(14))
+    assert schedule.next(now(at)) == Wait(None)
+    schedule.lookup_ended(now(at))
+    run_of(schedule, at)
+    assert schedule.next(now(at)) == Wait(now(2 * at))
+
+
+@pytest.mark.conformance("c51")
+def test_who_enters_an_almost_empty_table_may_know_others_so_the_local_key_is_looked_up() -> None:
+    table = table_with(0)
+    schedule = RefreshSchedule(table)
+    run_of(schedule, 0)
+    assert schedule.next(now(1)) == Wait(now(REFRESH_INTERVAL_S))
+    table.add(peer_at_cpl(1), now(300))
+    assert schedule.next(now(300)) == Wait(now(300 + CLOSE_LOOKUP_DELAY_S))
+    assert run_of(schedule, 310) == cpls()
+    table.add(peer_at_cpl(2), now(320))
+    assert schedule.next(now(320)) == Wait(now(310 + CLOSE_LOOKUP_INTERVAL_S))
+
+
+def test_who_enters_a_table_of_enough_peers_asks_for_no_lookup() -> None:
+    schedule, table = joined()
+    table.add(peer_at_cpl(5, 1), now(300))
+    assert schedule.next(now(300)) == Wait(now(REFRESH_INTERVAL_S))

@@ -211,3 +211,71 @@ def test_it_says_what_a_plain_list_of_due_times_says(events: list[tuple[str, int
         until = None if expected or not room or later is None else later
         assert (expected, until) == plan.due(now)
         assert set(due) == {bytes([n]) for n in range(6) if bytes([n]) in plan}
+
+
+# --- thin announcements ---------------------------------------------------------------------------
+
+
+def test_a_key_announced_to_few_is_due_again_once_twice_as_many_peers_are_known() -> None:
+    plan = schedule()
+    plan.add(A, None)
+    plan.begun(A)
+    assert plan.provided(A, at(0), known=3) is False
+    assert plan.grown(5, at(0.1)) is False
+    assert ([], at(12)) == plan.due(at(0.1))
+
+    assert plan.grown(6, at(0.2)) is True
+    assert ([A], None) == plan.due(at(0.2))
+
+
+def test_a_key_announced_to_nobody_known_is_due_again_with_the_first_peer() -> None:
+    plan = schedule()
+    plan.add(A, None)
+    plan.provided(A, at(0), known=0)
+    assert plan.grown(1, at(1)) is True
+    assert ([A], None) == plan.due(at(1))
+
+
+def test_a_key_announced_while_k_peers_were_known_waits_its_interval() -> None:
+    plan = schedule()
+    for key, known in ((A, 20), (B, None)):
+        plan.add(key, None)
+        assert plan.provided(key, at(0), known=known) is True
+    assert plan.grown(10_000, at(1)) is False
+    assert ([], at(12)) == plan.due(at(1))
+
+
+def test_in_a_network_that_stays_small_a_thin_key_waits_its_interval() -> None:
+    plan = schedule()
+    plan.add(A, None)
+    plan.provided(A, at(0), known=4)
+    assert [plan.grown(4, at(hour)) for hour in range(1, 12)] == [False] * 11
+    assert ([], at(12)) == plan.due(at(11))
+
+
+def test_a_growing_network_makes_few_announcements_more() -> None:
+    plan = schedule()
+    plan.add(A, None)
+    announced_at = []
+    plan.provided(A, at(0), known=1)
+    for known in range(1, 1_000):
+        plan.grown(known, at(known / 1_000))
+        for key in plan.due(at(known / 1_000))[0]:
+            plan.begun(key)
+            plan.provided(key, at(known / 1_000), known=known)
+            announced_at.append(known)
+    assert announced_at == [2, 4, 8, 16, 20]
+
+
+def test_a_thin_key_that_is_no_longer_kept_or_is_under_way_is_let_be() -> None:
+    plan = schedule()
+    for key in (A, B):
+        plan.add(key, None)
+        plan.provided(key, at(0), known=2)
+    plan.remove(A)
+    plan.begun(B)
+    plan.grown(50, at(1))
+    assert ([], None) == plan.due(at(1))
+    assert plan.running == 1
+    plan.provided(B, at(2), known=50)
+    assert ([], at(14)) == plan.due(at(2))

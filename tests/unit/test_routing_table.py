@@ -315,10 +315,10 @@ class OnePerCpl:
     def __init__(self) -> None:
         self.inside: list[tuple[PeerId, int]] = []
 
-    def admits(self, peer: PeerId, cpl: int) -> bool:
+    def admits(self, peer: PeerId, cpl: int, now: Monotonic) -> bool:
         return all(at != cpl for _, at in self.inside)
 
-    def entered(self, peer: PeerId, cpl: int) -> None:
+    def entered(self, peer: PeerId, cpl: int, now: Monotonic) -> None:
         self.inside.append((peer, cpl))
 
     def left(self, peer: PeerId, cpl: int) -> None:

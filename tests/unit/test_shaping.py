@@ -10,8 +10,9 @@ from codio_dht.core.messages import ConnectionType, MessageType, PeerEntry, Reco
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.protobuf import uvarint
 from codio_dht.params import MAX_ADDRS_PER_PEER, MAX_PROVIDERS_PER_KEY, REPLY_BUDGET_BYTES
+from codio_dht.wire import shaping
 from codio_dht.wire.codec import decode_reply, encode_reply
-from codio_dht.wire.entries import encode_entry
+from codio_dht.wire.entries import address_bytes, encode_entry
 from codio_dht.wire.framing import FrameReader
 from codio_dht.wire.shaping import shape
 
@@ -184,6 +185,31 @@ def test_providers_share_what_is_left_in_rounds_when_each_has_a_place() -> None:
     assert len(counts) == 60
     assert max(counts) - min(counts) <= 1
     assert min(counts) > 3
+
+
+def test_a_peer_whose_next_address_does_not_fit_gets_no_more_and_the_others_go_on() -> None:
+    long, short = peer(1, [8, 9, 600, 10]), peer(2, [8, 9, 10, 11])
+    kept = PeerEntry(long.peer_id, long.addrs[:2])
+    room = len(encode_entry(kept)) + len(encode_entry(short)) + 40
+    assert shape([long, short], [], room).closer == [encode_entry(kept), encode_entry(short)]
+
+
+@pytest.mark.parametrize("crowd", [30, 100, 200])
+def test_the_work_for_a_popular_key_is_bounded_by_what_is_told_and_not_by_what_is_known(
+    crowd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[bytes] = []
+
+    def counting(addr: bytes) -> int:
+        looked_at.append(addr)
+        return address_bytes(addr)
+
+    monkeypatch.setattr(shaping, "address_bytes", counting)
+    providers = [peer(5_000 + n, [8 + n % 40] * 30) for n in range(crowd)]
+    reply = read_strictly(encode_reply(reply_of([], providers)))
+    assert len(reply.provider_peers) == crowd
+    told = sum(len(entry.addrs) for entry in reply.provider_peers)
+    assert len(looked_at) <= told  # which has the address that each starts with
 
 
 def test_one_provider_that_does_not_fit_does_not_end_the_list() -> None:

@@ -36,6 +36,7 @@ from codio_dht.params import (
     MAX_INBOUND_STREAMS,
     NEGOTIATION_TIMEOUT_S,
 )
+from fuzz_inputs import stream_traffic
 
 ALICE = PrivateKey.from_ed25519_seed(b"a" * 32)
 BOB = PrivateKey.from_ed25519_seed(b"b" * 32)
@@ -809,17 +810,7 @@ def test_any_bytes_at_any_stage_end_in_events_and_never_raise(data, size, at_ser
         assert isinstance(ended[0].error, ProtocolError)
 
 
-PROPOSAL = HEADER + encode_message(ECHO.encode())
-plain_frames = st.builds(
-    lambda kind, flags, stream, body: FRAME.pack(0, kind, flags, stream, len(body)) + body,
-    st.sampled_from([0, 0, 0, 1, 2]),
-    st.sampled_from([0, 0, 1, 1, 2, 4, 8, 5, 6]),
-    st.sampled_from([1, 3, 5]),
-    st.sampled_from([PROPOSAL, PROPOSAL + b"x", HEADER, b"", b"\xff\xff", b"na", bytes(50)]),
-)
-
-
-@given(st.lists(plain_frames | st.binary(max_size=30), max_size=12).map(b"".join))
+@given(stream_traffic)
 @settings(max_examples=150)
 def test_any_plaintext_of_an_authenticated_peer_ends_in_events_and_never_raises(plain):
     pair = connected()

@@ -21,6 +21,7 @@ from codio_dht.net.stack.muxer import (
 )
 from codio_dht.net.stack.yamux import Yamux
 from codio_dht.net.stack.yamux_stream import YamuxLimits
+from fuzz_inputs import yamux_traffic
 
 HEADER = Struct(">BBHII")
 DATA, WINDOW, PING, GO_AWAY = range(4)
@@ -527,19 +528,6 @@ def test_after_our_goaway_new_streams_are_refused():
 
 # --- laws -----------------------------------------------------------------------------------------
 
-frames = st.builds(
-    lambda version, kind, flags, stream, body, lie: (
-        HEADER.pack(version, kind, flags, stream, len(body) + lie) + body
-    ),
-    st.sampled_from([0] * 30 + [1]),
-    st.sampled_from([DATA] * 6 + [WINDOW] * 6 + [PING, GO_AWAY, 9]),
-    st.sampled_from([0, SYN, SYN, ACK, FIN, RST, ACK | FIN, SYN | FIN, SYN | RST, 0xFFFF]),
-    st.sampled_from([0, 1, 1, 2, 3, 3, 5, 2**32 - 1]),
-    st.binary(max_size=20),
-    st.sampled_from([0] * 20 + [1, WINDOW_BYTES, 2**32 - 40]),
-)
-traffic = st.lists(st.one_of(frames, st.binary(max_size=30)), max_size=12).map(b"".join)
-
 
 def joined(events):
     """Events with neighbouring data of one stream joined, streams by number."""
@@ -562,7 +550,7 @@ def joined(events):
     return told
 
 
-@given(traffic, st.lists(st.integers(min_value=0), max_size=10))
+@given(yamux_traffic, st.lists(st.integers(min_value=0), max_size=10))
 def test_any_bytes_in_any_chunks_mean_the_same_and_never_raise(bytes_in, cuts):
     edges = [0, *sorted(cut % (len(bytes_in) + 1) for cut in cuts), len(bytes_in)]
     whole, pieces = server(), server()

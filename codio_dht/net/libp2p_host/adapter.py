@@ -171,6 +171,18 @@ class Libp2pHost:
             with trio.move_on_after(CLOSE_TIMEOUT_S), foreign_errors("cannot close"):
                 await conn.close()
 
+    def protect(self, peer_id: PeerId, tag: str) -> None:
+        """Never close connections to the peer for being too many (upstream's pruner heeds it)."""
+        self._swarm.protect(peer_id.to_libp2p(), tag)
+
+    def unprotect(self, peer_id: PeerId, tag: str) -> bool:
+        """The reason ``tag`` is gone; whether another remains."""
+        return self._swarm.unprotect(peer_id.to_libp2p(), tag)
+
+    def is_reached(self, peer_id: PeerId) -> bool:
+        """Whether the peer is connected: py-libp2p shows nothing of a dial under way."""
+        return self.is_connected(peer_id)
+
     def is_connected(self, peer_id: PeerId) -> bool:
         """Whether a connection to the peer is open."""
         return bool(self._connections_to(peer_id))

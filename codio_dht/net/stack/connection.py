@@ -182,9 +182,11 @@ class Connection:
         """Take what arrived; what it meant. Never raises; silent once the connection is over."""
         try:
             if self.stage is Stage.OPEN:
-                layer = self._layer
+                layer, yamux, streams = self._layer, self._yamux, self._streams
                 assert layer is not None
-                self._on_frames(layer.receive(data), now)
+                assert yamux is not None
+                assert streams is not None
+                streams.handle(yamux.receive(layer.receive(data), now), now)
             elif self.stage is not Stage.ENDED:
                 self._upgrade(data, now)
         except (ProtocolError, CapacityError) as error:
@@ -216,19 +218,15 @@ class Connection:
                     plain = b"".join(self._plain) + plain
                     self._plain.clear()
                 if plain:
-                    out.append(self._seal(layer, plain))
+                    try:
+                        out.append(layer.seal(plain))
+                    except CapacityError as error:  # nonces are used up: nothing more can be sent
+                        self._end(error)
         if len(out) == 1:
             return out.pop()
         joined = b"".join(out)
         out.clear()
         return joined
-
-    def _seal(self, layer: SecurityLayer, plain: bytes) -> bytes:
-        try:
-            return layer.seal(plain)
-        except CapacityError as error:  # nonces are used up: nothing can be sent any more
-            self._end(error)
-            return b""
 
     def hold(self) -> None:
         """The peer does not read what is sent: answer nothing more until ``release``."""
@@ -428,15 +426,14 @@ class Connection:
         streams.handle(yamux.receive(plain, now), now)
 
     def _take_events(self) -> list[ConnectionEvent]:
-        if self._streams is not None:
-            self._collect()
+        if self._streams is not None and (told := self._streams.take_events()):
+            self._collect(told)
         events, self._events = self._events, []
         return events
 
-    def _collect(self) -> None:
-        assert self._streams is not None
+    def _collect(self, told: Sequence[StreamsEvent]) -> None:
         violation: ProtocolError | None = None
-        for event in self._streams.take_events():
+        for event in told:
             match event:
                 case Violation(error):
                     violation = error

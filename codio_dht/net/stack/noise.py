@@ -138,7 +138,8 @@ class Noise:
         sending = self._sending
         assert sending is not None, "seal before the handshake is done"
         if len(plaintext) <= _MAX_PLAINTEXT_BYTES:
-            return _frame(sending.encrypt(plaintext))
+            sealed = sending.encrypt(plaintext)
+            return len(sealed).to_bytes(_LENGTH_BYTES, "big") + sealed
         return b"".join(
             _frame(sending.encrypt(plaintext[at : at + _MAX_PLAINTEXT_BYTES]))
             for at in range(0, len(plaintext), _MAX_PLAINTEXT_BYTES)

@@ -3,7 +3,7 @@
 Decides when a QUIC connection is open and when it is over. No I/O: who owns the UDP socket does, in
 the shape of :mod:`connection`::
 
-    datagram -> receive(data, addr, now) -> events
+    datagram -> receive(data, addr, now) -> events       (or feed for each, and digest for all)
              -> datagrams_to_send(now) -> sendto        (once for all datagrams of a turn)
              -> while work_left: let others run; work(now); datagrams_to_send(now)
     at next_timeout(): on_timeout(now) -> events, and send
@@ -45,6 +45,7 @@ from codio_dht.net.stack.security import Authenticated
 from codio_dht.net.stack.streams import Streams
 from codio_dht.params import (
     HANDSHAKE_STAGE_TIMEOUT_S,
+    QUIC_ACK_DELAY_S,
     QUIC_HOLD_BYTES,
     QUIC_KEEP_ALIVE_INTERVAL_S,
     STREAM_SWEEP_INTERVAL_S,
@@ -180,17 +181,26 @@ class Quic:
 
     def receive(self, data: bytes, addr: Address, now: Monotonic) -> list[ConnectionEvent]:
         """Take a datagram; what it meant. Never raises; silent once the connection is over."""
+        self.feed(data, addr, now)
+        return self.digest(now)
+
+    def feed(self, data: bytes, addr: Address, now: Monotonic) -> None:
+        """Take a datagram; ``digest`` must follow when a turn's are all taken."""
         if self.state is QuicState.ENDED:
-            return []
+            return
         self._last_received = now
         self._pinged = False
         try:
             self._engine.receive_datagram(data, addr, now)
         except Exception as error:  # noqa: BLE001 - aioquic's parsers meet a peer's bytes here
             self._fail(ProtocolError(_LAYER, "malformed packet"), error)
-        if not self._engine.has_begun:
+        if self.state is QuicState.HANDSHAKE and not self._engine.has_begun:
             self._end(ProtocolError(_LAYER, "no first packet"))
-        self._take_engine_events(now)
+
+    def digest(self, now: Monotonic) -> list[ConnectionEvent]:
+        """What the datagrams taken meant; requests in them are answered."""
+        if self.state is not QuicState.ENDED:
+            self._take_engine_events(now)
         return self.take_events()
 
     def work(self, now: Monotonic) -> list[ConnectionEvent]:
@@ -207,7 +217,7 @@ class Quic:
     def datagrams_to_send(self, now: Monotonic) -> list[Datagram]:
         """Everything to send now. Afterwards ``next_timeout`` may have changed, and parked work may
         have become ready (``wake``)."""
-        if not self._engine.has_begun:
+        if self.state is not QuicState.OPEN and not self._engine.has_begun:
             return []
         try:
             datagrams = self._engine.datagrams_to_send(now)
@@ -226,6 +236,15 @@ class Quic:
         due = min(due, self._next_ping())
         timer = self._engine.get_timer()
         return due if timer is None else Monotonic(min(due, timer))
+
+    def may_wait(self, due: float, now: Monotonic) -> bool:
+        """Whether a look at ``due`` is soon enough, without asking for ``next_timeout``. Most turns
+        change no timer that would be due before the next acknowledgement."""
+        return (
+            self.state is QuicState.OPEN
+            and due <= now + QUIC_ACK_DELAY_S
+            and not self._engine.is_urgent
+        )
 
     def on_timeout(self, now: Monotonic) -> list[ConnectionEvent]:
         """Loss, keep-alive, deadlines, idle streams. Harmless when early."""
@@ -293,7 +312,6 @@ class Quic:
     @property
     def held_bytes(self) -> int:
         """Bytes of all streams that wait for their protocols or for the peer."""
-        self._mux.recount()
         return self._mux.unread_bytes + self._mux.kept_bytes
 
     @property
@@ -381,7 +399,6 @@ class Quic:
 
     def _adjust_hold(self) -> None:
         assert self._streams is not None
-        self._mux.recount()
         kept = self._mux.kept_bytes
         if not self._held and kept > QUIC_HOLD_BYTES:
             self._held = True

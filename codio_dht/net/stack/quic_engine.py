@@ -1,16 +1,16 @@
 """aioquic's connection with libp2p's handshake, enforced windows and bounded reassembly.
 
-The only place that touches what aioquic calls private. Decides nothing about libp2p's streams;
-those are :mod:`quic_streams`'s. What it changes, and why:
+Decides nothing about libp2p's streams; those are :mod:`quic_streams`'s. What it changes, and why:
 
 - A server asks for the client's certificate (aioquic: a flag "for test purposes only"), and
   certificates of both sides go to ``judge`` while the handshake waits; aioquic would ask an
   authority, or nobody.
-- Windows grow by what was taken (``grant``). aioquic doubles them as data arrives, so that a peer
-  may send without end what nobody reads.
 - Handshake data is bounded, and so are the gaps in any data, before anybody is authenticated:
   aioquic keeps half a megabyte, and looks through all gaps for every frame.
-- No unidirectional streams, which libp2p has none of; no session tickets, no early data.
+- No session tickets, no early data.
+- What is sent and received once there are keys is :mod:`quic_sending`'s, :mod:`quic_receiving`'s
+  and :mod:`quic_windows`'s. Together these are the only places that touch what aioquic calls
+  private.
 - It logs nothing: aioquic logs what peers write.
 
 ``check_engine`` compares the installed aioquic with what is expected here, and refuses loudly: a
@@ -30,18 +30,17 @@ from typing import Any, Final
 
 from aioquic import tls
 from aioquic._buffer import Buffer  # where it is typed
+from aioquic._crypto import HeaderProtection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
-    CONNECTION_LIMIT_FRAME_CAPACITY,
-    MAX_STREAM_DATA_FRAME_CAPACITY,
     TRANSPORT_CLOSE_FRAME_CAPACITY,
-    Limit,
     QuicConnection,
     QuicConnectionError,
+    QuicConnectionState,
     QuicReceiveContext,
 )
 from aioquic.quic.crypto import CryptoPair
-from aioquic.quic.events import ConnectionTerminated
+from aioquic.quic.events import ConnectionTerminated, QuicEvent
 from aioquic.quic.packet import (
     QuicErrorCode,
     QuicFrameType,
@@ -51,16 +50,16 @@ from aioquic.quic.packet import (
     pull_quic_header,
 )
 from aioquic.quic.packet_builder import QuicPacketBuilder
-from aioquic.quic.recovery import QuicPacketSpace
-from aioquic.quic.stream import QuicStream
+from aioquic.quic.recovery import QuicPacketRecovery
+from aioquic.quic.stream import QuicStream, QuicStreamReceiver
 
 from codio_dht.crypto.certificate import OwnCertificate
 from codio_dht.errors import ProtocolError, UsageError
+from codio_dht.net.stack.quic_receiving import Receiving
 from codio_dht.params import (
     MAX_QUIC_CONNECTION_IDS,
     MAX_QUIC_GAPS,
     MAX_QUIC_LATE_CRYPTO_BYTES,
-    MAX_QUIC_STREAMS,
     MAX_TLS_HANDSHAKE_BYTES,
     QUIC_ACK_DELAY_S,
     QUIC_CONNECTION_WINDOW_BYTES,
@@ -88,6 +87,35 @@ _EXPECTED: Final = {
     (QuicConnection, "_on_connection_limit_delivery"): ("self", "delivery", "limit"),
     (QuicConnection, "_on_max_stream_data_delivery"): ("self", "delivery", "stream"),
     (QuicConnection, "_idle_timeout"): ("self",),
+    (QuicConnection, "_payload_received"): ("self", "context", "plain", "crypto_frame_required"),
+    (QuicConnection, "_handle_ack_frame"): ("self", "context", "frame_type", "buf"),
+    (QuicConnection, "_handle_padding_frame"): ("self", "context", "frame_type", "buf"),
+    (QuicConnection, "_handle_max_data_frame"): ("self", "context", "frame_type", "buf"),
+    (QuicConnection, "_handle_max_stream_data_frame"): ("self", "context", "frame_type", "buf"),
+    (QuicConnection, "_get_or_create_stream"): ("self", "frame_type", "stream_id"),
+    (QuicConnection, "_get_or_create_stream_for_send"): ("self", "stream_id"),
+    (QuicConnection, "_unblock_streams"): ("self", "is_unidirectional"),
+    (QuicConnection, "_write_application"): ("self", "builder", "network_path", "now"),
+    (QuicConnection, "_write_ack_frame"): ("self", "builder", "space", "now"),
+    (QuicConnection, "_write_path_challenge_frame"): ("self", "builder", "network_path"),
+    (QuicConnection, "_write_path_response_frame"): ("self", "builder", "challenge"),
+    (QuicConnection, "_write_handshake_done_frame"): ("self", "builder"),
+    (QuicConnection, "_write_new_connection_id_frame"): ("self", "builder", "connection_id"),
+    (QuicConnection, "_write_retire_connection_id_frame"): ("self", "builder", "sequence_number"),
+    (QuicConnection, "_write_streams_blocked_frame"): ("self", "builder", "frame_type", "limit"),
+    (QuicConnection, "_write_ping_frame"): ("self", "builder", "uids", "comment"),
+    (QuicConnection, "_write_crypto_frame"): ("self", "builder", "space", "stream"),
+    (QuicConnection, "_write_stop_sending_frame"): ("self", "builder", "stream"),
+    (QuicConnection, "_write_reset_stream_frame"): ("self", "builder", "stream"),
+    (QuicConnection, "_replenish_connection_ids"): ("self",),
+    (QuicConnection, "_on_new_connection_id_delivery"): ("self", "delivery", "connection_id"),
+    (QuicConnection, "_on_ack_delivery"): ("self", "delivery", "space", "highest_acked"),
+    (QuicPacketRecovery, "on_packet_sent"): ("self", "packet", "space"),
+    (QuicPacketRecovery, "_detect_loss"): ("self", "now", "space"),
+    (QuicStreamReceiver, "handle_frame"): ("self", "frame"),
+    (QuicStreamReceiver, "handle_reset"): ("self", "final_size", "error_code"),
+    (CryptoPair, "_update_key"): ("self", "trigger"),
+    (HeaderProtection, "_mask"): ("self", "sample"),
     (QuicPacketBuilder, "start_frame"): (
         "self", "frame_type", "capacity", "handler", "handler_args",
     ),
@@ -152,7 +180,7 @@ def configuration(own: OwnCertificate, *, initiator: bool) -> QuicConfiguration:
     )
 
 
-class Engine(QuicConnection):
+class Engine(Receiving):
     """See the module."""
 
     def __init__(
@@ -172,50 +200,32 @@ class Engine(QuicConnection):
         super().__init__(configuration=configuration, **options)
         self._judge = judge
         self.fault: ProtocolError | None = None
-        self._logger = self._loss._logger = _SILENT
-        for limit, value in (
-            (self._local_max_streams_bidi, MAX_QUIC_STREAMS),
-            (self._local_max_streams_uni, 0),
-        ):
-            limit.value = limit.sent = value
-        self._ungranted = 0
+        self._logger = _SILENT
         self._ack_delay = QUIC_ACK_DELAY_S
-        self._unacknowledged = 0
-        self._has_news = False
 
     # --- sending ----------------------------------------------------------------------------------
-
-    def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
-        """See ``QuicConnection``."""
-        self._unacknowledged += 1
-        super().receive_datagram(data, addr, now)
-
-    def send_stream_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
-        """See ``QuicConnection``."""
-        self._has_news = True
-        super().send_stream_data(stream_id, data, end_stream)
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, Any]]:
         """See ``QuicConnection``. An acknowledgement goes with data, or for every second datagram,
         or when its time has come; aioquic would send each on its own, a millisecond later."""
-        if self._has_news or self._unacknowledged >= _DATAGRAMS_PER_ACK:
-            space = self._spaces.get(tls.Epoch.ONE_RTT)
-            if space is not None and space.ack_at is not None and space.ack_at > now:
+        if self._ledger.ready or self._unacknowledged >= _DATAGRAMS_PER_ACK:
+            space = self._app_space
+            if space.ack_at is not None and space.ack_at > now:
                 space.ack_at = now
-            self._has_news = False
-            self._unacknowledged = 0
         return super().datagrams_to_send(now)
 
-    def get_timer(self) -> float | None:
-        """See ``QuicConnection``, which fails before anything was sent or received."""
-        return None if self._close_at is None else super().get_timer()
+    def next_event(self) -> QuicEvent | None:
+        """See ``QuicConnection``, which lets an exception tell that there is none."""
+        return self._events.popleft() if self._events else None
 
     # --- what aioquic keeps to itself -------------------------------------------------------------
 
     @property
     def has_begun(self) -> bool:
-        """Whether the peer's first packet was one (or this side dialled)."""
-        return bool(self._network_paths) and bool(self._spaces)
+        """Whether the peer's first packet was genuine (or this side dialled)."""
+        return bool(self._spaces) and (
+            self._is_client or self._state is not QuicConnectionState.FIRSTFLIGHT
+        )
 
     @property
     def close_event(self) -> ConnectionTerminated | None:
@@ -254,6 +264,11 @@ class Engine(QuicConnection):
             return 0
         return stream.sender._buffer_stop - stream.sender.highest_offset
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of all streams that are kept until the peer has them."""
+        return self._ledger.kept
+
     def kept(self, stream_id: int) -> int:
         """Bytes of a stream that are kept until the peer has them."""
         stream = self._streams.get(stream_id)
@@ -282,56 +297,6 @@ class Engine(QuicConnection):
         stream.sender.reset(0)
         if not stream.receiver.is_finished:
             stream.receiver.stop(0)
-
-    # --- windows ----------------------------------------------------------------------------------
-
-    def grant(self, count: int) -> None:
-        """The peer may send ``count`` more bytes on the connection."""
-        self._ungranted += count
-        if 2 * self._ungranted >= QUIC_CONNECTION_WINDOW_BYTES:
-            self._local_max_data.value += self._ungranted
-            self._ungranted = 0
-
-    def grant_stream(self, stream_id: int, count: int) -> None:
-        """The peer may send ``count`` more bytes on a stream."""
-        stream = self._streams.get(stream_id)
-        if stream is not None:
-            stream.max_stream_data_local += count
-
-    def _write_connection_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace) -> None:
-        for limit in (self._local_max_data, self._local_max_streams_bidi):
-            if limit.value != limit.sent and self._is_worth_telling(limit):
-                buf = builder.start_frame(
-                    limit.frame_type,
-                    capacity=CONNECTION_LIMIT_FRAME_CAPACITY,
-                    handler=self._on_connection_limit_delivery,
-                    handler_args=(limit,),
-                )
-                buf.push_uint_var(limit.value)
-                limit.sent = limit.value
-
-    def _is_worth_telling(self, limit: Limit) -> bool:
-        """Streams one by one are not, while the peer has many left."""
-        if limit is self._local_max_data:
-            return True
-        left = limit.sent - limit.used
-        return bool(limit.value - limit.sent > left)
-
-    def _write_stream_limits(
-        self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream
-    ) -> None:
-        if stream.max_stream_data_local_sent == stream.max_stream_data_local:
-            return
-        buf = builder.start_frame(
-            QuicFrameType.MAX_STREAM_DATA,
-            capacity=MAX_STREAM_DATA_FRAME_CAPACITY,
-            handler=self._on_max_stream_data_delivery,
-            handler_args=(stream,),
-        )
-        assert stream.stream_id is not None
-        buf.push_uint_var(stream.stream_id)
-        buf.push_uint_var(stream.max_stream_data_local)
-        stream.max_stream_data_local_sent = stream.max_stream_data_local
 
     # --- bounds -----------------------------------------------------------------------------------
 

@@ -48,13 +48,12 @@ _RESET_WITH_CODE: Final = "reset by peer with an error code"
 class QuicStream(MuxStream):
     """A stream and what it owes. Written by :class:`QuicStreams` only."""
 
-    __slots__ = ("credit", "granted", "kept", "over", "remote_closed", "write_closed")
+    __slots__ = ("credit", "granted", "over", "remote_closed", "write_closed")
 
     def __init__(self, stream_id: int, *, inbound: bool) -> None:
         super().__init__(stream_id, inbound=inbound)
         self.credit = 0  # taken, not yet given back to the stream's window
         self.granted = 0  # given back to the connection's window so far
-        self.kept = 0  # bytes that the peer does not have for certain
         self.remote_closed = False
         self.write_closed = False
         self.over = False
@@ -63,8 +62,8 @@ class QuicStream(MuxStream):
 class QuicStreams:
     """All streams of one connection; a :class:`~codio_dht.net.stack.muxer.Muxer`."""
 
-    __slots__ = ("_blocked", "_engine", "_keeping", "_lingering", "_outbound", "_streams",
-                 "_wrote", "kept_bytes", "unread_bytes")  # fmt: skip
+    __slots__ = ("_blocked", "_engine", "_lingering", "_outbound", "_streams", "_wrote",
+                 "unread_bytes")  # fmt: skip
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -72,11 +71,13 @@ class QuicStreams:
         self._lingering: dict[int, QuicStream] = {}  # over, and the peer still sends
         self._wrote: dict[QuicStream, None] = {}  # since something was sent last
         self._blocked: dict[QuicStream, None] = {}  # wrote what could not be sent yet
-        self._keeping: dict[QuicStream, None] = {}  # wrote what the peer may not have yet
         self._outbound = 0
         self.unread_bytes = 0
-        self.kept_bytes = 0
-        """Bytes that the peer may not have; exact after ``recount``, else at least as many."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that the peer does not have for certain."""
+        return self._engine.kept_bytes
 
     @property
     def stream_count(self) -> int:
@@ -172,17 +173,15 @@ class QuicStreams:
         assert isinstance(stream, QuicStream)
         if stream.over or stream.write_closed:
             raise StreamError("the stream is closed for writing")
-        size = len(data)
-        if self.kept_bytes + size > MAX_STREAM_UNSENT_BYTES:  # the smaller bound
-            self.recount()
-            if stream.kept + size > MAX_STREAM_UNSENT_BYTES:
-                raise CapacityError(f"{stream.kept} bytes unsent on one stream")
-            if self.kept_bytes + size > MAX_CONNECTION_UNSENT_BYTES:
-                raise CapacityError(f"{self.kept_bytes} bytes unsent on one connection")
+        size, kept = len(data), self._engine.kept_bytes
+        if kept + size > MAX_STREAM_UNSENT_BYTES:  # the smaller bound
+            of_stream = self._engine.kept(stream.id)
+            if of_stream + size > MAX_STREAM_UNSENT_BYTES:
+                raise CapacityError(f"{of_stream} bytes unsent on one stream")
+            if kept + size > MAX_CONNECTION_UNSENT_BYTES:
+                raise CapacityError(f"{kept} bytes unsent on one connection")
         self._engine.send_stream_data(stream.id, data)
-        stream.kept += size
-        self.kept_bytes += size
-        self._wrote[stream] = self._keeping[stream] = None
+        self._wrote[stream] = None
 
     def consume(self, stream: MuxStream, count: int) -> None:
         """See :class:`~codio_dht.net.stack.muxer.Muxer`."""
@@ -240,15 +239,6 @@ class QuicStreams:
                 told.append(StreamWritable(stream))
             stream.unsent = unsent
         self._wrote.clear()
-
-    def recount(self) -> None:
-        """Learn what the peer has by now."""
-        for stream in list(self._keeping):
-            kept = self._engine.kept(stream.id)
-            self.kept_bytes += kept - stream.kept
-            stream.kept = kept
-            if not kept:
-                del self._keeping[stream]
 
     def _drop_if_closed(self, stream: QuicStream) -> None:
         if stream.remote_closed and stream.write_closed:

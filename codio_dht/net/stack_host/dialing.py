@@ -57,6 +57,7 @@ class _Dial:
         "names",
         "next_at",
         "peer_id",
+        "reached",
         "resolving",
         "running",
         "scope",
@@ -73,6 +74,7 @@ class _Dial:
         self.resolving = 0
         self.waiters = 0
         self.connected = False
+        self.reached = False
         self.errors: list[str] = []
         self.deadline = Monotonic(0.0)
         self.next_at = 0.0
@@ -84,6 +86,10 @@ class _Dial:
         """Something changed."""
         self.moved.set()
         self.moved = trio.Event()
+
+    def was_reached(self) -> None:
+        """Somebody is there."""
+        self.reached = True
 
     @property
     def over(self) -> bool:
@@ -146,6 +152,11 @@ class Dialler:
         if scope.cancelled_caught:
             raise DeadlineError(f"no connection to {peer_id} before the deadline")
         raise DialError(_reasons(dial))
+
+    def is_reached(self, peer_id: PeerId) -> bool:
+        """Whether somebody took a connection at an address where the peer is being dialled."""
+        dial = self._dials.get(peer_id)
+        return dial is not None and dial.reached
 
     def on_connected(self, link: Link) -> None:
         """There is a connection to a peer, whoever made it."""
@@ -211,7 +222,7 @@ class Dialler:
         started = now()
         self._counters["dials"] += 1
         try:
-            await transport.dial(target, dial.peer_id)
+            await transport.dial(target, dial.peer_id, dial.was_reached)
         except trio.Cancelled:
             if now() - started >= SILENT_AFTER_S:
                 self._failures.add(target.addr, dial.peer_id, DialFailure.SILENT, now())

@@ -19,6 +19,7 @@ import trio
 from multiaddr import Multiaddr
 from trio.lowlevel import checkpoint
 
+from codio_dht.core.addresses import strip_peer_id
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
@@ -32,6 +33,7 @@ from codio_dht.net.host import (
     Stream,
     StreamHandlerFactory,
 )
+from codio_dht.net.observed_addrs import ObservedAddrs
 from codio_dht.net.own_addresses import told_addresses
 from codio_dht.net.ping import PING, PingHandler, round_trip
 from codio_dht.net.stack.channel import Channel, Served, ServedProtocols
@@ -44,7 +46,7 @@ from codio_dht.net.stack_host.dialing import Dialler
 from codio_dht.net.stack_host.gate import Gate
 from codio_dht.net.stack_host.identifying import Identifier
 from codio_dht.net.stack_host.limits import PING_IDLE_S, STREAM_TASK_IDLE_S, Limits
-from codio_dht.net.stack_host.link import Link, LinkContext, Transport, now
+from codio_dht.net.stack_host.link import Link, LinkContext, LinkState, Transport, now
 from codio_dht.net.stack_host.reaper import Reaper
 from codio_dht.net.stack_host.stream import StackStream, open_stream
 from codio_dht.net.stack_host.stream_tasks import StreamTasks
@@ -77,6 +79,8 @@ class StackHost:
         self._tasks_of: dict[str, Callable[[Stream], Awaitable[None]]] = {}
         self._listening: list[Multiaddr] = []
         self._told: tuple[Multiaddr, ...] = ()
+        self._unproven: tuple[Multiaddr, ...] = ()
+        self._observed = ObservedAddrs()
         self._running = False
         self._bus = EventBus(self._counters)
         self._connections = Connections(self._peer_id, limits, self._counters)
@@ -91,6 +95,7 @@ class StackHost:
             bus=self._bus,
             counters=self._counters,
             nursery=nursery,
+            observed=self._on_observed,
         )
         self._served.add(Served(PING, PingHandler, PING_IDLE_S))
         context = LinkContext(self, nursery, securities, self._served, limits, self._counters)
@@ -113,7 +118,7 @@ class StackHost:
             connections=self._connections,
             limits=limits,
             counters=self._counters,
-            look_at_interfaces=self._look_at_interfaces,
+            look_at_own_addresses=self._look_at_own_addresses,
         )
 
     # --- life -------------------------------------------------------------------------------------
@@ -157,12 +162,28 @@ class StackHost:
         """Own addresses as told to others."""
         return self._told
 
-    def _look_at_interfaces(self) -> None:
-        told = told_addresses(self._listening, self._announce)
+    def _look_at_own_addresses(self) -> None:
+        """Done now and then, so that no peer can make us tell everybody of changes all the time."""
+        observed = {Multiaddr(each.addr): each.dialled for each in self._observed.addrs(now())}
+        surely = told_addresses(
+            self._listening, self._announce, (addr for addr in observed if observed[addr])
+        )
+        told = told_addresses(self._listening, self._announce, observed)
+        unproven = tuple(addr for addr in told if addr not in surely)
+        if (told, unproven) == (self._told, self._unproven):
+            return
         if told != self._told:
-            self._told = told
-            self._bus.emit(AddrsChanged(told))
             self._identifier.self_changed()
+        self._told, self._unproven = told, unproven
+        self._bus.emit(AddrsChanged(told, unproven))
+
+    def _on_observed(self, link: Link, addr: bytes) -> None:
+        """The peer says where it sees us."""
+        seen = strip_peer_id(addr, self._peer_id)
+        if seen is not None and link.on_listener and link.state is LinkState.OPEN:
+            self._observed.saw(
+                link, remote=link.target.addr, observed=seen, inbound=link.inbound, now=now()
+            )
 
     # --- connections ------------------------------------------------------------------------------
 
@@ -185,6 +206,10 @@ class StackHost:
         for link in self._connections.of(peer_id):
             link.end()
         await checkpoint()
+
+    def is_reached(self, peer_id: PeerId) -> bool:
+        """Whether the peer is connected, or took a connection that is being set up."""
+        return self.is_connected(peer_id) or self._dialler.is_reached(peer_id)
 
     def is_connected(self, peer_id: PeerId) -> bool:
         """Whether a connection to the peer is open."""
@@ -209,11 +234,11 @@ class StackHost:
         return infos
 
     def protect(self, peer_id: PeerId, tag: str) -> None:
-        """Keep connections to the peer when there are too many, for the reason ``tag``."""
+        """Never close connections to the peer for being too many or idle."""
         self._connections.protect(peer_id, tag)
 
     def unprotect(self, peer_id: PeerId, tag: str) -> bool:
-        """The reason is gone; whether others remain."""
+        """The reason is gone; whether another remains."""
         return self._connections.unprotect(peer_id, tag)
 
     # --- streams ----------------------------------------------------------------------------------
@@ -271,13 +296,17 @@ class StackHost:
     # --- events and counters ----------------------------------------------------------------------
 
     def events(self) -> AbstractAsyncContextManager[AsyncIterator[HostEvent]]:
-        """Subscribe; the first events describe the peers already identified."""
+        """Subscribe; the first events describe the peers already identified, and own addresses
+        that are not proven."""
         return self._events()
 
     @asynccontextmanager
     async def _events(self) -> AsyncIterator[AsyncIterator[HostEvent]]:
         self._check_running()
-        with self._bus.subscribed(self._identifier.known.values()) as events:
+        first: list[HostEvent] = [*self._identifier.known.values()]
+        if self._unproven:
+            first.append(AddrsChanged(self._told, self._unproven))
+        with self._bus.subscribed(first) as events:
             yield events
 
     def stats(self) -> dict[str, int]:
@@ -341,6 +370,7 @@ class StackHost:
 
     def on_ended(self, link: Link) -> None:
         """See ``LinkOwner``."""
+        self._observed.ended(link, now())
         if link.inbound:
             self._admission.ended(link)
         if isinstance(link.error, CapacityError):

@@ -47,7 +47,10 @@ class Identifier:
         bus: EventBus,
         counters: Counter[str],
         nursery: trio.Nursery,
+        observed: Callable[[Link, bytes], None],
     ) -> None:
+        """``observed`` is told at which address (a binary multiaddr) a peer says it sees us."""
+        self._observed = observed
         self._key = key
         self._agent = agent
         self._addrs = addrs
@@ -72,8 +75,8 @@ class Identifier:
             return
         channel.user = link.question = _Question(self, link, channel)
 
-    def learn(self, peer_id: PeerId, parts: Parts) -> bool:
-        """A peer's message, whole; False if it is none."""
+    def learn(self, peer_id: PeerId, parts: Parts, link: Link | None = None) -> bool:
+        """A peer's message, whole, on ``link`` if that is known; False if it is none."""
         try:
             message = parts.message()
         except ProtocolError:
@@ -83,6 +86,8 @@ class Identifier:
         if event != before and self._connections.has(peer_id):
             self.known[peer_id] = event
             self._bus.emit(event)
+        if link is not None and message.observed_addr is not None:
+            self._observed(link, message.observed_addr)
         return True
 
     def gone(self, peer_id: PeerId) -> None:
@@ -198,7 +203,7 @@ class _Question:
         self._link.question = None
         self._streams.close(self._channel, now())
         assert self._link.peer_id is not None
-        if not self._identifier.learn(self._link.peer_id, self._parts):
+        if not self._identifier.learn(self._link.peer_id, self._parts, self._link):
             self._fail()
 
     def on_reset(self, reason: str) -> None:

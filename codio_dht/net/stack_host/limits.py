@@ -49,8 +49,8 @@ recommends 0.1 to 2)."""
 CONNECT_TIMEOUT_S: Final = 5.0
 """One TCP connect, seconds (go 5)."""
 
-UPGRADE_TIMEOUT_S: Final = 5.0
-"""From the TCP connection to an authenticated peer, seconds."""
+UPGRADE_TIMEOUT_S: Final = 10.0
+"""From the TCP connection to an authenticated peer, seconds (go 15 for the whole upgrade)."""
 
 GIVE_WAY_AFTER_S: Final = 1.0
 """While others wait for a free place, a connect without an answer for this long loses its own,
@@ -128,8 +128,8 @@ ACCEPT_PAUSE_S: Final = 0.2
 LISTEN_BACKLOG: Final = 1_024
 """Connections that the system keeps for us to accept."""
 
-INTERFACES_INTERVAL_S: Final = 30.0
-"""How often the machine's addresses are looked at, seconds."""
+OWN_ADDRESSES_INTERVAL_S: Final = 30.0
+"""How often the machine's addresses, and those that peers see, are looked at, seconds."""
 
 # --- QUIC -----------------------------------------------------------------------------------------
 
@@ -206,6 +206,12 @@ class Limits:
     """Bytes held for all connections together; past it those that hold most are closed."""
     max_streams: int = 65_536
     """Streams of all connections together; past it the connections with most are closed."""
+
+    @property
+    def open_files(self) -> int:
+        """Files that a process must be allowed to have open for all of this."""
+        connections = -(-self.max_connections * 4 // 3)
+        return _OTHER_FILES + max(connections, 8 * self.max_pending, 8 * self.max_dials)
 
     def within(self, open_files: int) -> Self:
         """These limits, cut to what a process may have open."""

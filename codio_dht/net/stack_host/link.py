@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
@@ -160,8 +160,10 @@ class Transport(Protocol):
         """Whether this transport carries connections to ``target``."""
         ...
 
-    async def dial(self, target: Target, peer_id: PeerId) -> Link:
+    async def dial(self, target: Target, peer_id: PeerId, reached: Callable[[], None]) -> Link:
         """An open link to ``peer_id``; bounded in time. A cancelled dial leaves nothing behind.
+        ``reached`` is called when there is somebody at the target, where that shows before the link
+        is open.
 
         Raises:
             DialFailedError: there is none to be had.
@@ -274,6 +276,11 @@ class Link(ABC):
         ``reason`` is what ``error`` then says."""
 
     # --- for the host -----------------------------------------------------------------------------
+
+    @property
+    def on_listener(self) -> bool:
+        """Whether its packets leave from an address that is listened on."""
+        return self.inbound
 
     @property
     def usable(self) -> bool:

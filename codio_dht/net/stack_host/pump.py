@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from typing import Final
+from collections.abc import Callable
+from typing import Final, cast
 
 import structlog
 import trio
-from trio.lowlevel import checkpoint, notify_closing, wait_readable, wait_writable
+from trio.lowlevel import checkpoint, current_clock, notify_closing, wait_readable, wait_writable
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
@@ -109,8 +110,9 @@ class Pump(Link):
             self.end()
 
     async def _run(self) -> None:
-        sock, fd, current_time = self._sock, self._fd, trio.current_time
-        connection = self._connection
+        sock, fd, connection = self._sock, self._fd, self._connection
+        # What trio.current_time asks, without the way to it: one look for each time data comes.
+        current_time = cast("Callable[[], Monotonic]", current_clock().current_time)
         while self.state is not LinkState.ENDED:
             self._waiting = True
             await wait_readable(fd)
@@ -121,7 +123,7 @@ class Pump(Link):
                 continue
             except OSError:
                 data = b""
-            moment = Monotonic(current_time())
+            moment = current_time()
             if data:
                 if len(data) > KEEP_ALIVE_BYTES:
                     self.last_active = moment

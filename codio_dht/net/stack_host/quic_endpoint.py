@@ -20,7 +20,7 @@ import heapq
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Final
 
@@ -37,7 +37,7 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 from trio.lowlevel import checkpoint, notify_closing, wait_readable
 
 from codio_dht.core.clock import Monotonic
-from codio_dht.net.stack.quic import Address
+from codio_dht.net.stack.quic import Address, Datagram
 from codio_dht.net.stack.quic_engine import CONNECTION_ID_BYTES, read_header, refusal_packet
 from codio_dht.net.stack_host.limits import (
     MAX_UNPROVEN_HANDSHAKES,
@@ -48,6 +48,7 @@ from codio_dht.net.stack_host.limits import (
 )
 from codio_dht.net.stack_host.link import LinkContext, LinkState, now
 from codio_dht.net.stack_host.quic_link import QuicLink
+from codio_dht.net.stack_host.quic_socket import Sender
 from codio_dht.net.stack_host.targets import Ip, Target, of_udp_socket
 
 _log = structlog.get_logger(__name__)
@@ -84,8 +85,14 @@ class Endpoint:
         self._alarm: float = float("inf")
         self._earlier = trio.Event()
         self._closed = False
+        self._sender = Sender(sock)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, UDP_BUFFER_BYTES)
+
+    @property
+    def listens(self) -> bool:
+        """Whether it takes connections."""
+        return self._accept is not None
 
     @property
     def links(self) -> set[QuicLink]:
@@ -110,14 +117,13 @@ class Endpoint:
 
     # --- for its links ----------------------------------------------------------------------------
 
-    def send(self, data: bytes, addr: Address) -> None:
-        """Send a datagram; one that the system does not take is lost, as datagrams are."""
+    def send(self, datagrams: Sequence[Datagram]) -> None:
+        """Send datagrams; those that the system does not take are lost, as datagrams are."""
         if self._closed:
             return
-        try:
-            self.sock.sendto(data, addr)
-        except OSError:
-            self._context.counters["datagrams_not_sent"] += 1
+        lost = self._sender.send(datagrams)
+        if lost:
+            self._context.counters["datagrams_not_sent"] += lost
 
     def keep(self, link: QuicLink) -> None:
         """Find the link by its present ids, and look at its timer in time."""
@@ -127,10 +133,13 @@ class Endpoint:
             for new in link.ids - link.registered:
                 self._links[new] = link
             link.registered = set(link.ids)
+        moment = now()
+        if link.may_wait(moment):
+            return
         due: float | None = link.next_timeout()
         if due is not None and due < link.due:
             # Never at once: a timer that stays due would keep everybody else from running.
-            link.due = due = max(due, now() + MIN_TIMER_S)
+            link.due = due = max(due, moment + MIN_TIMER_S)
             heapq.heappush(self._timers, (due, next(self._serial), link))
             if due < self._alarm:
                 self._earlier.set()
@@ -181,8 +190,7 @@ class Endpoint:
                 link.receive(data, addr, moment)
                 touched[link] = None
         for link in touched:
-            if link.state is not LinkState.ENDED:
-                link.flush()
+            link.respond(moment)
 
     def _find(self, data: bytes, addr: Address) -> QuicLink | None:
         """The connection that a datagram belongs to, made now if it begins one."""
@@ -267,13 +275,13 @@ class Endpoint:
             original_destination_cid=header.destination_cid,
             retry_token=token,
         )
-        self.send(packet, addr)
+        self.send([(packet, addr)])
 
     def _refuse(self, header: QuicHeader, addr: Address) -> None:
         packet = refusal_packet(
             version=_VERSION, source_id=header.destination_cid, destination_id=header.source_cid
         )
-        self.send(packet, addr)
+        self.send([(packet, addr)])
 
     def _say_versions(self, header: QuicHeader, addr: Address) -> None:
         packet = encode_quic_version_negotiation(
@@ -281,7 +289,7 @@ class Endpoint:
             destination_cid=header.source_cid,
             supported_versions=[_VERSION],
         )
-        self.send(packet, addr)
+        self.send([(packet, addr)])
 
     # --- timers -----------------------------------------------------------------------------------
 
@@ -308,20 +316,3 @@ class Endpoint:
             link.due = float("inf")
             link.on_timeout(moment)
             self.keep(link)  # harmless after its end
-
-
-def bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-    """A bound UDP socket.
-
-    Raises:
-        OSError: the system refused.
-    """
-    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    try:
-        if family == socket.AF_INET6:  # beside the same port on IPv4
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((host, port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock

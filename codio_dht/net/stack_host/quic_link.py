@@ -9,6 +9,7 @@ All methods are safe after its end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import structlog
@@ -18,7 +19,7 @@ from trio.lowlevel import checkpoint
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError
-from codio_dht.net.stack.quic import Address, Quic, QuicIdentity
+from codio_dht.net.stack.quic import Address, Datagram, Quic, QuicIdentity
 from codio_dht.net.stack.security import Authenticated
 from codio_dht.net.stack.streams import Streams
 from codio_dht.net.stack_host.limits import QUIC_KEEP_ALIVE_BYTES
@@ -31,8 +32,13 @@ _log = structlog.get_logger(__name__)
 class LinkEndpoint(Protocol):
     """The socket under a link."""
 
-    def send(self, data: bytes, addr: Address) -> None:
-        """Send a datagram, or lose it."""
+    @property
+    def listens(self) -> bool:
+        """Whether peers can be met there, and it is no socket for dials alone."""
+        ...
+
+    def send(self, datagrams: Sequence[Datagram]) -> None:
+        """Send datagrams, or lose them."""
         ...
 
     def keep(self, link: QuicLink) -> None:
@@ -87,6 +93,11 @@ class QuicLink(Link):
         self.registered: set[bytes] = set()
         """Connection ids under which the endpoint finds it; the endpoint's."""
 
+    @property
+    def on_listener(self) -> bool:
+        """See ``Link``: dials leave from there too."""
+        return self._endpoint.listens
+
     # --- the endpoint's side ----------------------------------------------------------------------
 
     def dial(self, addr: Address) -> None:
@@ -95,12 +106,18 @@ class QuicLink(Link):
         self.flush()
 
     def receive(self, data: bytes, addr: Address, moment: Monotonic) -> None:
-        """Take a datagram; ``flush`` follows when a turn's datagrams are all taken."""
+        """Take a datagram; ``respond`` follows when a turn's datagrams are all taken."""
         if len(data) > QUIC_KEEP_ALIVE_BYTES:
             self.last_active = moment
-        events = self._quic.receive(data, addr, moment)
+        self._quic.feed(data, addr, moment)
+
+    def respond(self, moment: Monotonic) -> None:
+        """Do what the datagrams taken ask for, and send what there is to send."""
+        events = self._quic.digest(moment)
         if events or self._capacity_freed is not None:
             self.handle(events)
+        if self.state is not LinkState.ENDED:
+            self.flush()
 
     @property
     def ids(self) -> set[bytes]:
@@ -111,13 +128,18 @@ class QuicLink(Link):
         """When ``on_timeout`` wants to be called."""
         return self._quic.next_timeout()
 
+    def may_wait(self, moment: Monotonic) -> bool:
+        """Whether the timer that is set will do."""
+        return self._quic.may_wait(self.due, moment)
+
     # --- Link -------------------------------------------------------------------------------------
 
     def flush(self) -> None:
         """See :class:`Link`."""
         quic = self._quic
-        for data, addr in quic.datagrams_to_send(now()):
-            self._endpoint.send(data, addr)
+        datagrams = quic.datagrams_to_send(now())
+        if datagrams:
+            self._endpoint.send(datagrams)
         events = quic.take_events()
         if events:
             self.handle(events)
@@ -188,8 +210,7 @@ class QuicLink(Link):
 
     def _closed(self) -> None:
         """Say goodbye, and be found no more."""
-        for data, addr in self._quic.datagrams_to_send(now()):
-            self._endpoint.send(data, addr)
+        self._endpoint.send(self._quic.datagrams_to_send(now()))
         self._endpoint.settled(self)
         self._endpoint.forget(self)
         if self._drained is not None:

@@ -28,8 +28,9 @@ from codio_dht.net.stack_host.link import (
     LinkContext,
     LinkState,
 )
-from codio_dht.net.stack_host.quic_endpoint import Endpoint, bind
+from codio_dht.net.stack_host.quic_endpoint import Endpoint
 from codio_dht.net.stack_host.quic_link import QuicLink
+from codio_dht.net.stack_host.quic_socket import bind
 from codio_dht.net.stack_host.targets import Carrier, Target, of_udp_socket
 
 _WILDCARDS: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - dials only
@@ -114,8 +115,8 @@ class QuicTransport:
         """See ``Transport``."""
         return target.carrier is Carrier.QUIC
 
-    async def dial(self, target: Target, peer_id: PeerId) -> Link:
-        """See ``Transport``."""
+    async def dial(self, target: Target, peer_id: PeerId, reached: Callable[[], None]) -> Link:
+        """See ``Transport``. The first sign of life opens the link already."""
         link = QuicLink(
             self._context,
             self._endpoint_for(target),

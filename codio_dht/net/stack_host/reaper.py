@@ -19,7 +19,7 @@ from codio_dht.errors import CapacityError
 from codio_dht.net.stack_host.admission import Admission
 from codio_dht.net.stack_host.connections import Connections
 from codio_dht.net.stack_host.limits import (
-    INTERFACES_INTERVAL_S,
+    OWN_ADDRESSES_INTERVAL_S,
     REAP_BATCH,
     REAP_INTERVAL_S,
     REAP_ROUNDS,
@@ -40,13 +40,13 @@ class Reaper:
         connections: Connections,
         limits: Limits,
         counters: Counter[str],
-        look_at_interfaces: Callable[[], None],
+        look_at_own_addresses: Callable[[], None],
     ) -> None:
         self._admission = admission
         self._connections = connections
         self._limits = limits
         self._counters = counters
-        self._look_at_interfaces = look_at_interfaces
+        self._look_at_own_addresses = look_at_own_addresses
 
     async def run(self) -> None:
         """For ever. A bug is logged and counted, and the next round comes all the same."""
@@ -72,8 +72,8 @@ class Reaper:
             await checkpoint()
         self._shed(links, lambda link: link.held_bytes, self._limits.max_buffered_bytes, "bytes")
         self._shed(links, lambda link: link.stream_count, self._limits.max_streams, "streams")
-        if rounds % int(INTERFACES_INTERVAL_S / REAP_INTERVAL_S) == 0:
-            self._look_at_interfaces()
+        if rounds % int(OWN_ADDRESSES_INTERVAL_S / REAP_INTERVAL_S) == 0:
+            self._look_at_own_addresses()
 
     def _look_at(self, link: Link) -> None:
         moment = now()

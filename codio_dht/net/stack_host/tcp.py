@@ -137,22 +137,25 @@ class TcpTransport:
         """See ``Transport``."""
         return target.carrier is Carrier.TCP
 
-    async def dial(self, target: Target, peer_id: PeerId) -> Link:
+    async def dial(self, target: Target, peer_id: PeerId, reached: Callable[[], None]) -> Link:
         """See ``Transport``. A listener that refuses to be sent ahead of its answers is dialled
         once more without that, and remembered."""
         pipeline = target.addr not in self._refusers
-        link = await self._dial(target, peer_id, pipeline=pipeline)
+        link = await self._dial(target, peer_id, reached, pipeline=pipeline)
         if link.pipelining_refused and pipeline:
             self._refusers.add(target.addr)
             self._context.counters["dials_without_pipelining"] += 1
-            link = await self._dial(target, peer_id, pipeline=False)
+            link = await self._dial(target, peer_id, reached, pipeline=False)
         if link.state is not LinkState.OPEN:
             raise _failure(link)
         return link
 
-    async def _dial(self, target: Target, peer_id: PeerId, *, pipeline: bool) -> Link:
+    async def _dial(
+        self, target: Target, peer_id: PeerId, reached: Callable[[], None], *, pipeline: bool
+    ) -> Link:
         """A link that is open or, its handshake having failed, ended."""
         sock = await _connect(target)
+        reached()
         pump = Pump(self._context, sock, target, inbound=False, expected=peer_id, pipeline=pipeline)
         settled = pump.settled = trio.Event()
         self._context.nursery.start_soon(pump.run)

@@ -34,6 +34,7 @@ func main() {
 	flag.StringVar(&options.values, "values", "any", "any: /v and /test take every value; amino: the public network's rules")
 	flag.StringVar(&options.limits, "limits", "none", "none, or default: go-libp2p's own resource manager")
 	flag.BoolVar(&options.noRefresh, "no-refresh", false, "refresh the routing table only on command")
+	flag.BoolVar(&options.optimistic, "optimistic-provide", false, "return from provide once enough peers have it")
 	count := flag.Int("count", 1, "nodes in this process, each with its own identity and port")
 	flag.Parse()
 

@@ -33,7 +33,7 @@ const (
 type nodeOptions struct {
 	listen, bootstrap                    list
 	mode, seed, security, values, limits string
-	noRefresh                            bool
+	noRefresh, optimistic                bool
 }
 
 // node is one libp2p host with its DHT, and the streams a test asked it to hold.
@@ -175,6 +175,9 @@ func (o nodeOptions) forDHT() ([]dht.Option, error) {
 			dht.NamespacedValidator("v", acceptAll{}), dht.NamespacedValidator("test", acceptAll{}))
 	default:
 		return nil, fmt.Errorf("--values %q: any and amino are known", o.values)
+	}
+	if o.optimistic {
+		options = append(options, dht.EnableOptimisticProvide())
 	}
 	if o.noRefresh {
 		options = append(options, dht.DisableAutoRefresh())

@@ -1,0 +1,107 @@
+"""Our node as a client of the swarm, driven by the lines of ``tests/interop/go-peer/protocol.go``.
+
+Takes the flags of the other programs; heeds ``--bootstrap`` and ``--mode``. It is a ``DHTManager``
+as any program would open it, with nothing set but where it listens and whom it joins through.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import structlog
+import trio
+
+from codio_dht import DHTManager
+
+LISTEN = "/ip4/127.0.0.1/tcp/0"
+
+_READ_BYTES = 1 << 16
+
+
+async def get_closest(dht: DHTManager, args: dict[str, Any]) -> dict[str, Any]:
+    found = await dht.find_closest_peers(bytes.fromhex(args["key_hex"]))
+    standing = [getattr(info, "standing", None) for info in found]
+    return {
+        "peers": [str(info.peer_id) for info in found],
+        "standing": [each.value for each in standing if each is not None],
+    }
+
+
+async def provide(dht: DHTManager, args: dict[str, Any]) -> dict[str, Any]:
+    done = await dht.provide(args["cid"])
+    return {"holders": done.holders}
+
+
+async def find_providers(dht: DHTManager, args: dict[str, Any]) -> dict[str, Any]:
+    found = await dht.find_providers(args["cid"], args["count"] or None)
+    return {"providers": [{"peer_id": str(one.peer_id), "addrs": []} for one in found]}
+
+
+async def routing_table(dht: DHTManager, _: dict[str, Any]) -> dict[str, Any]:
+    return {"peers": [str(peer) for peer in dht.routing_table_peers()]}
+
+
+async def stats(dht: DHTManager, _: dict[str, Any]) -> dict[str, Any]:
+    told = dht.stats()
+    return {name: getattr(told, name) for name in ("lookups", "rpc", "host", "failures")}
+
+
+COMMANDS = {
+    "get_closest": get_closest,
+    "provide": provide,
+    "find_providers": find_providers,
+    "routing_table": routing_table,
+    "stats": stats,
+}
+
+
+async def answer(dht: DHTManager, request: dict[str, Any]) -> None:
+    started = trio.current_time()
+    line: dict[str, Any] = {"id": request["id"]}
+    try:
+        with trio.fail_after(request["timeout_s"]):
+            line["result"] = await COMMANDS[request["command"]](dht, request["args"])
+        line["ok"] = True
+    except Exception as error:  # noqa: BLE001 - said to the one who asked
+        line |= {"ok": False, "error": f"{type(error).__name__}: {error}"}
+    line["elapsed_ms"] = (trio.current_time() - started) * 1000
+    print(json.dumps(line), flush=True)
+
+
+async def main(bootstrap: list[str], mode: str) -> None:
+    async with (
+        DHTManager.open(listen=[LISTEN], bootstrap=bootstrap, mode=mode) as dht,
+        trio.open_nursery() as nursery,
+    ):
+        me = {"peer_id": str(dht.peer_id), "addrs": [str(addr) for addr in dht.addrs]}
+        print(json.dumps({"ready": True, "implementation": "ours", "peers": [me]}), flush=True)
+        async for line in lines():
+            request = json.loads(line)
+            if request["command"] == "quit":
+                break
+            nursery.start_soon(answer, dht, request)
+        nursery.cancel_scope.cancel()
+
+
+async def lines() -> AsyncGenerator[bytes]:
+    """Of stdin, without a thread."""
+    stdin = trio.lowlevel.FdStream(os.dup(sys.stdin.fileno()))
+    rest = b""
+    async for data in stdin:
+        *whole, rest = (rest + data).split(b"\n")
+        for line in whole:
+            yield line
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bootstrap", action="append", default=[])
+    parser.add_argument("--mode", default="client")
+    options, _ = parser.parse_known_args()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    trio.run(main, options.bootstrap, options.mode)

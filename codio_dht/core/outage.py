@@ -1,0 +1,106 @@
+"""Outage: is the peer dead, or are we offline?
+
+A peer that fails loses its place in the routing table; when our own network is down, every peer
+fails, and the table would be gone with it. Decides, for each failed entry, whether the failure is
+held against it::
+
+    online --OUTAGE_FAILURES entries fail in a row--> suspected --anybody answers--> online
+
+*Online*, an entry that fails is evicted, dead peers being nothing unusual. Any answer, of whomever,
+ends the row. *Suspected*, a failed entry keeps its place and becomes a suspect; one suspect is
+probed every ``OUTAGE_PROBE_INTERVAL_S``, to learn when the network is back. As soon as anybody
+answers, every suspect is probed and judged as usual; those that were evicted at the beginning of
+the row are offered again, for they failed as the others did.
+
+Only entries of the table count: candidates and hearsay are often dead. A table of fewer than
+``OUTAGE_FAILURES`` peers is thus lost as ever, and found again by joining.
+
+Bounds: suspects are entries of the table, those to be offered again fewer than ``OUTAGE_FAILURES``.
+"""
+
+from __future__ import annotations
+
+from codio_dht import params
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.keyspace import Key
+from codio_dht.core.peer import PeerId
+
+
+class Outage:
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        failures: int = params.OUTAGE_FAILURES,
+        probe_interval_s: float = params.OUTAGE_PROBE_INTERVAL_S,
+    ) -> None:
+        self._failures = failures
+        self._probe_interval_s = probe_interval_s
+        self._evicted: dict[Key, PeerId] = {}
+        """The row, while online."""
+        self._suspects: dict[Key, PeerId] = {}
+        self._due: dict[Key, PeerId] = {}
+        """Suspects to be judged, now that somebody has answered."""
+        self._suspected = False
+        self._next_probe: Monotonic | None = None
+        self.count = 0
+        """Outages so far."""
+
+    @property
+    def suspected(self) -> bool:
+        """Whether it is our own network that seems to be down."""
+        return self._suspected
+
+    @property
+    def suspects(self) -> list[PeerId]:
+        """The entries that failed meanwhile."""
+        return list(self._suspects.values())
+
+    def failed(self, peer: PeerId, now: Monotonic) -> bool:
+        """``peer``, which is in the table, failed; whether it loses its place."""
+        if not self._suspected:
+            self._evicted[peer.key] = peer
+            if len(self._evicted) < self._failures:
+                return True
+            del self._evicted[peer.key]
+            self._suspected = True
+            self._next_probe = Monotonic(now + self._probe_interval_s)
+            self.count += 1
+        self._suspects[peer.key] = peer
+        return False
+
+    def answered(self) -> list[PeerId]:
+        """Somebody answered: we are online. The peers to offer to the table again: none, but after
+        an outage."""
+        if not self._evicted and not self._suspected:
+            return []
+        wronged = [*self._evicted.values()] if self._suspected else []
+        self._due |= self._suspects
+        self._suspects.clear()
+        self._evicted.clear()
+        self._suspected = False
+        self._next_probe = None
+        return wronged
+
+    def left(self, peer: PeerId) -> None:
+        """``peer`` is no candidate for the table any more, for another reason."""
+        for each in (self._evicted, self._suspects, self._due):
+            each.pop(peer.key, None)
+
+    @property
+    def next_probe(self) -> Monotonic | None:
+        """When :meth:`take_due` has somebody; None while online."""
+        return self._next_probe if self._suspects else None
+
+    def take_due(self, now: Monotonic) -> list[PeerId]:
+        """The suspects to probe now: after an outage all of them, during one the one that was not
+        probed for longest, if it is time for it."""
+        due = [*self._due.values()]
+        self._due.clear()
+        if self._next_probe is not None and self._next_probe <= now and self._suspects:
+            self._next_probe = Monotonic(now + self._probe_interval_s)
+            key = next(iter(self._suspects))
+            peer = self._suspects[key] = self._suspects.pop(key)
+            due.append(peer)
+        return due

@@ -1,0 +1,238 @@
+r"""How peers have answered so far: the memory that all lookups of a network share.
+
+Decides how long a lookup waits for a peer, which peers it need not ask, and what it may say of one
+that does not answer in time. Per peer it keeps the last sign of life, a smoothed answer time (TCP's
+estimator, RFC 6298) and the failures in a row; over all peers the recent answer times, on open
+connections and with a dial apart, for those it knows nothing of.
+
+What is known of a peer::
+
+    UNKNOWN --answered / reached--> ALIVE --failed--> DEAD --back-off over--> SUSPECT
+       \--failed--> DEAD            ^----------------- answered --------------/
+
+A DEAD peer is left alone. A SUSPECT is asked again, without anybody waiting for it. So is a peer
+that is known to be alive and slower than a lookup's patience. Every other one has until its soft
+deadline before others are asked in its place, and until the patience ends before the lookup does
+without it.
+
+Must never: read a clock, forget that a peer is alive because another one is dead.
+Bound: ``MAX_HEALTH_PEERS``; whoever was met least recently is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from enum import Enum
+from heapq import nsmallest
+
+from codio_dht import params
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.keyspace import Key
+from codio_dht.core.lookup_states import FailureReason
+from codio_dht.core.peer import PeerId
+
+
+class Condition(Enum):
+    """See the module."""
+
+    UNKNOWN = "unknown"
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What to expect of a request to a peer that would start now."""
+
+    condition: Condition
+    expected_s: float
+    """Its likely answer time."""
+    soft_s: float
+    """After this others are asked in its place."""
+    reach_s: float
+    """After this it is not waited for any more, unless it showed signs of life."""
+    patience_s: float
+    """After this it is not waited for any more."""
+    alive_at: Monotonic | None = None
+    """Its last sign of life, if that still counts."""
+
+
+class _Health:
+    """What is known of one peer."""
+
+    __slots__ = (
+        "alive_at",
+        "at_least_s",
+        "failures",
+        "jitter_s",
+        "left_alone_until",
+        "round_trip_s",
+        "silent_until",
+    )
+
+    def __init__(self) -> None:
+        self.alive_at: Monotonic | None = None
+        self.round_trip_s: float | None = None
+        self.jitter_s = 0.0
+        self.at_least_s = 0.0
+        """It was given up after so long, and has not answered since."""
+        self.failures = 0
+        self.left_alone_until = Monotonic(0.0)
+        self.silent_until = Monotonic(0.0)
+
+    def took(self, round_trip_s: float) -> None:
+        """An answer time, by RFC 6298."""
+        if self.round_trip_s is None:
+            self.round_trip_s, self.jitter_s = round_trip_s, round_trip_s / 2
+        else:
+            off = abs(self.round_trip_s - round_trip_s)
+            self.jitter_s = 0.75 * self.jitter_s + 0.25 * off
+            self.round_trip_s = 0.875 * self.round_trip_s + 0.125 * round_trip_s
+
+
+class _RecentTimes:
+    """The last answer times of anybody, seconds."""
+
+    __slots__ = ("_median_s", "_times")
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque(maxlen=params.ANSWER_TIMES_KEPT)
+        self._median_s: float | None = params.DEFAULT_ANSWER_S
+
+    def add(self, took_s: float) -> None:
+        self._times.append(took_s)
+        if len(self._times) >= params.MIN_ANSWER_TIMES:
+            self._median_s = None
+
+    @property
+    def median_s(self) -> float:
+        """The median: slow peers, whose answers come in bursts, do not move it."""
+        if self._median_s is None:
+            self._median_s = sorted(self._times)[len(self._times) // 2]
+        return self._median_s
+
+
+class PeerHealth:
+    """See the module. ``dialled`` and ``connected`` tell whether a request has to dial first."""
+
+    def __init__(self, capacity: int = params.MAX_HEALTH_PEERS) -> None:
+        self._capacity = capacity
+        self._peers: OrderedDict[PeerId, _Health] = OrderedDict()
+        self._on_connections = _RecentTimes()
+        self._with_dials = _RecentTimes()
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    # --- what happened ----------------------------------------------------------------------------
+
+    def answered(self, peer: PeerId, took_s: float, now: Monotonic, *, dialled: bool) -> None:
+        """``peer`` answered a request."""
+        health = self._of(peer)
+        health.alive_at = now
+        health.failures = 0
+        health.silent_until = now
+        health.at_least_s = 0.0
+        health.took(took_s / params.DIAL_ROUND_TRIPS if dialled else took_s)
+        (self._with_dials if dialled else self._on_connections).add(took_s)
+
+    def met(self, peer: PeerId, now: Monotonic) -> None:
+        """``peer`` is connected and speaks the protocol: whatever failed before, it is there."""
+        health = self._of(peer)
+        health.alive_at = now
+        health.failures = 0
+        health.silent_until = now
+
+    def forgive(self) -> None:
+        """Our own network was down: no failure so far is held against anybody."""
+        for health in self._peers.values():
+            health.failures = 0
+            health.silent_until = Monotonic(0.0)
+
+    def failed(self, peer: PeerId, why: FailureReason, now: Monotonic) -> None:
+        """A request to ``peer`` failed: it is left alone for a while, longer each time."""
+        if why is FailureReason.CAPACITY:
+            return
+        health = self._of(peer)
+        if health.failures and now < health.left_alone_until:
+            return  # the same failure, seen by another lookup
+        doubled = min(health.failures, params.DEAD_BACKOFF_DOUBLINGS)
+        health.failures += 1
+        health.left_alone_until = Monotonic(now + params.DEAD_BACKOFF_S * 2**doubled)
+
+    def given_up(
+        self, peer: PeerId, waited_s: float, now: Monotonic, *, reached: bool, dialled: bool
+    ) -> None:
+        """A lookup did not wait for ``peer`` any longer; its request goes on. ``reached``: it gave
+        a sign of life without answering, such as a transport connection."""
+        health = self._of(peer)
+        if reached and not health.failures:
+            health.alive_at = now
+        health.at_least_s = 2 * waited_s / (params.DIAL_ROUND_TRIPS if dialled else 1)
+        if health.alive_at is None:
+            health.silent_until = Monotonic(now + params.SILENT_PEER_BACKOFF_S)
+
+    # --- what to expect ---------------------------------------------------------------------------
+
+    def outlook(self, peer: PeerId, now: Monotonic, *, connected: bool) -> Outlook:
+        """What to expect of a request to ``peer`` now."""
+        recent = self._on_connections if connected else self._with_dials
+        trips = 1 if connected else params.DIAL_ROUND_TRIPS
+        typical_s = recent.median_s
+        patience_s = _within(
+            params.PATIENCE_FACTOR * typical_s, params.MIN_PATIENCE_S, params.SOFT_DEADLINE_S
+        )
+        health = self._peers.get(peer)
+        condition = Condition.UNKNOWN if health is None else self._condition(health, now)
+        if health is None or health.round_trip_s is None:
+            expected_s = typical_s
+            soft_s = params.SOFT_DEADLINE_FACTOR * typical_s
+        else:
+            expected_s = trips * health.round_trip_s
+            soft_s = trips * (health.round_trip_s + 4 * health.jitter_s)
+        if health is not None:
+            expected_s = max(expected_s, trips * health.at_least_s)
+        soft_s = _within(soft_s, params.MIN_SOFT_DEADLINE_S, patience_s)
+        alive_at = health.alive_at if health and condition is Condition.ALIVE else None
+        reach_s = patience_s
+        if not connected:  # somebody takes the connection within the first of the round trips
+            reach_s = min(patience_s, max(params.MIN_REACH_S, params.REACH_FACTOR * typical_s))
+        if condition is Condition.SUSPECT or (alive_at is not None and expected_s > patience_s):
+            soft_s = reach_s = patience_s = 0.0
+        return Outlook(condition, expected_s, soft_s, reach_s, patience_s, alive_at)
+
+    def nearest_alive(self, key: Key, n: int, now: Monotonic) -> list[PeerId]:
+        """The ``n`` peers nearest to ``key`` of those known to be alive, nearest first."""
+        alive = (
+            peer
+            for peer, health in self._peers.items()
+            if self._condition(health, now) is Condition.ALIVE
+        )
+        return nsmallest(n, alive, lambda peer: peer.key ^ key)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _condition(self, health: _Health, now: Monotonic) -> Condition:
+        if now < health.silent_until or (health.failures and now < health.left_alone_until):
+            return Condition.DEAD
+        if health.failures:
+            return Condition.SUSPECT
+        if health.alive_at is not None and now - health.alive_at <= params.ALIVE_MEMORY_S:
+            return Condition.ALIVE
+        return Condition.UNKNOWN
+
+    def _of(self, peer: PeerId) -> _Health:
+        health = self._peers.get(peer)
+        if health is None:
+            health = self._peers[peer] = _Health()
+            if len(self._peers) > self._capacity:
+                self._peers.popitem(last=False)
+        else:
+            self._peers.move_to_end(peer)
+        return health
+
+
+def _within(value: float, least: float, most: float) -> float:
+    return max(least, min(value, most))

@@ -1,0 +1,175 @@
+"""The addresses at which peers see us, and which of them are believed.
+
+A peer says in identify from where it sees our packets come. Decides when that becomes an address of
+ours: when peers of ``MIN_OBSERVER_GROUPS`` IP groups say the same. Identities and single addresses
+cost nothing, so a group, whatever it holds, has one vote for an address.
+
+What counts:
+
+- only what was seen of a socket that we listen on (the caller knows). A QUIC dial leaves from such
+  a socket. A TCP dial leaves from a port of its own, so what its peer saw says nothing of a port
+  at which we could be reached: of TCP only inbound connections count;
+- only public addresses, seen by peers at public addresses: our own networks the interfaces tell,
+  and a neighbour does not see what the internet sees;
+- only the same transport and IP version as the connection's.
+
+An address that enough groups *dialled*, before we dialled anybody of theirs, can be reached. One
+that is only seen by peers that we dialled may be a hole in a NAT that lets nobody else in; it is
+told all the same, for others may try it, but it is no reason to become a server.
+
+A vote counts as long as a connection that cast it is open, and ``OBSERVATION_TTL_S`` more. Bounds:
+one vote per connection, ``MAX_OBSERVATIONS_PER_GROUP``, ``MAX_OBSERVATIONS``; where one is reached
+the oldest vote without a connection is forgotten, and if there is none, the new one is. No I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from codio_dht import params
+from codio_dht.core.addresses import P_IP4, P_IP6, P_QUIC_V1, P_TCP, P_UDP, is_public, split
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.diversity import ip_group
+from codio_dht.errors import AddressError
+
+_Kind = tuple[int, ...]
+"""The protocols of an address, in order: its IP version and transport."""
+
+_KINDS: Final = frozenset(
+    (ip, *transport) for ip in (P_IP4, P_IP6) for transport in ((P_TCP,), (P_UDP, P_QUIC_V1))
+)
+_NAT64: Final = bytes.fromhex("0064ff9b")
+"""Of peers behind a NAT64 (RFC 6052): good for nobody but the peer that saw it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedAddr:
+    """An address at which enough peers see us."""
+
+    addr: bytes
+    dialled: bool
+    """Enough of them dialled it."""
+
+
+@dataclass(slots=True)
+class _Vote:
+    open: int = 0
+    """Connections that stand for it."""
+    until: Monotonic = Monotonic(0.0)  # noqa: RUF009 - a number
+    """When it is forgotten if none does."""
+    dialled: bool = False
+    """The first of them was inbound: we had not dialled anybody there, so no NAT knew them."""
+
+    def is_over(self, now: Monotonic) -> bool:
+        return not self.open and self.until <= now
+
+
+class ObservedAddrs:
+    """See the module. A connection is any key that stands for it until :meth:`ended`."""
+
+    def __init__(self) -> None:
+        self._votes: dict[tuple[str, bytes], _Vote] = {}  # group and address; oldest first
+        self._of_group: dict[str, int] = {}
+        self._cast_by: dict[Hashable, tuple[str, bytes]] = {}
+
+    def __len__(self) -> int:
+        return len(self._votes)
+
+    def saw(
+        self, connection: Hashable, *, remote: bytes, observed: bytes, inbound: bool, now: Monotonic
+    ) -> bool:
+        """The peer at ``remote`` sees us at ``observed`` (binary multiaddrs, without ``/p2p``);
+        whether that counts. What it said before, on the same connection, is as of one that ended.
+        """
+        group = ip_group(remote)
+        if group is None or not is_public(remote) or not _is_useful(observed, remote):
+            return False
+        key = (group, observed)
+        if self._cast_by.get(connection) == key:
+            return True
+        self.ended(connection, now)
+        vote = self._votes.pop(key, None)
+        if vote is None:
+            if not self._has_room_for(group):
+                return False
+            vote = _Vote(dialled=inbound)
+            self._of_group[group] = self._of_group.get(group, 0) + 1
+        vote.open += 1
+        self._votes[key] = vote
+        self._cast_by[connection] = key
+        return True
+
+    def ended(self, connection: Hashable, now: Monotonic) -> None:
+        """The connection is over; a no-op if it cast no vote."""
+        key = self._cast_by.pop(connection, None)
+        if key is not None:
+            vote = self._votes[key]
+            vote.open -= 1
+            vote.until = Monotonic(now + params.OBSERVATION_TTL_S)
+
+    def addrs(self, now: Monotonic) -> list[ObservedAddr]:
+        """The addresses that are believed, those seen by most groups first, by kind."""
+        for key in [key for key, vote in self._votes.items() if vote.is_over(now)]:
+            self._forget(key)
+        groups: dict[bytes, int] = {}
+        diallers: dict[bytes, int] = {}
+        for (_, addr), vote in self._votes.items():
+            groups[addr] = groups.get(addr, 0) + 1
+            diallers[addr] = diallers.get(addr, 0) + vote.dialled
+        return [
+            ObservedAddr(addr, diallers[addr] >= params.MIN_OBSERVER_GROUPS)
+            for addr in _believed(groups)
+        ]
+
+    def _has_room_for(self, group: str) -> bool:
+        if self._of_group.get(group, 0) >= params.MAX_OBSERVATIONS_PER_GROUP:
+            return self._forget_one(key for key in self._votes if key[0] == group)
+        if len(self._votes) >= params.MAX_OBSERVATIONS:
+            return self._forget_one(iter(self._votes))
+        return True
+
+    def _forget_one(self, keys: Iterator[tuple[str, bytes]]) -> bool:
+        found = next((key for key in keys if not self._votes[key].open), None)
+        if found is not None:
+            self._forget(found)
+        return found is not None
+
+    def _forget(self, key: tuple[str, bytes]) -> None:
+        del self._votes[key]
+        self._of_group[key[0]] -= 1
+        if not self._of_group[key[0]]:
+            del self._of_group[key[0]]
+
+
+def _believed(groups: dict[bytes, int]) -> Iterator[bytes]:
+    """Those that are told, given how many groups see us at each."""
+    of_kind: dict[_Kind | None, list[bytes]] = {}
+    for addr in sorted(groups, key=lambda addr: (-groups[addr], addr)):
+        of_kind.setdefault(_kind(addr), []).append(addr)
+    for addrs in of_kind.values():
+        most = groups[addrs[0]]
+        for addr in addrs[: params.MAX_OBSERVED_TOLD]:
+            enough = groups[addr] >= params.MIN_OBSERVER_GROUPS
+            if enough and groups[addr] * params.OBSERVER_SHARE >= most:
+                yield addr
+
+
+def _is_useful(observed: bytes, remote: bytes) -> bool:
+    """Whether ``observed`` may be an address of ours that leads to a socket which the peer at
+    ``remote`` is connected to."""
+    kind = _kind(observed)
+    if kind is None or kind != _kind(remote) or not is_public(observed):
+        return False
+    (_, ip), (_, port), *_ = split(observed)
+    return any(port) and not (kind[0] == P_IP6 and ip.startswith(_NAT64))
+
+
+def _kind(addr: bytes) -> _Kind | None:
+    """None if it is not an address of a transport that we have."""
+    try:
+        codes = tuple(code for code, _ in split(addr))
+    except AddressError:
+        return None
+    return codes if codes in _KINDS else None

@@ -1,0 +1,174 @@
+"""Hands one provider record to the peers it belongs to.
+
+Decides when the caller of an announcement goes on: as soon as a quorum holds the record. The rest
+goes on as an errand, up to ``MAX_BACKGROUND_ANNOUNCEMENTS`` at once; past that callers wait for the
+end. A caller that is cancelled takes its announcement with it. To whom the record goes, only
+``core.announcement`` decides, and the lookup.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+import trio
+
+from codio_dht import params
+from codio_dht.core.announcement import Announcement
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.keyspace import key_of
+from codio_dht.core.messages import AddProvider, GetProviders, PeerEntry
+from codio_dht.core.netsize import UnknownNetworkSizeError, expected_within
+from codio_dht.core.network import Network
+from codio_dht.core.peer import PeerId
+from codio_dht.errors import NetworkError, NoPeersError, RemoteError, StreamError
+from codio_dht.node.errands import Errands
+from codio_dht.node.lookups import Lookups
+from codio_dht.node.results import ProvideResult
+from codio_dht.node.rpc import Delivery, RpcClient
+
+AtEnd = Callable[[ProvideResult], Awaitable[None]]
+"""Told how an announcement ended, which may be after its caller went on."""
+
+
+class _Job:
+    """One announcement under way."""
+
+    def __init__(self, record: AddProvider, plan: Announcement) -> None:
+        self.record = record
+        self.plan = plan
+        self.began = trio.current_time()
+        self.confirmed = 0
+        self.error: Exception | None = None
+        self.over = False
+        self.moved = trio.Event()
+
+    def stir(self) -> None:
+        """Somebody holds the record now, or it is over."""
+        self.moved.set()
+        self.moved = trio.Event()
+
+    def result(self) -> ProvideResult:
+        """How it stands."""
+        return ProvideResult(
+            key=self.record.key,
+            holders=self.plan.holders,
+            confirmed=self.confirmed,
+            attempted=self.plan.attempted,
+            pending=0 if self.over else max(1, self.plan.pending),
+            seconds=trio.current_time() - self.began,
+        )
+
+
+class Announcer:
+    """See the module."""
+
+    def __init__(
+        self, network: Network, lookups: Lookups, rpc: RpcClient, errands: Errands
+    ) -> None:
+        self._network = network
+        self._lookups = lookups
+        self._rpc = rpc
+        self._errands = errands
+        self._running = 0
+        self.counters: Counter[str] = Counter()
+
+    async def announce(
+        self, key: bytes, addrs: Sequence[bytes], quorum: int, at_end: AtEnd
+    ) -> ProvideResult:
+        """Hand the record of ``key`` to the k closest peers; returns when ``quorum`` of them hold
+        it, or when it is over.
+
+        Raises:
+            NoPeersError: nobody answered the lookup.
+        """
+        if not addrs:
+            raise NoPeersError("this node has no address that others could be told")
+        record = AddProvider(key, (PeerEntry(self._network.local, tuple(addrs)),))
+        if self._running >= params.MAX_BACKGROUND_ANNOUNCEMENTS:
+            quorum = self._network.k
+        job = _Job(record, self._plan(key, quorum))
+        self._running += 1
+        scope = self._errands.start("announcement", partial(self._run, job, at_end))
+        try:
+            while not (job.over or job.plan.has_quorum):
+                await job.moved.wait()
+        except BaseException:
+            scope.cancel()
+            raise
+        if job.error is not None and not job.plan.holders:
+            raise job.error
+        return job.result()
+
+    def _plan(self, key: bytes, quorum: int) -> Announcement:
+        network = self._network
+        expected = expected_within(network.k, params.SURE_PROBABILITY)
+        try:
+            sure_within = network.size.distance_of(expected, Monotonic(trio.current_time()))
+        except UnknownNetworkSizeError:
+            sure_within = None
+        return Announcement(key_of(key), k=network.k, quorum=quorum, sure_within=sure_within)
+
+    async def _run(self, job: _Job, at_end: AtEnd) -> None:
+        try:
+            await self._walk_and_deliver(job)
+        except NoPeersError as error:
+            job.error = error
+        except Exception as error:
+            job.error = error
+            raise
+        finally:
+            job.over = True
+            job.stir()
+            self._running -= 1
+            self.counters["announced" if job.plan.holders else "announce_failed"] += 1
+        await at_end(job.result())
+
+    async def _walk_and_deliver(self, job: _Job) -> None:
+        async with trio.open_nursery() as nursery:
+
+            def deliver(peers: Sequence[PeerId]) -> None:
+                for peer in peers:
+                    nursery.start_soon(self._deliver, job, peer, deliver)
+
+            try:
+                done = await self._lookups.closest(
+                    job.record.key, early=lambda nearest: deliver(job.plan.early(nearest))
+                )
+            except NoPeersError as error:
+                job.error = error
+                return
+            if not done.alive and not job.plan.attempted:
+                job.error = NoPeersError("no peer answered the lookup for the closest peers")
+            deliver(job.plan.settle(done.alive, [each.peer for each in done.next_closest]))
+
+    async def _deliver(
+        self, job: _Job, peer: PeerId, deliver: Callable[[Sequence[PeerId]], None]
+    ) -> None:
+        deadline = Monotonic(trio.current_time() + params.PROVIDE_RPC_TIMEOUT_S)
+        try:
+            delivery = await self._hand_over(peer, job.record, deadline)
+        except (NetworkError, RemoteError):
+            self.counters["record_failed"] += 1
+            deliver(job.plan.on_failed(peer))
+        else:
+            self.counters["record_delivered"] += 1
+            job.confirmed += delivery is Delivery.CONFIRMED
+            job.plan.on_delivered(peer)
+            job.stir()
+
+    async def _hand_over(self, peer: PeerId, record: AddProvider, deadline: Monotonic) -> Delivery:
+        """A reset is go's refusal, but js resets a stream whose sender has finished although it
+        took the record: so the peer is asked.
+
+        Raises:
+            NetworkError, RemoteError: it does not have the record.
+        """
+        try:
+            return await self._rpc.add_provider(peer, record, deadline)
+        except StreamError:
+            reply = await self._rpc.request(peer, GetProviders(record.key), deadline)
+            if self._network.local not in [entry.peer_id for entry in reply.provider_peers]:
+                raise
+            return Delivery.CONFIRMED

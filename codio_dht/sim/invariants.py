@@ -1,0 +1,139 @@
+"""What must hold at every moment, whatever the network does to a node.
+
+Each check raises ``InvariantError`` and changes nothing. Those of a lookup are made at its every
+step; those of a node when an event touched it; those of the whole network at intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from random import Random
+
+from codio_dht import params
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.keyspace import Key, cpl
+from codio_dht.core.lookup_states import Done, Standing
+from codio_dht.core.network import Network
+from codio_dht.core.peer import PeerId
+from codio_dht.core.records import ProviderRecords
+from codio_dht.core.routing_table import RoutingTable
+from codio_dht.sim.disk import VirtualDisk
+from codio_dht.sim.links import Connections
+from codio_dht.sim.population import Population
+
+
+class InvariantError(AssertionError):
+    """Something that must never happen has happened."""
+
+
+def require(condition: bool, what: str, *details: object) -> None:
+    """Raise ``what`` with ``details`` unless ``condition`` holds."""
+    if not condition:
+        raise InvariantError(" ".join([what, *map(str, details)]))
+
+
+# --- a lookup -------------------------------------------------------------------------------------
+
+
+def check_query(peer: PeerId, local: PeerId, asked: Container[PeerId]) -> None:
+    """A lookup asks nobody twice, and never itself."""
+    require(peer not in asked, "a lookup asks a peer twice:", peer)
+    require(peer != local, "a lookup asks its own node:", peer)
+
+
+def check_wait(until: Monotonic | None, now: Monotonic, in_flight: int) -> None:
+    """A lookup waits for something: a moment to come, or a report."""
+    require(until is None or until > now, "a lookup waits for a moment that is over:", until, now)
+    require(until is not None or in_flight > 0, "a lookup waits for nothing, for ever")
+
+
+def check_done(done: Done, target: Key, local: PeerId, answered: Container[PeerId]) -> None:
+    """A result is in order, without repetition, and says no more of a peer than is true."""
+    peers = [each.peer for each in (*done.closest, *done.next_closest)]
+    distances = [peer.key ^ target for peer in peers]
+    require(distances == sorted(distances), "a lookup's result is not nearest first")
+    require(len(dict.fromkeys(peers)) == len(peers), "a lookup's result names a peer twice")
+    require(local not in peers, "a lookup's result names its own node")
+    for each in (*done.closest, *done.next_closest):
+        if each.standing is Standing.ANSWERED:
+            require(each.peer in answered, "never answered, but reported so:", each.peer)
+
+
+# --- a node ---------------------------------------------------------------------------------------
+
+
+def check_table(table: RoutingTable, rng: Random) -> None:
+    """Buckets hold whom they should, no more than they may, and are searched exactly."""
+    peers = table.peers()
+    require(all(peer.key != table.local for peer in peers), "a table holds its own node")
+    require(len(dict.fromkeys(peers)) == len(peers), "a table holds a peer twice")
+    counts: dict[int, int] = {}
+    for peer in peers:
+        prefix = cpl(table.local, peer.key)
+        counts[prefix] = counts.get(prefix, 0) + 1
+    for prefix, count in counts.items():
+        require(count <= table.bucket_size, "a table holds too many of CPL", prefix, count)
+    told = {prefix: count for prefix, count in enumerate(table.cpl_counts()) if count}
+    require(told == counts, "a table counts its peers wrong:", told, counts)
+    require(sum(each.peers for each in table.buckets()) == len(peers), "buckets lose peers")
+    key = Key(rng.getrandbits(params.KEY_BITS))
+    exact = sorted(peers, key=lambda peer: peer.key ^ key)[: params.K]
+    require(table.nearest(key, params.K) == exact, "a table's nearest are not the nearest to", key)
+
+
+def check_node(network: Network, records: ProviderRecords, rng: Random, now: Monotonic) -> None:
+    """The state of one active node."""
+    check_table(network.table, rng)
+    for peer in network.table.peers():
+        require(bool(network.book.addrs(peer, now)), "in the table without an address:", peer)
+    book = network.book.stats()
+    require(book.told <= params.MAX_TOLD_PEERS, "too many told peers in a book:", book.told)
+    require(book.heard <= params.MAX_HEARD_PEERS, "too much hearsay in a book:", book.heard)
+    door = network.admission
+    require(door.waiting <= params.MAX_ADMISSION_QUEUE, "too many candidates:", door.waiting)
+    require(door.probing <= params.MAX_ADMISSION_PROBES, "too many probes:", door.probing)
+    require(door.remembered <= params.MAX_ADMISSION_MEMORY, "too many remembered:", door.remembered)
+    held = records.stats()
+    require(held.unsaved <= params.MAX_UNSAVED_RECORDS, "too many unsaved records:", held.unsaved)
+    require(held.records <= params.MAX_PROVIDER_RECORDS, "too many records:", held.records)
+
+
+def check_entries(
+    network: Network, population: Population, met: Container[PeerId], given: Container[PeerId]
+) -> None:
+    """Whoever is in a table exists, is a server, and has answered this node (is in ``met``), if it
+    is said to have: save for those that the scenario put there (``given``)."""
+    for peer in network.table.peers():
+        member = population.by_id(peer)
+        if member is None:
+            raise InvariantError(f"a peer that does not exist is in a table: {peer}")
+        require(member.is_server, "a client is in a table:", peer)
+        entry = network.table.entry(peer)
+        if entry is not None and entry.last_answered is not None and peer not in given:
+            require(peer in met, "a peer that never answered counts as having:", peer)
+
+
+def check_disk(
+    disk: VirtualDisk, holder: PeerId, announced: Container[tuple[bytes, PeerId]]
+) -> None:
+    """A holder keeps only what the provider itself announced, and not under its own name."""
+    for key, rows in disk.rows.items():
+        for row in rows.values():
+            require(row.key == key, "a record lies under another key")
+            require(row.provider != holder, "a node keeps a record of itself as another's")
+            require((key, row.provider) in announced, "nobody announced this record:", row.provider)
+
+
+# --- the network ----------------------------------------------------------------------------------
+
+
+def check_connections(connections: Connections, max_each: int) -> None:
+    """Both ends of a connection know of it, nobody away has one as far as it knows, and nobody
+    more than it may."""
+    counts: dict[int, int] = {}
+    for one, other in connections.pairs():
+        require(connections.are_open(other, one), "a connection with one end:", one.index)
+        require(one is not other, "a member is connected to itself:", one.index)
+        counts[one.index] = counts.get(one.index, 0) + 1
+    for index, count in counts.items():
+        require(count <= max_each, "too many connections:", index, count)

@@ -1,0 +1,165 @@
+"""The ways between members: delay, loss, partitions, and which connections are open.
+
+Decides how long a flight takes and whether it arrives; never what is said. Streams are reliable, so
+a lost flight is one that is sent again, later. Connections are known to both ends at once; where
+an end vanishes, the other believes in the connection until it would have noticed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from hashlib import sha256
+from math import cos, exp, log, pi, sqrt
+from random import Random
+from typing import Final
+
+from codio_dht.sim.population import Member, Population
+from codio_dht.sim.scenario import LinksPart, Scenario
+
+FIRST_RETRANSMISSION_S: Final = 0.2
+"""A flight is sent again after this long or two round trips, doubled each time (RFC 6298: TCP's
+floor in Linux)."""
+
+MAX_RETRANSMISSIONS: Final = 8
+"""Then it goes through: the time-outs above have long ended what waits for it."""
+
+NOTICE_S: Final = 40.0
+"""When a vanished peer's connection ends at the other side: the keep-alive ping and its time-out
+(``KEEP_ALIVE_INTERVAL_S`` + ``KEEP_ALIVE_TIMEOUT_S`` of params)."""
+
+
+class Links:
+    """See the module."""
+
+    def __init__(self, scenario: Scenario, population: Population, rng: Random) -> None:
+        self._part: LinksPart = scenario.links
+        self._seed = scenario.seed
+        self._rng = rng
+        self._partitions = [
+            (each.start_s, each.end_s, _sides(scenario.seed, number, len(population.members), each))
+            for number, each in enumerate(scenario.partition)
+        ]
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def one_way_s(self, a: Member, b: Member) -> float:
+        """The bare delay between two members."""
+        if self._part.model == "node":
+            return max(a.one_way_s, b.one_way_s)
+        if not (a.is_server and b.is_server):
+            return max(a.one_way_s, b.one_way_s)
+        return max(self._of_pair(a.index, b.index), self._extra(a), self._extra(b))
+
+    def flight_s(self, a: Member, b: Member) -> float:
+        """How long the next message from ``a`` takes to ``b``."""
+        delay_s = self.one_way_s(a, b)
+        if self._part.jitter:
+            delay_s *= 1.0 + self._part.jitter * self._rng.random()
+        if self._part.loss:
+            timeout_s = max(FIRST_RETRANSMISSION_S, 4 * delay_s)
+            for _ in range(MAX_RETRANSMISSIONS):
+                if self._rng.random() >= self._part.loss:
+                    break
+                delay_s += timeout_s
+                timeout_s *= 2
+        return delay_s
+
+    def handshake_s(self, a: Member, b: Member) -> float:
+        """From the start of a dial until a request may be sent."""
+        trips = self._part.dial_round_trips
+        whole = int(trips)
+        taken_s = 2 * (trips - whole) * self.one_way_s(a, b)
+        for _ in range(2 * whole):
+            taken_s += self.flight_s(a, b)
+        return taken_s
+
+    def reached_s(self, a: Member, b: Member) -> float:
+        """From the start of a dial until it is known that somebody is there."""
+        return 2 * self._part.reached_round_trips * self.one_way_s(a, b)
+
+    def refusal_s(self, a: Member, b: Member) -> float:
+        """From the start of a dial until its refusal is known."""
+        return 2 * self._part.refusal_round_trips * self.one_way_s(a, b)
+
+    def are_parted(self, a: Member, b: Member, now: float) -> bool:
+        """Whether a partition keeps ``a`` and ``b`` apart now. Clients are on the side of 0."""
+        for start_s, end_s, sides in self._partitions:
+            if start_s <= now < end_s and _side(sides, a) != _side(sides, b):
+                return True
+        return False
+
+    def _extra(self, member: Member) -> float:
+        """What makes a slow member slow, in the pair model too."""
+        return member.one_way_s if member.one_way_s > self._part.rtt_max_s / 2 else 0.0
+
+    def _of_pair(self, a: int, b: int) -> float:
+        """Half of the pair's own round trip, the same in both directions (Box and Muller 1958)."""
+        low, high = (a, b) if a < b else (b, a)
+        digest = sha256(f"{self._seed}/pair/{low}/{high}".encode("ascii")).digest()
+        first = (int.from_bytes(digest[:8], "big") + 1) / 2**64
+        second = int.from_bytes(digest[8:16], "big") / 2**64
+        normal = sqrt(-2.0 * log(first)) * cos(2.0 * pi * second)
+        rtt_s = self._part.rtt_median_s * exp(self._part.rtt_sigma * normal)
+        return min(rtt_s, self._part.rtt_max_s) / 2
+
+
+def _sides(seed: int, number: int, members: int, part: object) -> bytes:
+    rng = Random(f"{seed}/partition/{number}")
+    share: float = part.share  # type: ignore[attr-defined]
+    return bytes([rng.random() < share for _ in range(members)])
+
+
+def _side(sides: bytes, member: Member) -> int:
+    return sides[member.index] if member.index < len(sides) else 0
+
+
+Closed = Callable[[Member, Member], None]
+"""The second member learns that its connection to the first one is over."""
+
+
+class Connections:
+    """Who is connected to whom. A pair has one connection, whoever dialled it."""
+
+    def __init__(self, population: Population, max_each: int, closed: Closed) -> None:
+        self._members = population.members
+        self._max_each = max_each
+        self._closed = closed
+        self._of: dict[int, OrderedDict[int, None]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._of.values())) // 2
+
+    def are_open(self, a: Member, b: Member) -> bool:
+        """Whether both are connected."""
+        return b.index in self._of.get(a.index, ())
+
+    def open(self, a: Member, b: Member) -> None:
+        """Connect both; at either end the connection used least recently makes room."""
+        for one, other in ((a, b), (b, a)):
+            peers = self._of.setdefault(one.index, OrderedDict())
+            peers[other.index] = None
+            if len(peers) > self._max_each:
+                self.close(one, self._members[next(iter(peers))])
+
+    def used(self, a: Member, b: Member) -> None:
+        """A message goes between both."""
+        self._of[a.index].move_to_end(b.index)
+        self._of[b.index].move_to_end(a.index)
+
+    def close(self, a: Member, b: Member) -> None:
+        """End the connection, at both ends. A no-op if there is none."""
+        if not self.are_open(a, b):
+            return
+        del self._of[a.index][b.index], self._of[b.index][a.index]
+        self._closed(a, b)
+        self._closed(b, a)
+
+    def of(self, member: Member) -> list[Member]:
+        """Who is connected to ``member``, the one used least recently first."""
+        return [self._members[index] for index in self._of.get(member.index, ())]
+
+    def pairs(self) -> list[tuple[Member, Member]]:
+        """Every connection as each end sees it, for the invariants."""
+        members = self._members
+        return [(members[a], members[b]) for a, peers in self._of.items() for b in peers]

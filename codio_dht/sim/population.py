@@ -1,0 +1,269 @@
+"""Everybody there is, and what is true: who is nearest to a key, what a perfect table would hold.
+
+Decides, from the scenario's seed alone, ids, addresses, delays and characters. Ids are identity
+multihashes of what looks like Ed25519 keys (there is nobody to sign for); addresses are public
+IPv4, one host each. Knows no time but whether a member is online, which churn sets.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from hashlib import sha256
+from math import exp
+from random import Random
+from typing import Final
+
+from codio_dht.core.addresses import is_public
+from codio_dht.core.keyspace import Key, key_of
+from codio_dht.core.peer import PeerId
+from codio_dht.params import KEY_BITS
+from codio_dht.sim.scenario import Scenario
+
+_ED25519_ID: Final = bytes((0x00, 0x24, 0x08, 0x01, 0x12, 0x20))
+"""Identity multihash of 36 bytes: a protobuf public key of type Ed25519, 32 bytes."""
+
+_QUIC: Final = bytes((0x91, 0x02, 0x0F, 0xA1, 0xCD, 0x03))
+"""/udp/4001/quic-v1"""
+
+_GRIND_MARGIN_BITS: Final = 6
+"""Attackers' ids share so many bits more with their key than the nearest of an honest network."""
+
+
+class Character(Enum):
+    """What a member does when it is dialled or asked."""
+
+    HONEST = "honest"
+    SILENT = "silent"
+    """Dead: a dial is swallowed."""
+    REFUSING = "refusing"
+    """Dead: a dial is refused."""
+    MUTE = "mute"
+    FAR = "far"
+    COLLUDING = "colluding"
+    FLOODING = "flooding"
+    GHOSTS = "ghosts"
+    ECLIPSING = "eclipsing"
+
+    @property
+    def is_dead(self) -> bool:
+        """Never there."""
+        return self in (Character.SILENT, Character.REFUSING)
+
+    @property
+    def lies(self) -> bool:
+        """Answers with something else than the truth."""
+        return self in _LIARS
+
+
+_LIARS: Final = (
+    Character.FAR,
+    Character.COLLUDING,
+    Character.FLOODING,
+    Character.GHOSTS,
+    Character.ECLIPSING,
+)
+
+
+class Member:
+    """One machine of the simulated network."""
+
+    __slots__ = (
+        "addr",
+        "character",
+        "index",
+        "is_server",
+        "nat",
+        "one_way_s",
+        "online",
+        "peer",
+        "refuses_when_away",
+    )
+
+    def __init__(
+        self,
+        index: int,
+        peer: PeerId,
+        addr: bytes,
+        character: Character,
+        *,
+        one_way_s: float,
+        nat: bool = False,
+        is_server: bool = True,
+    ) -> None:
+        self.index = index
+        self.peer = peer
+        self.addr = addr
+        self.character = character
+        self.one_way_s = one_way_s
+        self.nat = nat
+        self.is_server = is_server
+        self.online = not character.is_dead
+        self.refuses_when_away = character is Character.REFUSING
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is there and answers whoever reaches it."""
+        return self.online and self.is_server and self.character is not Character.MUTE
+
+    @property
+    def serves(self) -> bool:
+        """Whether anybody can reach it now and is answered."""
+        return self.answers and not self.nat
+
+
+class Population:
+    """See the module."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self._rng = Random(f"{scenario.seed}/population")
+        self.members: list[Member] = []
+        """By index: the servers first, clients behind them."""
+        self._by_id: dict[bytes, Member] = {}
+        self._by_addr: dict[bytes, Member] = {}
+        for _ in range(scenario.network.nodes):
+            self._add(self._draw_id(), *self._draw_character())
+        attacked = key_of(scenario.attack.preimage.encode())
+        for _ in range(scenario.attack.eclipsing):
+            self._add(self._grind(attacked), Character.ECLIPSING, self._draw_delay())
+        self.servers = len(self.members)
+        """How many servers there are; clients come later."""
+        ordered = sorted(self.members, key=_key_of)
+        self._order = [member.index for member in ordered]
+        self._keys = [member.peer.key for member in ordered]
+        self.colluders = [each for each in self.members if each.character is Character.COLLUDING]
+        self.eclipsers = [each for each in self.members if each.character is Character.ECLIPSING]
+
+    # --- who there is -----------------------------------------------------------------------------
+
+    def by_id(self, peer: PeerId) -> Member | None:
+        """The member called ``peer``; None for a ghost."""
+        return self._by_id.get(peer.to_bytes())
+
+    def by_addr(self, addr: bytes) -> Member | None:
+        """Whose address that is; None if nobody's."""
+        return self._by_addr.get(addr)
+
+    def add_client(self) -> Member:
+        """One more machine, which answers nobody and has no delay of its own."""
+        member = self._add(self._draw_id(), Character.HONEST, 0.0)
+        member.is_server = False
+        return member
+
+    def make_ghost(self, rng: Random) -> tuple[PeerId, bytes]:
+        """An id and an address of nobody."""
+        return PeerId(_ED25519_ID + rng.randbytes(32)), self._draw_addr(rng)
+
+    # --- what is true -----------------------------------------------------------------------------
+
+    def nearest(self, key: Key, n: int, keep: Callable[[Member], bool]) -> list[Member]:
+        """The ``n`` servers nearest to ``key`` of those that ``keep`` keeps, nearest first. Exact.
+
+        All servers that share some bits with ``key`` are nearer than all others, and stand side by
+        side in the order of keys: so that range is widened until it has enough.
+        """
+        for bits in range(max(0, len(self._keys).bit_length() - n.bit_length()), -1, -1):
+            found = [member for member in self._sharing(key, bits) if keep(member)]
+            if len(found) >= n or bits == 0:
+                found.sort(key=lambda member: member.peer.key ^ key)
+                return found[:n]
+        return []
+
+    def table_of(self, member: Member, k: int, *, online_only: bool = False) -> list[Member]:
+        """What a perfect routing table of ``member`` holds: of every CPL up to ``k`` servers, a
+        random choice where there are more (go's buckets). The same at every call.
+
+        ``online_only``: nobody who is away now; but for that, the dead are in it as well.
+        """
+        rng = Random(f"{self._scenario.seed}/table/{member.index}")
+        local = member.peer.key
+        table: list[Member] = []
+        for cpl in range(KEY_BITS):
+            low, high = self._range(local, cpl)
+            if high - low <= (1 if member.index < self.servers else 0):
+                break
+            beside = Key(local ^ (1 << (KEY_BITS - 1 - cpl)))
+            low, high = self._range(beside, cpl + 1)
+            places: Sequence[int] = range(low, high)
+            if online_only:
+                members = self.members
+                places = [place for place in places if members[self._order[place]].online]
+            if len(places) > k:
+                places = rng.sample(places, k)
+            table += [self.members[self._order[place]] for place in places]
+        return table
+
+    def _sharing(self, key: Key, bits: int) -> Iterator[Member]:
+        low, high = self._range(key, bits)
+        return (self.members[self._order[place]] for place in range(low, high))
+
+    def _range(self, key: Key, bits: int) -> tuple[int, int]:
+        """Where the servers stand that share ``bits`` leading bits with ``key``."""
+        shift = KEY_BITS - bits
+        prefix = key >> shift
+        low = bisect_left(self._keys, prefix << shift)
+        return low, bisect_left(self._keys, (prefix + 1) << shift, low)
+
+    # --- drawing ----------------------------------------------------------------------------------
+
+    def _add(
+        self, peer: PeerId, character: Character, one_way_s: float, nat: bool = False
+    ) -> Member:
+        addr = self._draw_addr(self._rng)
+        while addr in self._by_addr:
+            addr = self._draw_addr(self._rng)
+        member = Member(len(self.members), peer, addr, character, one_way_s=one_way_s, nat=nat)
+        self.members.append(member)
+        self._by_id[peer.to_bytes()] = member
+        self._by_addr[addr] = member
+        return member
+
+    def _draw_id(self) -> PeerId:
+        return PeerId(_ED25519_ID + self._rng.randbytes(32))
+
+    def _grind(self, key: Key) -> PeerId:
+        """An id nearer to ``key`` than any of an honest network is likely to be."""
+        bits = self._scenario.network.nodes.bit_length() + _GRIND_MARGIN_BITS
+        shift = KEY_BITS - bits
+        while True:
+            data = _ED25519_ID + self._rng.randbytes(32)
+            if (int.from_bytes(sha256(data).digest(), "big") ^ key) >> shift == 0:
+                return PeerId(data)
+
+    def _draw_addr(self, rng: Random) -> bytes:
+        while True:
+            addr = bytes((0x04, *rng.randbytes(4))) + _QUIC
+            if is_public(addr):
+                return addr
+
+    def _draw_delay(self) -> float:
+        links = self._scenario.links
+        rtt_s = links.rtt_median_s * exp(links.rtt_sigma * self._rng.gauss())
+        return min(rtt_s, links.rtt_max_s) / 2
+
+    def _draw_character(self) -> tuple[Character, float, bool]:
+        """Character, one-way delay, whether behind NAT."""
+        network, rng = self._scenario.network, self._rng
+        delay_s = self._draw_delay()
+        draw = rng.random()
+        refusing = rng.random() < network.refusing
+        for share, character in (
+            (network.dead, Character.REFUSING if refusing else Character.SILENT),
+            (network.mute, Character.MUTE),
+            (network.far, Character.FAR),
+            (network.colluding, Character.COLLUDING),
+            (network.flooding, Character.FLOODING),
+            (network.ghosts, Character.GHOSTS),
+        ):
+            if draw < share:
+                return character, delay_s, False
+            draw -= share
+        if draw < network.slow:
+            return Character.HONEST, network.slow_one_way_s, False
+        return Character.HONEST, delay_s, draw - network.slow < network.nat
+
+
+def _key_of(member: Member) -> Key:
+    return member.peer.key

@@ -1,0 +1,132 @@
+"""Keys that are provided and searched for, over hours of churn.
+
+Decides who publishes what, and who searches for which key when. A search has found its key if it
+was told a provider that has announced it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from random import Random
+from typing import Final
+
+from codio_dht.core.peer import PeerId
+from codio_dht.core.steps import Load
+from codio_dht.sim.announcing import Announcer
+from codio_dht.sim.events import EventQueue
+from codio_dht.sim.node import SimNode
+from codio_dht.sim.population import Member
+from codio_dht.sim.report import RecordFigures, mean, quantile
+from codio_dht.sim.scenario import Scenario
+from codio_dht.sim.walk import WalkReport
+
+_MULTIHASH: Final = b"\x12\x20"
+"""Code and length of SHA2-256: keys look like those of content."""
+
+
+class RecordWorkload:
+    """See the module."""
+
+    def __init__(self, scenario: Scenario, queue: EventQueue) -> None:
+        self._part = scenario.records
+        self._queue = queue
+        self._rng = Random(f"{scenario.seed}/records")
+        self._keys_of: dict[int, list[bytes]] = {}
+        self._publisher_of: dict[bytes, PeerId] = {}
+        self._announced: list[bytes] = []
+        self._last: dict[bytes, float] = {}
+        self._holders: list[float] = []
+        self._first_s: list[float] = []
+        self.searches: list[tuple[float, bool]] = []
+        """When each search began, and whether it found a provider."""
+        self._figures = RecordFigures()
+        self.announcers: dict[tuple[bytes, PeerId], None] = {}
+        """Who began to announce what: nothing else may be on any disk."""
+
+    def assign(self, publishers: list[Member]) -> None:
+        """Give every publisher its keys."""
+        for number in range(self._part.keys):
+            key = _MULTIHASH + self._rng.randbytes(32)
+            member = publishers[number % len(publishers)]
+            self._keys_of.setdefault(member.index, []).append(key)
+            self._publisher_of[key] = member.peer
+            self.announcers[key, member.peer] = None
+
+    def publishes(self, member: Member) -> bool:
+        """Whether ``member`` has keys of its own."""
+        return member.index in self._keys_of
+
+    def start(self, node: SimNode) -> None:
+        """``node`` begins, or begins again: it announces what it has to, when that is due."""
+        keys = self._keys_of.get(node.member.index)
+        if keys is None:
+            return
+        for key in keys:
+            last = self._last.get(key)
+            unix = None if last is None else self._queue.unix - (self._queue.now - last)
+            node.own_keys.add(key, unix)  # type: ignore[arg-type]
+        self._queue.after(0.0, Announcer(node, self._note).pump)
+
+    def search(self, nodes: list[SimNode]) -> None:
+        """Let random ``nodes`` search for random keys that were announced."""
+        if not self._announced or not nodes:
+            return
+        for _ in range(self._part.finds):
+            key = self._announced[int(self._rng.random() * len(self._announced))]
+            node = nodes[int(self._rng.random() * len(nodes))]
+            if self._publisher_of[key] != node.member.peer:
+                self._search(node, key)
+
+    def figures(self) -> RecordFigures:
+        """What came of it."""
+        figures = self._figures
+        figures.searches = len(self.searches)
+        figures.found = sum(found for _, found in self.searches)
+        figures.holders = mean(self._holders)
+        figures.first_p50_s = quantile(self._first_s, 0.5)
+        figures.first_p90_s = quantile(self._first_s, 0.9)
+        return figures
+
+    def _search(self, node: SimNode, key: bytes) -> None:
+        """This node's own rows first, as a node does."""
+        began_s = self._queue.now
+        rows = node.keeper.records.get(key, self._queue.unix)
+        if isinstance(rows, Load):
+            node.keeper.load(key, partial(self._look_again, node, key, began_s))
+        elif rows:
+            self._found(began_s, 0.0)
+        else:
+            node.providers(key, 1, partial(self._ended, node, key, began_s))
+
+    def _look_again(self, node: SimNode, key: bytes, began_s: float) -> None:
+        rows = node.keeper.records.get(key, self._queue.unix)
+        if rows and not isinstance(rows, Load):
+            self._found(began_s, 0.0)
+        else:
+            node.providers(key, 1, partial(self._ended, node, key, began_s))
+
+    def _ended(self, node: SimNode, key: bytes, began_s: float, report: WalkReport) -> None:
+        """A search counts when it is over: one that the end of the run cuts off does not."""
+        publisher = self._publisher_of[key]
+        found = any(each.peer_id == publisher for each in report.providers)
+        node.world.trace.note(
+            self._queue.now, "searched", node.member.index, report.requests, found
+        )
+        if found:
+            self._found(began_s, report.first_provider_s or 0.0)
+        else:
+            self.searches.append((began_s, False))
+
+    def _found(self, began_s: float, first_s: float) -> None:
+        self._first_s.append(first_s)
+        self.searches.append((began_s, True))
+
+    def _note(self, key: bytes, holders: int) -> None:
+        if not holders:
+            self._figures.announce_failed += 1
+            return
+        self._figures.announced += 1
+        self._holders.append(holders)
+        if key not in self._last:
+            self._announced.append(key)
+        self._last[key] = self._queue.now

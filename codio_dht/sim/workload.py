@@ -1,0 +1,120 @@
+"""What is asked of the network: lookups of random keys, from clients or from its members.
+
+Decides who looks up what and when, and compares each result with the truth at the moment it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING
+
+from codio_dht.core.lookup_states import Standing
+from codio_dht.sim.node import SimNode
+from codio_dht.sim.population import Member
+from codio_dht.sim.report import LookupResult
+from codio_dht.sim.walk import WalkReport
+
+if TYPE_CHECKING:
+    from codio_dht.sim.simulation import Simulation
+
+_PREIMAGE_BYTES = 34
+"""A random key's preimage is as long as a multihash of SHA2-256."""
+
+
+class Lookups:
+    """The closest-peers lookups of a scenario."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+        self._part = simulation.scenario.lookups
+        self._rng = Random(f"{simulation.scenario.seed}/lookups")
+        self._begun = 0
+        self.results: list[LookupResult] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether all have ended."""
+        return len(self.results) >= self._part.count
+
+    def begin(self) -> None:
+        """Plan them."""
+        queue, part = self._simulation.world.queue, self._part
+        if not part.count:
+            return
+        if part.interval_s:
+            for number in range(part.count):
+                queue.after(part.start_s + number * part.interval_s, self._one)
+        else:
+            queue.after(part.start_s, self._one)
+
+    def _one(self) -> None:
+        node = self._choose()
+        preimage = self._rng.randbytes(_PREIMAGE_BYTES)
+        if self._part.target == "attacked":
+            preimage = self._simulation.scenario.attack.preimage.encode()
+        self._begun += 1
+        world = self._simulation.world
+        world.trace.note(world.queue.now, "looks", node.member.index)
+        node.closest(preimage, lambda report: self._ended(node, report))
+
+    def _choose(self) -> SimNode:
+        simulation = self._simulation
+        if self._part.source == "clients":
+            clients = [each for each in simulation.nodes.values() if not each.member.is_server]
+            return clients[self._begun % len(clients)]
+        members = simulation.world.population.members
+        while True:
+            member = members[int(self._rng.random() * simulation.world.population.servers)]
+            if member.online and not member.character.lies:
+                return simulation.activate_filled(member)
+
+    def _ended(self, node: SimNode, report: WalkReport) -> None:
+        world = self._simulation.world
+        true = world.population.nearest(
+            report.target,
+            self._simulation.scenario.network.k,
+            partial(_is_within_reach, node),
+        )
+        by_id = world.population.by_id
+        named = [by_id(each.peer) for each in report.done.closest]
+        lying = sum(each is not None and each.character.lies for each in named)
+        result = _measure(report, true, lying)
+        self.results.append(result)
+        world.trace.note(
+            world.queue.now,
+            "found",
+            node.member.index,
+            result.requests,
+            result.true_found,
+            result.hops,
+        )
+        if not self._part.interval_s and self._begun < self._part.count:
+            world.queue.after(0.0, self._one)
+
+
+def _is_within_reach(node: SimNode, member: Member) -> bool:
+    """Such members are the truth that a lookup of ``node`` is measured by: one behind NAT counts
+    for whom it is connected to."""
+    if member is node.member or not member.answers:
+        return False
+    return not member.nat or node.is_connected(member.peer)
+
+
+def _measure(report: WalkReport, true: Sequence[Member], lying: int) -> LookupResult:
+    closest = report.done.closest
+    returned = dict.fromkeys(each.peer for each in closest)
+    return LookupResult(
+        began_s=report.began,
+        took_s=report.took_s,
+        requests=report.requests,
+        failures=report.failures,
+        hops=report.hops,
+        true_found=sum(each.peer in returned for each in true),
+        true_all=len(true),
+        answered=sum(each.standing is Standing.ANSWERED for each in closest),
+        lying=lying,
+        returned=len(closest),
+        reason=report.done.reason.value,
+    )

@@ -1,0 +1,295 @@
+"""The routing table's upkeep on a network of hundreds of peers with real round trips, some dead."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+import trio
+
+from codio_dht import DHTConfig, DHTManager
+from codio_dht.core.keyspace import key_of
+from codio_dht.core.peer import PeerId
+from codio_dht.node.clock import Clock
+from codio_dht.params import (
+    LIVENESS_GRACE_S,
+    LOW_PEERS_CHECK_S,
+    OUTAGE_FAILURES,
+    REFRESH_INTERVAL_S,
+    K,
+)
+from nodes import EPOCH, full_addr, host_of, memory_net, open_nodes, settle, soon, until
+from slow_swarm import SLOW_RTT_S, Swarm, swarm_of
+
+
+@asynccontextmanager
+async def node_in(swarm: Swarm, through: list[PeerId], **options):
+    """A client of ``swarm`` with a host of its own."""
+    node = DHTManager(
+        swarm.net.host(0),
+        DHTConfig(address_policy="all"),
+        bootstrap=[swarm.full_addr(peer) for peer in through],
+        clock=Clock(lambda: EPOCH + trio.current_time()),
+        **options,
+    )
+    node._rng.seed(1)
+    async with node:
+        yield node
+
+
+def ordinary(swarm: Swarm) -> list[PeerId]:
+    """The peers that are neither dead nor slow."""
+    return [peer for peer in swarm.living if swarm.net.rtt_s[peer] < SLOW_RTT_S]
+
+
+def table_of(node: DHTManager) -> list[PeerId]:
+    return node.routing_table_peers()
+
+
+async def share_of_true_closest(node: DHTManager, swarm: Swarm, lookups: int) -> float:
+    """What ``lookups`` lookups find of the closest, the very slow left aside."""
+    found = wanted = 0
+    slow = {peer for peer in swarm.living if swarm.net.rtt_s[peer] >= SLOW_RTT_S}
+    for number in range(lookups):
+        key = b"key %d" % number
+        true = set(swarm.closest(key_of(key))) - slow
+        found += len(true & {info.peer_id for info in await node.find_closest_peers(key)})
+        wanted += len(true)
+    return found / wanted
+
+
+# --- joining --------------------------------------------------------------------------------------
+
+
+async def test_within_ten_seconds_of_a_cold_start_lookups_are_right(autojump_clock):
+    """From one address, with 20 % dead peers and 3 % slow ones."""
+    async with swarm_of(300, Random(1)) as swarm:
+        began = trio.current_time()
+        async with node_in(swarm, ordinary(swarm)[:1]) as node:
+            with trio.fail_after(10):
+                while not node._node.network.refresh.runs:
+                    await trio.sleep(0.1)
+            assert trio.current_time() - began < 10
+            requests = sum(swarm.net.requests.values())
+            assert requests < 300
+            assert len(swarm.net.requests) < 150  # half of them were not even asked
+            assert len(table_of(node)) > 80
+            assert not [peer for peer in table_of(node) if swarm.is_dead(peer)]
+            assert await share_of_true_closest(node, swarm, 8) > 0.995
+
+
+async def test_dead_bootstrap_peers_do_not_hold_up_the_good_one(autojump_clock):
+    async with swarm_of(60, Random(2), dead=0.3) as swarm:
+        holes = sorted(swarm.net.dead, key=lambda peer: peer.key)[:8]
+        async with node_in(swarm, [*holes, ordinary(swarm)[0]]) as node:
+            with trio.fail_after(10):
+                while len(table_of(node)) < 20:
+                    await trio.sleep(0.1)
+
+
+async def test_a_second_join_repeats_no_whole_refresh(autojump_clock):
+    async with (
+        swarm_of(300, Random(3), dead=0.0, slow=0.0) as swarm,
+        node_in(swarm, swarm.peers[:6]) as node,
+    ):
+        await trio.sleep(30)
+        lookups = node.stats().lookups["completed"]
+        cpls = len(node._node.network.table.cpl_counts())
+        assert lookups <= cpls
+
+
+@pytest.mark.conformance("c51")
+async def test_a_star_of_three_becomes_a_mesh_by_refreshing(autojump_clock):
+    async with memory_net(0.01) as net, open_nodes(net, 3) as nodes:
+        await settle(nodes, 2)
+        peers = {node.peer_id for node in nodes}
+        assert [{node.peer_id, *table_of(node)} for node in nodes] == [peers] * 3
+
+
+@pytest.mark.conformance("c51")
+async def test_a_node_with_few_peers_learns_more_of_them_through_a_newcomer(autojump_clock):
+    """Two know each other only, and have looked around; then one of them meets one of a crowd."""
+    async with memory_net(0.01) as net, open_nodes(net, 2, first=50) as pair:
+        await settle(pair, 1)
+        pair_hosts, net.hosts = net.hosts, {}
+        async with open_nodes(net, 8) as others:
+            net.hosts |= pair_hosts
+            await settle(others, 7)
+            await trio.sleep(REFRESH_INTERVAL_S / 2)
+            await pair[0].connect(full_addr(host_of(others[3])))
+            with trio.fail_after(REFRESH_INTERVAL_S / 3):
+                while len(table_of(pair[0])) < 9:
+                    await trio.sleep(1)
+
+
+# --- peers that die -------------------------------------------------------------------------------
+
+
+@pytest.mark.conformance("c52")
+async def test_peers_silent_for_too_long_are_asked_and_leave_if_they_do_not_answer(autojump_clock):
+    async with (
+        swarm_of(40, Random(4), dead=0.0, slow=0.0) as swarm,
+        node_in(swarm, swarm.peers[:1]) as node,
+    ):
+        with trio.fail_after(30):
+            while len(table_of(node)) < 30:
+                await trio.sleep(1)
+        (victim, other, *_) = table_of(node)
+        for peer in (victim, other):
+            await host_of(node).disconnect(peer)
+        swarm.net.dead.add(victim)
+        await trio.sleep(LIVENESS_GRACE_S + 2 * REFRESH_INTERVAL_S)
+        entry = node._node.network.table.entry(other)
+        assert victim not in table_of(node)
+        assert entry is not None
+        assert entry.last_answered > trio.current_time() - LIVENESS_GRACE_S
+
+
+@pytest.mark.conformance("c52")
+async def test_a_suspect_that_does_not_answer_its_probe_leaves_at_once(autojump_clock):
+    async with (
+        swarm_of(40, Random(4), dead=0.0, slow=0.0) as swarm,
+        node_in(swarm, swarm.peers[:1]) as node,
+    ):
+        await trio.sleep(60)
+        victim, innocent, *_ = table_of(node)
+        for peer in (victim, innocent):
+            await host_of(node).disconnect(peer)
+            node._node.network.refresh.suspect(peer)
+        swarm.net.refusing.add(victim)
+        node._node.upkeep.stir()
+        await trio.sleep(3)
+        assert victim not in table_of(node)
+        assert innocent in table_of(node)
+
+
+async def test_a_peer_that_died_makes_way_for_one_that_found_its_bucket_full(autojump_clock):
+    async with (
+        swarm_of(300, Random(5), dead=0.0, slow=0.0) as swarm,
+        node_in(swarm, swarm.peers[:1]) as node,
+    ):
+        await trio.sleep(2 * REFRESH_INTERVAL_S)
+        table = node._node.network.table
+        assert table.cpl_counts()[0] == K
+        for number in range(20):
+            await node.find_closest_peers(b"%d" % number)
+        assert node._node.network.admission.replacements > 20
+        victims = [peer for peer in table_of(node) if table.entry(peer).cpl == 0][:5]
+        for peer in victims:
+            await host_of(node).disconnect(peer)
+            swarm.net.refusing.add(peer)
+            node._node.network.refresh.suspect(peer)
+        node._node.upkeep.stir()
+        await trio.sleep(5)
+        assert not set(victims) & set(table_of(node))
+        assert table.cpl_counts()[0] == K
+
+
+async def test_an_outage_of_the_own_network_does_not_cost_the_table(autojump_clock):
+    async with swarm_of(300, Random(6)) as swarm, node_in(swarm, ordinary(swarm)[:1]) as node:
+        await trio.sleep(60)
+        before = table_of(node)
+        swarm.net.cut = True
+        for peer in list(host_of(node).peers):
+            await host_of(node).disconnect(peer)
+        for number in range(30):
+            await node.find_closest_peers(b"%d" % number)
+            await trio.sleep(10)
+        assert node._node.network.outage.suspected
+        assert len(table_of(node)) > len(before) - OUTAGE_FAILURES
+        swarm.net.cut = False
+        with trio.fail_after(30):
+            while node._node.network.outage.suspected:
+                await trio.sleep(0.5)
+        await trio.sleep(30)  # all suspects are judged
+        assert len(set(table_of(node)) & set(before)) > 0.95 * len(before)
+        assert await share_of_true_closest(node, swarm, 8) > 0.995
+
+
+# --- joining again --------------------------------------------------------------------------------
+
+
+@pytest.mark.conformance("c53")
+async def test_a_node_whose_table_is_empty_joins_again(autojump_clock):
+    async with (
+        swarm_of(5, Random(7), dead=0.0, slow=0.0) as swarm,
+        node_in(swarm, swarm.peers[:1]) as node,
+    ):
+        with trio.fail_after(30):
+            while len(table_of(node)) < 5:
+                await trio.sleep(1)
+        for peer in table_of(node):
+            node._node.network.admission.withdraw(peer, soon())
+        node._node.upkeep.stir()
+        assert table_of(node) == []
+        with trio.fail_after(LOW_PEERS_CHECK_S):
+            while len(table_of(node)) < 5:
+                await trio.sleep(1)
+
+
+@pytest.mark.conformance("c53")
+async def test_where_all_bootstrap_peers_are_dead_they_are_tried_again_ever_less_often(
+    autojump_clock,
+):
+    async with swarm_of(8, Random(8), dead=0.0, slow=0.0) as swarm:
+        swarm.net.dead |= set(swarm.peers)
+        async with node_in(swarm, swarm.peers[:2]) as node:
+            dials = host_of(node).dials
+            await trio.sleep(200)
+            early = sum(dials.values())
+            await trio.sleep(1_800)
+            late = sum(dials.values()) - early
+            assert early >= 2 * 4
+            assert 2 * 3 <= late < 9 * early / 2
+            swarm.net.dead.clear()
+            with trio.fail_after(400):
+                while len(table_of(node)) < 8:
+                    await trio.sleep(1)
+
+
+# --- restarts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.conformance("c54")
+async def test_after_a_restart_remembered_peers_are_verified_before_they_are_handed_out(
+    autojump_clock, tmp_path
+):
+    async with swarm_of(200, Random(9), dead=0.0, slow=0.03) as swarm:
+        async with node_in(swarm, swarm.peers[:1], data_dir=tmp_path) as node:
+            await until(lambda: len(table_of(node)) > 60)
+            remembered = table_of(node)
+        rng = Random(1)
+        died = rng.sample(remembered, len(remembered) // 3)
+        swarm.net.dead |= set(died[::2])
+        swarm.net.refusing |= set(died[1::2])
+        swarm.net.requests.clear()
+        async with node_in(swarm, [], data_dir=tmp_path) as node:  # nobody to join through
+            assert table_of(node) == []
+            assert node.get_closest_peers(b"key") == []
+            began = trio.current_time()
+            alive = set(remembered) - set(died)
+            while trio.current_time() < began + 10:
+                await trio.sleep(0.05)
+                for peer in table_of(node):
+                    entry = node._node.network.table.entry(peer)
+                    assert entry.last_answered is not None
+                    assert peer not in died
+            assert alive <= set(swarm.net.requests)
+            assert len(table_of(node)) > len(remembered) / 2
+            assert sum(swarm.net.requests.values()) < 4 * len(remembered)
+            assert await share_of_true_closest(node, swarm, 5) > 0.995
+
+
+async def test_remembered_peers_are_tried_again_until_one_is_there(autojump_clock, tmp_path):
+    async with swarm_of(30, Random(10), dead=0.0, slow=0.0) as swarm:
+        async with node_in(swarm, swarm.peers[:1], data_dir=tmp_path) as node:
+            await until(lambda: len(table_of(node)) == 30)
+        swarm.net.cut = True
+        async with node_in(swarm, [], data_dir=tmp_path) as node:
+            await trio.sleep(600)
+            assert table_of(node) == []
+            swarm.net.cut = False
+            with trio.fail_after(400):
+                while len(table_of(node)) < 30:
+                    await trio.sleep(1)

@@ -1,0 +1,79 @@
+"""Scenario files: what is read, and what is said of a mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from codio_dht.errors import ConfigError
+from codio_dht.sim.scenario import (
+    LinksPart,
+    PartitionPart,
+    Scenario,
+    parse_scenario,
+    read_scenario,
+)
+
+PRESETS = sorted((Path(__file__).resolve().parents[2] / "scenarios").glob("*.toml"))
+
+
+def test_a_scenario_is_read_from_toml_with_defaults_for_what_it_does_not_say() -> None:
+    scenario = parse_scenario(
+        """
+        name = "mine"
+        seed = 7
+        [links]
+        loss = 0.1
+        [[partition]]
+        start_s = 5
+        end_s = 10
+        """
+    )
+    assert (
+        Scenario(
+            name="mine",
+            seed=7,
+            links=LinksPart(loss=0.1),
+            partition=(PartitionPart(start_s=5.0, end_s=10.0),),
+        )
+        == scenario
+    )
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_is_a_scenario_called_like_its_file_and_says_what_it_is(path: Path) -> None:
+    assert path.stem == read_scenario(path).name
+    assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[network]\nnodez = 5", r"network\.nodez: no such field; there are bootstrap, "),
+        ("[network]\nnodes = 1", r"network\.nodes: must be from 2 to "),
+        ("[network]\nnodes = 1.5", r"network\.nodes: must be an integer, not 1\.5"),
+        ("[network]\ndead = 1.5", r"network\.dead: must be from 0 to 1, not 1\.5"),
+        ("[network]\ndead = 'many'", r"network\.dead: must be a number, not 'many'"),
+        ("[network]\ndead = true", r"network\.dead: must be a number, not True"),
+        ("[network]\nbootstrap = 'magic'", r"bootstrap: must be one of oracle, join"),
+        ("network = 5", r"network\.: must be a table"),
+        ("partition = 5", r"partition: must be a list of tables"),
+        ("[[partition]]\nstart_s = 9\nend_s = 3", r"partition\[0\]\.end_s: must be after"),
+        ("[network]\ndead = 0.7\nslow = 0.7", r"network: the shares .* add up to 1\.4"),
+        ("[network]\nnodes = 50_000\nbootstrap = 'join'", r"network\.nodes: at most 5000"),
+        ("[churn]\nshare = 0.5", r"run\.duration_s: churn needs"),
+        ("[records]\nkeys = 5", r"run\.duration_s: records need"),
+        ("[run]\ncheck_touched = 1", r"run\.check_touched: must be true or false"),
+        ("seed = -1", r"seed: must be from 0"),
+        ("nonsense", r"not TOML"),
+    ],
+)
+def test_a_mistake_is_named_by_its_field(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_scenario(text)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"gone\.toml"):
+        read_scenario(tmp_path / "gone.toml")

@@ -1,0 +1,192 @@
+"""What is remembered of how peers answer."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codio_dht import params
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.lookup_states import FailureReason
+from codio_dht.core.peer import PeerId
+from codio_dht.core.peer_health import Condition, PeerHealth
+
+
+def peer(number: int) -> PeerId:
+    return PeerId(b"\x12\x20" + number.to_bytes(32, "big"))
+
+
+def now(seconds: float) -> Monotonic:
+    return Monotonic(seconds)
+
+
+def condition(health: PeerHealth, number: int, at: float) -> Condition:
+    return health.outlook(peer(number), now(at), connected=False).condition
+
+
+def seen(times: list[float], *, dialled: bool = False) -> PeerHealth:
+    """A memory of so many answers of others."""
+    health = PeerHealth()
+    for number, took_s in enumerate(times):
+        health.answered(peer(1_000 + number), took_s, now(0), dialled=dialled)
+    return health
+
+
+def test_a_stranger_has_the_default_deadline_until_answer_times_are_known() -> None:
+    outlook = seen([]).outlook(peer(1), now(0), connected=True)
+    assert outlook.condition is Condition.UNKNOWN
+    assert outlook.soft_s == params.DEFAULT_ANSWER_S * params.SOFT_DEADLINE_FACTOR
+    assert outlook.alive_at is None
+
+
+def test_a_strangers_deadline_follows_the_recent_answer_times_and_not_the_few_very_slow() -> None:
+    times = [0.2] * 40 + [9.0] * 24
+    outlook = seen(times).outlook(peer(1), now(0), connected=True)
+    assert outlook.soft_s == pytest.approx(0.2 * params.SOFT_DEADLINE_FACTOR)
+    assert outlook.patience_s == pytest.approx(0.2 * params.PATIENCE_FACTOR)
+    assert outlook.expected_s == 0.2
+
+
+def test_a_peer_that_has_to_be_dialled_must_take_the_connection_within_a_part_of_its_time() -> None:
+    outlook = seen([0.6] * 20, dialled=True).outlook(peer(1), now(0), connected=False)
+    assert outlook.reach_s == pytest.approx(0.6 * params.REACH_FACTOR)
+    assert outlook.reach_s < outlook.soft_s < outlook.patience_s
+
+
+def test_times_with_and_without_a_dial_are_kept_apart() -> None:
+    health = seen([0.6] * 20, dialled=True)
+    for number in range(20):
+        health.answered(peer(number), 0.2, now(0), dialled=False)
+    assert health.outlook(peer(99), now(0), connected=False).expected_s == 0.6
+    assert health.outlook(peer(99), now(0), connected=True).expected_s == 0.2
+
+
+def test_a_peer_is_expected_to_answer_as_it_did_three_round_trips_if_it_has_to_be_dialled() -> None:
+    health = seen([1.0] * 20)
+    for _ in range(30):
+        health.answered(peer(1), 0.1, now(0), dialled=False)
+    connected = health.outlook(peer(1), now(0), connected=True)
+    assert connected.expected_s == pytest.approx(0.1)
+    assert connected.soft_s == params.MIN_SOFT_DEADLINE_S
+    assert health.outlook(peer(1), now(0), connected=False).expected_s == pytest.approx(0.3)
+
+
+def test_a_peer_that_answered_is_alive_for_a_while() -> None:
+    health = seen([])
+    health.answered(peer(1), 0.1, now(5), dialled=True)
+    outlook = health.outlook(peer(1), now(6), connected=True)
+    assert (outlook.condition, outlook.alive_at) == (Condition.ALIVE, now(5))
+    assert condition(health, 1, 5 + params.ALIVE_MEMORY_S) is Condition.ALIVE
+    assert condition(health, 1, 5 + params.ALIVE_MEMORY_S + 1) is Condition.UNKNOWN
+
+
+def test_a_failed_peer_is_dead_then_suspect_and_alive_again_once_it_answers() -> None:
+    health = seen([])
+    health.failed(peer(1), FailureReason.TIMEOUT, now(0))
+    assert condition(health, 1, params.DEAD_BACKOFF_S - 1) is Condition.DEAD
+    outlook = health.outlook(peer(1), now(params.DEAD_BACKOFF_S), connected=False)
+    assert outlook.condition is Condition.SUSPECT
+    assert (outlook.soft_s, outlook.patience_s) == (0.0, 0.0)
+    health.answered(peer(1), 0.1, now(40), dialled=True)
+    assert condition(health, 1, 40) is Condition.ALIVE
+
+
+def test_each_failure_doubles_the_time_a_peer_is_left_alone_up_to_a_bound() -> None:
+    health, at, times = seen([]), 0.0, []
+    for _ in range(8):
+        health.failed(peer(1), FailureReason.UNREACHABLE, now(at))
+        began = at
+        while condition(health, 1, at) is Condition.DEAD:
+            at += 1.0
+        times.append(at - began)
+    base = params.DEAD_BACKOFF_S
+    assert times == [base * 2**n for n in (0, 1, 2, 3, 4, 5, 5, 5)]
+
+
+def test_the_same_failure_seen_by_many_lookups_counts_once() -> None:
+    health = seen([])
+    for _ in range(5):
+        health.failed(peer(1), FailureReason.TIMEOUT, now(1))
+    assert condition(health, 1, 1 + params.DEAD_BACKOFF_S) is Condition.SUSPECT
+
+
+def test_our_own_lack_of_room_says_nothing_of_a_peer() -> None:
+    health = seen([])
+    health.failed(peer(1), FailureReason.CAPACITY, now(0))
+    assert condition(health, 1, 0) is Condition.UNKNOWN
+
+
+def test_a_peer_given_up_without_a_sign_of_life_is_left_alone_until_its_request_ends() -> None:
+    health = seen([])
+    health.given_up(peer(1), 2.0, now(2), reached=False, dialled=True)
+    assert condition(health, 1, 3) is Condition.DEAD
+    assert condition(health, 1, 2 + params.SILENT_PEER_BACKOFF_S) is Condition.UNKNOWN
+    health.given_up(peer(2), 2.0, now(2), reached=False, dialled=True)
+    health.answered(peer(2), 6.0, now(6), dialled=True)
+    assert condition(health, 2, 6) is Condition.ALIVE
+
+
+def test_a_peer_given_up_that_showed_life_is_alive_and_not_waited_for_again() -> None:
+    health = seen([0.1] * 20, dialled=True)
+    health.given_up(peer(1), 1.5, now(2), reached=True, dialled=True)
+    outlook = health.outlook(peer(1), now(3), connected=False)
+    assert (outlook.condition, outlook.alive_at) == (Condition.ALIVE, now(2))
+    assert (outlook.expected_s, outlook.patience_s) == (3.0, 0.0)
+
+
+def test_a_slow_peer_that_answers_again_quickly_is_waited_for_again() -> None:
+    health = seen([0.1] * 20)
+    health.given_up(peer(1), 1.5, now(2), reached=True, dialled=False)
+    health.answered(peer(1), 0.2, now(3), dialled=False)
+    outlook = health.outlook(peer(1), now(3), connected=True)
+    assert outlook.expected_s == 0.2
+    assert outlook.patience_s == params.MIN_PATIENCE_S
+
+
+def test_a_connection_alone_does_not_revive_a_peer_that_failed() -> None:
+    health = seen([])
+    health.failed(peer(1), FailureReason.BROKEN, now(0))
+    health.given_up(peer(1), 0.0, now(31), reached=True, dialled=False)
+    assert health.outlook(peer(1), now(45), connected=True).alive_at is None
+
+
+def test_who_was_met_least_recently_is_forgotten() -> None:
+    health = PeerHealth(capacity=2)
+    for number in (1, 2, 1, 3):
+        health.failed(peer(number), FailureReason.TIMEOUT, now(0))
+    assert len(health) == 2
+    assert [condition(health, number, 1) for number in (1, 2, 3)] == [
+        Condition.DEAD,
+        Condition.UNKNOWN,
+        Condition.DEAD,
+    ]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["answered", "failed", "given up", "reached"]),
+            st.integers(0, 5),
+            st.floats(0, 30),
+        ),
+        max_size=60,
+    )
+)
+def test_deadlines_are_always_within_their_bounds(happened: list[tuple[str, int, float]]) -> None:
+    health, at = PeerHealth(capacity=4), 0.0
+    for what, number, took_s in happened:
+        at += took_s
+        match what:
+            case "answered":
+                health.answered(peer(number), took_s, now(at), dialled=bool(number % 2))
+            case "failed":
+                health.failed(peer(number), FailureReason.TIMEOUT, now(at))
+            case _:
+                reached = what == "reached"
+                health.given_up(peer(number), took_s, now(at), reached=reached, dialled=True)
+        outlook = health.outlook(peer(number), now(at), connected=bool(number % 3))
+        assert 0 <= outlook.soft_s <= outlook.patience_s <= params.SOFT_DEADLINE_S
+        assert outlook.expected_s >= 0
+        assert (outlook.alive_at is not None) == (outlook.condition is Condition.ALIVE)
+    assert len(health) <= 4

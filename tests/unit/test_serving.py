@@ -1,0 +1,61 @@
+"""Server or client, and when that changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from multiaddr import Multiaddr
+
+from codio_dht.core.mode import Mode
+from codio_dht.node.serving import Serving
+
+PUBLIC = Multiaddr("/ip4/5.6.7.8/tcp/4001")
+PRIVATE = Multiaddr("/ip4/192.168.1.2/tcp/4001")
+
+
+class Calls:
+    def __init__(self, wanted: str, addrs: Sequence[Multiaddr], *, public: bool = True) -> None:
+        self.made: list[str] = []
+        self.serving = Serving(
+            wanted,
+            public=public,
+            addrs=addrs,
+            serve=lambda: self.made.append("serve"),
+            unserve=lambda: self.made.append("unserve"),
+        )
+
+
+def test_a_client_becomes_a_server_when_it_has_an_address_that_others_reach() -> None:
+    calls = Calls("auto", [PRIVATE])
+    calls.serving.start()
+    assert (Mode.CLIENT, []) == (calls.serving.mode, calls.made)
+    for _ in range(2):
+        calls.serving.addrs_changed([PRIVATE, PUBLIC], [])
+    assert (Mode.SERVER, ["serve"]) == (calls.serving.mode, calls.made)
+    calls.serving.addrs_changed([PRIVATE], [])
+    assert (Mode.CLIENT, ["serve", "unserve"]) == (calls.serving.mode, calls.made)
+
+
+def test_an_address_that_perhaps_nobody_reaches_makes_no_server() -> None:
+    calls = Calls("auto", [PRIVATE])
+    calls.serving.start()
+    calls.serving.addrs_changed([PRIVATE, PUBLIC], [PUBLIC])
+    assert (Mode.CLIENT, []) == (calls.serving.mode, calls.made)
+
+
+@pytest.mark.parametrize("wanted", ["server", "client"])
+def test_a_mode_that_was_asked_for_stays(wanted: str) -> None:
+    calls = Calls(wanted, [PRIVATE])
+    calls.serving.start()
+    started = list(calls.made)
+    calls.serving.addrs_changed([PUBLIC], [])
+    calls.serving.addrs_changed([], [])
+    assert (Mode(wanted), started) == (calls.serving.mode, calls.made)
+
+
+def test_a_node_of_a_private_network_serves_wherever_it_is() -> None:
+    calls = Calls("auto", [PRIVATE], public=False)
+    calls.serving.start()
+    calls.serving.addrs_changed([], [])
+    assert (Mode.SERVER, ["serve"]) == (calls.serving.mode, calls.made)
