@@ -57,6 +57,10 @@ class DHTConfig:
     alpha: int = params.ALPHA
     """Requests in flight in one lookup."""
 
+    disjoint_paths: int = 1
+    """Walks of a lookup for the closest peers that learn nothing of each other (S/Kademlia), 1 to
+    10: a lying peer leads one of them astray. More paths make a few more requests."""
+
     provide_quorum: int = params.PROVIDE_QUORUM
     """Peers that must hold a record before ``provide`` returns; it goes on until
     ``replication_factor`` do."""
@@ -84,6 +88,7 @@ class DHTConfig:
                 )
         _require_int("replication_factor", self.replication_factor, params.K, params.MAX_K)
         _require_int("alpha", self.alpha, 1, params.MAX_ALPHA)
+        _require_int("disjoint_paths", self.disjoint_paths, 1, params.MAX_DISJOINT_PATHS)
         _require_int("provide_quorum", self.provide_quorum, 1, self.replication_factor)
         _require_int("beta", self.beta, 1, self.replication_factor)
         _require_int("max_provider_records", self.max_provider_records, 1, None)

@@ -31,6 +31,9 @@ ALPHA: Final = 10
 MAX_ALPHA: Final = 100
 """Largest concurrency taken from a configuration."""
 
+MAX_DISJOINT_PATHS: Final = 10
+"""Most disjoint paths of one lookup (JS: 10)."""
+
 BETA: Final = 3
 """Closest peers that must have answered before the follow-up starts (GO ``resiliency``)."""
 
@@ -91,7 +94,7 @@ PATIENCE_FACTOR: Final = 4.0
 """How long a lookup that is over otherwise still waits for one of the k closest: so many times that
 median (one living peer in 100 is slower; it is returned all the same, as alive)."""
 
-MIN_PATIENCE_S: Final = 0.5
+MIN_PATIENCE_S: Final = 0.8
 """... but no shorter than this, seconds."""
 
 REACH_FACTOR: Final = 2.5

@@ -15,7 +15,7 @@ import click
 from codio_dht import __version__
 from codio_dht.cli.client import DaemonDownError
 from codio_dht.cli.options import Session, client_command
-from codio_dht.cli.output import ExitCode, complain, exit_code_of, milliseconds
+from codio_dht.cli.output import ExitCode, complain, exit_code_of, milliseconds, walk_line
 
 _STDIN: Final = "-"
 _READ_BYTES: Final = 64 * 1024
@@ -120,8 +120,9 @@ def findprovs(session: Session, cid: str, count: int, verbose: bool) -> ExitCode
       codio-dht findprovs bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy
       codio-dht findprovs -n 1 --timeout 10s ipfs://QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG
     """
-    session.call("findprovs", {"cid": cid, "count": count}, _peer_line(session, verbose=verbose))
-    return _found(session, f"no providers of {cid} were found")
+    show = _peer_line(session, verbose=verbose)
+    result = session.call("findprovs", {"cid": cid, "count": count}, show)
+    return _found(result, f"no providers of {cid} were found")
 
 
 @click.command()
@@ -137,9 +138,10 @@ def findpeer(session: Session, peer: str) -> ExitCode:
 @click.command()
 @click.argument("key")
 @click.option("--local", is_flag=True, help="From this node's routing table; asks nobody.")
+@click.option("--trace", is_flag=True, help="Show the walk as it happens, then the peers.")
 @_verbose
 @client_command("looking for the closest peers")
-def closest(session: Session, key: str, local: bool, verbose: bool) -> ExitCode:
+def closest(session: Session, key: str, local: bool, trace: bool, verbose: bool) -> ExitCode:
     r"""Find the peers closest to KEY, nearest first.
 
     KEY is a peer id, a CID, or 0x and the bytes of any key in hex. It is the preimage: its SHA-256
@@ -149,10 +151,21 @@ def closest(session: Session, key: str, local: bool, verbose: bool) -> ExitCode:
     Examples:
       codio-dht closest 12D3KooW...
       codio-dht closest 0x68656c6c6f
+      codio-dht closest 0x68656c6c6f --trace
     """
-    show = _peer_line(session, verbose=verbose)
-    session.call("closest", {"key": key, "local": local}, show)
-    return _found(session, "the routing table is empty")
+    show_peer = _peer_line(session, verbose=verbose)
+
+    def show(item: Any) -> None:
+        if "event" in item:
+            session.out.result(item, walk_line(item))
+        else:
+            show_peer(item)
+
+    params = {"key": key, "local": local, **({"trace": True} if trace else {})}
+    result = session.call("closest", params, show)
+    if result.get("missed"):
+        complain(f"{result['missed']} events of the walk came too fast to be shown")
+    return _found(result, "the routing table is empty" if local else "no peer answered")
 
 
 @click.command()
@@ -295,7 +308,10 @@ def _provided(value: Any) -> str:
     if "holders" not in value:
         return str(value["cid"])
     took = milliseconds(value["seconds"])
-    return f"{value['cid']} held by {value['holders']} of {value['attempted']} peers asked, {took}"
+    held = f"{value['cid']} held by {value['holders']}"
+    if value.get("pending"):
+        return f"{held} peers, {value['pending']} more under way, {took}"
+    return f"{held} of {value['attempted']} peers asked, {took}"
 
 
 def _subjects(arguments: Sequence[str]) -> Iterator[str]:
@@ -339,8 +355,8 @@ def _peer_line(session: Session, *, verbose: bool) -> Any:
     return show
 
 
-def _found(session: Session, nothing: str) -> ExitCode:
-    if session.out.count:
+def _found(result: Any, nothing: str) -> ExitCode:
+    if result["found"]:
         return ExitCode.OK
     complain(nothing)
     return ExitCode.FAILED

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Final
+from typing import Any, Final
 
 from codio_dht.daemon.protocol import ErrorCode
 
@@ -120,6 +120,54 @@ def discard_stdout() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
+
+
+def walk_line(event: Mapping[str, Any]) -> str:
+    """One event of a lookup's walk: when, what, bits in common with the key, which peer, more."""
+    name = event["event"]
+    if "peer_id" not in event:
+        return f"{event['at']:7.3f} s  {_WALK.get(name, name):<9}  {_walk_news(event)}"
+    where = f"{event['cpl']:>3} bits  {event['peer_id']}"
+    more = _walk_news(event)
+    return f"{event['at']:7.3f} s  {_WALK.get(name, name):<9}  {where}{more and f'  {more}'}"
+
+
+_WALK: Final[Mapping[str, str]] = {
+    "asked": "ask",
+    "answered": "answer",
+    "overdue": "late",
+    "given_up": "give up",
+    "follow_up": "follow up",
+    "look_beyond": "beyond",
+    "ended": "end",
+}
+
+
+def _walk_news(event: Mapping[str, Any]) -> str:
+    """What an event says beside its peer; nothing for one that this release does not know."""
+    took = milliseconds(event.get("seconds", 0.0))
+    match event["event"]:
+        case "asked":
+            return "follow-up" if event["follow_up"] else ""
+        case "answered":
+            late = ", late" if event["late"] else ""
+            return f"{took}{late}, named {event['named']}, {event['new']} new"
+        case "failed":
+            return f"{took}, {event['reason']}"
+        case "overdue":
+            return "others are asked in its place"
+        case "given_up" if event["alive"]:
+            return f"{took}, alive {milliseconds(event['alive_ago'])} ago"
+        case "given_up":
+            return f"{took}, not known to be alive"
+        case "follow_up":
+            return "the nearest have answered: the rest of the closest are asked"
+        case "look_beyond":
+            return "who is beyond the replies?"
+        case "ended":
+            return f"{event['reason'].replace('_', ' ')}, {event['requests']} requests"
+        case _:
+            return ""
 
 
 def milliseconds(seconds: float) -> str:

@@ -210,4 +210,16 @@ class LookedBeyond:
     distance: int
 
 
-LookupEvent = Asked | Answered | RequestFailed | Overdue | GivenUp | FollowUpBegan | LookedBeyond
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The lookup is over, after ``requests`` requests. Told by whoever runs the machine, after all
+    that the machine tells."""
+
+    at: Monotonic
+    reason: StopReason
+    requests: int
+
+
+LookupEvent = (
+    Asked | Answered | RequestFailed | Overdue | GivenUp | FollowUpBegan | LookedBeyond | Ended
+)

@@ -24,6 +24,7 @@ from codio_dht.daemon.node_port import Dht
 from codio_dht.daemon.parameters import Params, parse_key, parse_peer, usage
 from codio_dht.daemon.protocol import API_VERSION, ControlError, ErrorCode
 from codio_dht.daemon.settings import DEFAULT_BOOTSTRAP
+from codio_dht.daemon.trace import event_json, relay
 from codio_dht.errors import (
     AddressError,
     CapacityError,
@@ -38,6 +39,7 @@ from codio_dht.errors import (
     UsageError,
 )
 from codio_dht.net.host import ConnectionInfo
+from codio_dht.node.results import FoundPeer
 
 MAX_PROVIDERS_ASKED: Final = 100_000
 """Largest ``count`` of findprovs; 0 asks for all there are."""
@@ -181,6 +183,7 @@ class Methods:
             "cid": cid,
             "holders": outcome.holders,
             "attempted": outcome.attempted,
+            "pending": outcome.pending,
             "seconds": round(outcome.seconds, 6),
         }
 
@@ -233,19 +236,32 @@ class Methods:
 
     async def _closest(self, params: Params, emit: Emit) -> object:
         preimage = parse_key(params.text("key"), "key")
-        local = params.flag("local")
+        local, trace = params.flag("local"), params.flag("trace")
         params.done()
+        if local and trace:
+            raise usage("trace: there is no walk to trace with local, which asks nobody")
         began = trio.current_time()
-        found = 0
         if local:
-            for peer in self._dht.get_closest_peers(preimage):
+            near = self._dht.get_closest_peers(preimage)
+            for peer in near:
                 await emit(peer_json(peer, ()))
-                found += 1
-        else:
-            for info in await self._dht.find_closest_peers(preimage):
-                await emit(peer_json(info.peer_id, info.addrs))
-                found += 1
-        return {"found": found, "seconds": _since(began)}
+            return {"found": len(near), "seconds": _since(began)}
+        if not trace:
+            closest = await self._dht.find_closest_peers(preimage)
+            return await self._emit_closest(closest, began, emit)
+        closest, missed = await relay(
+            lambda watch: self._dht.find_closest_peers(preimage, watch),
+            lambda event: emit(event_json(event, began)),
+        )
+        return {**await self._emit_closest(closest, began, emit), "missed": missed}
+
+    async def _emit_closest(
+        self, closest: Sequence[FoundPeer], began: float, emit: Emit
+    ) -> dict[str, object]:
+        for info in closest:
+            standing = {"standing": info.standing.value, "alive_at": to_json(info.alive_at)}
+            await emit({**peer_json(info.peer_id, info.addrs), **standing})
+        return {"found": len(closest), "seconds": _since(began)}
 
     # --- peers ---
 

@@ -5,13 +5,15 @@ Decides nothing. Meanings are documented on :class:`codio_dht.DHTManager`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from multiaddr import Multiaddr
 
+from codio_dht.core.lookup_states import LookupEvent
 from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.net.host import ConnectionInfo
+from codio_dht.node.results import FoundPeer
 
 
 class ProvideOutcome(Protocol):
@@ -22,6 +24,9 @@ class ProvideOutcome(Protocol):
 
     @property
     def attempted(self) -> int: ...
+
+    @property
+    def pending(self) -> int: ...
 
     @property
     def seconds(self) -> float: ...
@@ -80,7 +85,9 @@ class Dht(Protocol):
 
     async def find_peer(self, peer_id: PeerId) -> Sequence[Multiaddr]: ...
 
-    async def find_closest_peers(self, key: bytes) -> Sequence[PeerInfo]: ...
+    async def find_closest_peers(
+        self, key: bytes, watch: Callable[[LookupEvent], None] | None = None
+    ) -> Sequence[FoundPeer]: ...
 
     def get_closest_peers(self, key: bytes) -> Sequence[PeerId]: ...
 

@@ -42,12 +42,21 @@ class _Job:
         self.confirmed = 0
         self.error: Exception | None = None
         self.over = False
+        self.awaited = True
+        """Whether its caller is still there to be told."""
         self.moved = trio.Event()
 
     def stir(self) -> None:
         """Somebody holds the record now, or it is over."""
         self.moved.set()
         self.moved = trio.Event()
+
+    @property
+    def failed(self) -> bool:
+        """Whether its caller has to be told of the error: nobody holds the record, or a bug."""
+        return self.error is not None and (
+            not self.plan.holders or not isinstance(self.error, NoPeersError)
+        )
 
     def result(self) -> ProvideResult:
         """How it stands."""
@@ -97,7 +106,8 @@ class Announcer:
         except BaseException:
             scope.cancel()
             raise
-        if job.error is not None and not job.plan.holders:
+        job.awaited = False
+        if job.error is not None and job.failed:
             raise job.error
         return job.result()
 
@@ -113,17 +123,18 @@ class Announcer:
     async def _run(self, job: _Job, at_end: AtEnd) -> None:
         try:
             await self._walk_and_deliver(job)
-        except NoPeersError as error:
+        except Exception as error:  # noqa: BLE001 - the caller's, or raised below
             job.error = error
-        except Exception as error:
-            job.error = error
-            raise
         finally:
             job.over = True
             job.stir()
             self._running -= 1
             self.counters["announced" if job.plan.holders else "announce_failed"] += 1
+        if job.awaited and job.failed:
+            return
         await at_end(job.result())
+        if job.error is not None and job.failed:
+            raise job.error
 
     async def _walk_and_deliver(self, job: _Job) -> None:
         async with trio.open_nursery() as nursery:

@@ -179,6 +179,7 @@ def assemble(
         upkeep.stir,
         alpha=config.alpha,
         beta=config.beta,
+        disjoint_paths=config.disjoint_paths,
         timeout_s=config.query_timeout,
     )
     announcer = Announcer(network, lookups, rpc, errands)

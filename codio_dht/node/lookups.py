@@ -13,11 +13,13 @@ import trio
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.disjoint import DisjointLookup
 from codio_dht.core.keyspace import Key, cpl, key_of
 from codio_dht.core.lookup import ClosestPeersLookup, LookupRules
 from codio_dht.core.lookup_states import (
     Asked,
     Done,
+    Ended,
     GivenUp,
     LookBeyond,
     LookupEvent,
@@ -68,6 +70,7 @@ class Lookups:
         alpha: int,
         beta: int,
         timeout_s: float,
+        disjoint_paths: int = 1,
     ) -> None:
         self._network = network
         self._rpc = rpc
@@ -78,6 +81,7 @@ class Lookups:
         self._stir = stir
         self._alpha = alpha
         self._beta = beta
+        self._disjoint_paths = disjoint_paths
         self._timeout_s = timeout_s
         self._slots = trio.CapacityLimiter(params.MAX_LOOKUPS)
         self.ended: Counter[str] = Counter()
@@ -93,7 +97,7 @@ class Lookups:
         """
         deadline = await self._begin()
         key = key_of(preimage)
-        lookup = ClosestPeersLookup(key, self._seeds(key), self._rules(looks_beyond=True))
+        lookup = self._closest_machine(key)
 
         async def ask(step: Query | LookBeyond) -> None:
             if isinstance(step, LookBeyond):
@@ -110,7 +114,7 @@ class Lookups:
 
         def tell(event: LookupEvent) -> None:
             watch(event)
-            if early is not None:
+            if early is not None and not isinstance(event, Ended):
                 early(lookup.nearest())
 
         done = await self._run(lookup, ask, key, deadline, tell)
@@ -205,7 +209,7 @@ class Lookups:
 
     async def _run(
         self,
-        lookup: ClosestPeersLookup,
+        lookup: ClosestPeersLookup | DisjointLookup,
         ask: Ask,
         key: Key,
         deadline: Monotonic,
@@ -230,6 +234,7 @@ class Lookups:
             done = await drive(lookup, ask, deadline, self._errands, note)
         self.ended[done.reason.value] += 1
         now = _now()
+        watch(Ended(now, done.reason, lookup.requests))
         for peer in lookup.useful_seeds():
             self._network.table.useful(peer, now)
         self._stir()
@@ -260,6 +265,12 @@ class Lookups:
                 return preimage
             await trio.lowlevel.checkpoint()
         raise NoPeersError("no key was found beyond the horizon")
+
+    def _closest_machine(self, key: Key) -> ClosestPeersLookup | DisjointLookup:
+        seeds, rules = self._seeds(key), self._rules(looks_beyond=True)
+        if self._disjoint_paths == 1:
+            return ClosestPeersLookup(key, seeds, rules)
+        return DisjointLookup(key, seeds, rules, self._disjoint_paths)
 
     def _rules(self, *, looks_beyond: bool = False) -> LookupRules:
         return LookupRules(

@@ -141,8 +141,7 @@ class Providing:
         if not result.holders:
             self._schedule.failed(key, now)
             return
-        if not self._schedule.provided(key, now, known=len(self._network.table)):
-            return  # too few hold it: it is announced again, also after a restart
+        self._schedule.provided(key, now, known=len(self._network.table))
         store = self._storage.store
         try:
             with trio.CancelScope(shield=True):  # the network has it: a cancelled caller or not

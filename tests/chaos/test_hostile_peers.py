@@ -15,6 +15,7 @@ import trio.testing
 
 from codio_dht import DHTConfig, params
 from codio_dht.core.keyspace import key_of
+from codio_dht.core.lookup_states import Standing
 from codio_dht.core.messages import (
     AddProvider,
     FindNode,
@@ -204,7 +205,8 @@ async def test_a_peer_that_accepts_streams_and_never_reads_costs_its_deadline_on
                 [hostile(net, number, _silent, never_reads=True) for number in range(100, 112)],
             )
             began = trio.current_time()
-            assert len(await node.find_closest_peers(KEY)) == 4
+            found = await node.find_closest_peers(KEY)
+            assert len([peer for peer in found if peer.standing is Standing.ANSWERED]) == 4
             assert (await node.provide(CID)).holders == 4
             assert trio.current_time() - began < 60
             await trio.sleep(60)
@@ -375,7 +377,9 @@ async def test_peers_that_flap_between_server_and_client_get_no_more_probes_than
         assert host_of(node).open_streams <= len(peers)
         assert node.stats().pending_queries <= len(peers)
         await trio.sleep(60)
-        assert NOTHING_OPEN == left_open(node)
+        # All of the table being silent, it looks like an outage: one is probed at a time.
+        at_once = params.PROBE_TIMEOUT_S / params.OUTAGE_PROBE_INTERVAL_S + 1
+        assert node.stats().pending_queries <= at_once
 
 
 # --- clients that ask us --------------------------------------------------------------------------

@@ -414,7 +414,9 @@ BOUNDS = {
     "RefreshSchedule._to_probe": params.KEY_BITS * params.K,
     "RefreshSchedule._probing": params.MAX_LIVENESS_PROBES,
     "ProviderRecords._loading": params.MAX_TRACKED_LOADS,
+    "PeerHealth._peers": params.MAX_HEALTH_PEERS,
     "StreamPool._idle": params.MAX_KEPT_STREAMS,
+    "TableProtection._peers": params.KEY_BITS * params.K,
     "StreamPool._reuse_failures": params.MAX_KEPT_STREAMS,
     "_Slot.queue": max(params.MAX_TOLD_PEERS, params.MAX_HEARD_PEERS),  # one of the book's two
     "_Slot.told": params.MAX_ADDRS_PER_PEER,
@@ -530,6 +532,11 @@ async def test_ten_thousand_peers_that_come_and_go_leave_every_container_within_
             "PeerBook._told",
             "PeerBook._heard",
             "Admission._failed",
+            "PeerHealth._peers",
+            # All peers being gone, it looks like an outage: the table is kept.
+            "Outage._suspects",
+            "RoutingTable._entries",
+            "TableProtection._peers",
         }
         grown = {
             where: (before.get(where, 0), size)

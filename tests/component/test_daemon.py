@@ -432,6 +432,11 @@ def test_two_daemons_find_what_the_other_has(start: Start, tmp_path: Path) -> No
     assert [addr] == asked(two.data_dir, "findpeer", id_one)["addrs"]
     assert asked(two.data_dir, "closest", "0x68656c6c6f")["peer_id"] == id_one
     assert asked(two.data_dir, "closest", "--local", CID)["peer_id"] == id_one
+    walk = ask(two.data_dir, "closest", "0x68656c6c6f", "--trace", "--json").stdout.splitlines()
+    *events, ended, peer = map(json.loads, walk)
+    assert {"asked", "answered"} <= {event["event"] for event in events}
+    assert ("ended", "completed") == (ended["event"], ended["reason"])
+    assert (id_one, "answered") == (peer["peer_id"], peer["standing"])
     assert asked(two.data_dir, "swarm", "peers")["peer_id"] == id_one
     assert asked(two.data_dir, "id", id_one)["connected"] is True
     assert asked(two.data_dir, "swarm", "connect", addr)["peer_id"] == id_one

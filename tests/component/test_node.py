@@ -9,8 +9,9 @@ import trio
 from multiaddr import Multiaddr
 
 from codio_dht import DHTConfig, DHTManager, PeerId, PeerInfo
+from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import distance, key_of
-from codio_dht.core.lookup_states import Standing
+from codio_dht.core.lookup_states import Ended, LookupEvent, Standing, StopReason
 from codio_dht.core.messages import AddProvider, FindNode, GetProviders, PeerEntry, Ping, Reply
 from codio_dht.core.multihash import multihash_of
 from codio_dht.errors import DialError, NoPeersError, NotRunningError, UsageError
@@ -207,6 +208,20 @@ async def test_a_hung_server_is_tried_twice_and_the_lookup_goes_on(autojump_cloc
             await nodes[0]._node.lookups.ask(hung, FindNode(b"x"))
         assert hung not in nodes[0].routing_table_peers()
         assert client.opened[hung] >= 2
+
+
+async def test_the_watcher_of_a_lookup_is_told_last_why_it_ended(autojump_clock):
+    async with memory_net(0.05) as net, open_nodes(net, 3) as nodes:
+        await settle(nodes, 2)
+        told: list[LookupEvent] = []
+        await nodes[0].find_closest_peers(b"key", told.append)
+        assert told[-1] == Ended(Monotonic(trio.current_time()), StopReason.COMPLETED, 2)
+        assert [event for event in told if isinstance(event, Ended)] == told[-1:]
+    async with memory_net() as net, open_nodes(net, 1) as [alone]:
+        told = []
+        with pytest.raises(NoPeersError):
+            await alone.find_closest_peers(b"key", told.append)
+        assert told == [Ended(Monotonic(trio.current_time()), StopReason.NO_PEERS, 0)]
 
 
 async def test_a_stream_is_reused_for_request_after_request(autojump_clock):

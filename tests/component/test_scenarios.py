@@ -56,7 +56,7 @@ async def test_of_three_nodes_one_provides_and_another_finds_it(stack):
 
 async def test_after_one_provide_at_least_twenty_of_twenty_five_hold_the_record(stack):
     async with network(25, stack) as nodes:
-        result = await nodes[3].provide(CID)
+        result = await nodes[3].provide(CID, quorum=20)
         assert result.holders == 20
         request, holders = GetProviders(multihash_of(CID)), 0
         for asked in nodes:

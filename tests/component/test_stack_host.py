@@ -828,7 +828,7 @@ async def test_twenty_five_nodes_on_this_host_provide_to_twenty_and_find() -> No
             )
         await until(lambda: all(len(node.routing_table_peers()) >= 20 for node in nodes), 50)
         provider = nodes[7].peer_id
-        result = await nodes[7].provide(cid)
+        result = await nodes[7].provide(cid, quorum=20)
         holders = [node for node in nodes if await node.provider_records(cid)]
         found = await nodes[3].find_providers(cid)
 

@@ -178,7 +178,7 @@ async def test_what_we_provide_sits_on_the_twenty_closest_go_peers(
         for peer in swarm:
             await peer.refresh()
         await has(ours, 20)
-        result = await ours.provide(CID)
+        result = await ours.provide(CID, quorum=20)
         assert (result.holders, result.confirmed) == (20, 20)
         key = multihash_of(CID)
         by_distance = sorted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -10,11 +10,13 @@ import base58
 import trio
 from multiaddr import Multiaddr
 
+from codio_dht.core.lookup_states import LookupEvent, Standing
 from codio_dht.core.mode import Mode
 from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.daemon.parameters import parse_cid
 from codio_dht.errors import DialError, NoPeersError, StreamError
 from codio_dht.net.host import ConnectionInfo
+from codio_dht.node.results import FoundPeer
 
 CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
 
@@ -38,6 +40,7 @@ def raw_cid_of(text: str) -> str:
 class FakeOutcome:
     holders: int = 20
     attempted: int = 20
+    pending: int = 0
     seconds: float = 0.25
 
 
@@ -59,13 +62,17 @@ class FakeStats:
 
 
 class FakeDht:
-    """``providers_wait`` holds back every provider after the first until it is set."""
+    """``providers_wait`` holds back every provider after the first until it is set, and every event
+    of ``walk`` after the first ``told_at_once``."""
 
     def __init__(self) -> None:
         self.peer_id = peer(1)
         self.addrs = [Multiaddr("/ip4/127.0.0.1/tcp/4001")]
         self.mode = Mode.SERVER
         self.providers = [info(2), info(3)]
+        self.slow: set[PeerId] = set()
+        self.walk: list[LookupEvent] = []
+        self.told_at_once = 1
         self.known = {peer(2): info(2).addrs}
         self.connected: list[ConnectionInfo] = []
         self.kept: dict[bytes, FakeOwnKey] = {}
@@ -146,10 +153,22 @@ class FakeDht:
     async def find_peer(self, peer_id: PeerId) -> Sequence[Multiaddr]:
         return self.known.get(peer_id, [])
 
-    async def find_closest_peers(self, key: bytes) -> Sequence[PeerInfo]:
+    async def find_closest_peers(
+        self, key: bytes, watch: Callable[[LookupEvent], None] | None = None
+    ) -> Sequence[FoundPeer]:
+        for number, event in enumerate(self.walk):
+            if number >= self.told_at_once and self.providers_wait is not None:
+                await self.providers_wait.wait()
+            if watch is not None:
+                watch(event)
         if not self.providers:
             raise NoPeersError("the routing table is empty")
-        return self.providers
+        return [
+            FoundPeer(each.peer_id, each.addrs, Standing.ALIVE, 7.0)
+            if each.peer_id in self.slow
+            else FoundPeer(each.peer_id, each.addrs, Standing.ANSWERED, 9.0)
+            for each in self.providers
+        ]
 
     def get_closest_peers(self, key: bytes) -> Sequence[PeerId]:
         return [found.peer_id for found in self.providers]

@@ -18,11 +18,27 @@ from click.testing import CliRunner
 
 from codio_dht.cli.commands import COMMANDS
 from codio_dht.cli.main import cli, run
+from codio_dht.cli.output import walk_line
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.lookup_states import (
+    Answered,
+    Asked,
+    Ended,
+    FailureReason,
+    FollowUpBegan,
+    GivenUp,
+    LookedBeyond,
+    LookupEvent,
+    Overdue,
+    RequestFailed,
+    StopReason,
+)
 from codio_dht.daemon.control import ControlServer
 from codio_dht.daemon.datadir import default_data_dir, listening_socket
 from codio_dht.daemon.methods import Methods, raw_cid
 from codio_dht.daemon.parameters import parse_cid
 from codio_dht.daemon.protocol import API_VERSION, Hello
+from codio_dht.daemon.trace import MAX_UNREAD_EVENTS, event_json
 from codio_dht.errors import NoPeersError
 from fake_dht import CID, FakeDht, info, peer, raw_cid_of
 
@@ -145,6 +161,96 @@ def test_provide_says_how_many_hold_it(shell: Shell) -> None:
     assert shell("provide", "rm", CID) == 0
     assert shell("provide", "rm", CID) == 1
     assert shell.json("provide", "ls") == []
+
+
+def test_a_provide_that_is_not_over_says_how_many_are_under_way(shell: Shell, dht: FakeDht) -> None:
+    dht.outcome.holders, dht.outcome.pending = 15, 5
+    assert shell("provide", "once", CID) == 0
+    assert shell.out == f"{CID} held by 15 peers, 5 more under way, 250.0 ms\n"
+
+
+AT = Monotonic(2.5)
+NEAR = 1 << 248
+WALK: list[tuple[LookupEvent, str]] = [
+    (Asked(AT, peer(2), NEAR, follow_up=False), f"  1.500 s  ask          7 bits  {peer(2)}"),
+    (
+        Asked(AT, peer(2), NEAR, follow_up=True),
+        f"  1.500 s  ask          7 bits  {peer(2)}  follow-up",
+    ),
+    (
+        Answered(AT, peer(2), NEAR, 0.042, 20, 3, late=False),
+        f"  1.500 s  answer       7 bits  {peer(2)}  42.0 ms, named 20, 3 new",
+    ),
+    (
+        Answered(AT, peer(2), NEAR, 1.25, 20, 0, late=True),
+        f"  1.500 s  answer       7 bits  {peer(2)}  1.25 s, late, named 20, 0 new",
+    ),
+    (
+        RequestFailed(AT, peer(2), NEAR, 0.25, FailureReason.UNREACHABLE),
+        f"  1.500 s  failed       7 bits  {peer(2)}  250.0 ms, unreachable",
+    ),
+    (
+        Overdue(AT, peer(2), NEAR),
+        f"  1.500 s  late         7 bits  {peer(2)}  others are asked in its place",
+    ),
+    (
+        GivenUp(AT, peer(2), NEAR, 1.25, Monotonic(0.5)),
+        f"  1.500 s  give up      7 bits  {peer(2)}  1.25 s, alive 2.00 s ago",
+    ),
+    (
+        GivenUp(AT, peer(2), NEAR, 1.25, None),
+        f"  1.500 s  give up      7 bits  {peer(2)}  1.25 s, not known to be alive",
+    ),
+    (
+        FollowUpBegan(AT),
+        "  1.500 s  follow up  the nearest have answered: the rest of the closest are asked",
+    ),
+    (
+        LookedBeyond(AT, peer(2), NEAR),
+        f"  1.500 s  beyond       7 bits  {peer(2)}  who is beyond the replies?",
+    ),
+    (
+        Ended(AT, StopReason.NOBODY_ANSWERED, 31),
+        "  1.500 s  end        nobody answered, 31 requests",
+    ),
+]
+
+
+@pytest.mark.parametrize(("event", "line"), WALK)
+def test_each_event_of_a_walk_is_one_line(event: LookupEvent, line: str) -> None:
+    assert line == walk_line(event_json(event, 1.0))
+
+
+def test_an_event_of_a_later_release_is_shown_by_its_name() -> None:
+    assert "  1.500 s  jumped       7 bits  X" == walk_line(
+        {"event": "jumped", "at": 1.5, "cpl": 7, "peer_id": "X"}
+    )
+
+
+def test_a_traced_walk_comes_before_the_peers(shell: Shell, dht: FakeDht) -> None:
+    dht.walk = [Asked(AT, peer(2), NEAR, follow_up=False), Ended(AT, StopReason.COMPLETED, 1)]
+    assert shell("closest", CID, "--trace") == 0
+    lines = shell.out.splitlines()
+    assert ["ask", "end"] == [line.split()[2] for line in lines[:2]]
+    assert [str(peer(2)), str(peer(3))] == lines[2:]
+    items = shell.json("closest", CID, "--trace")
+    assert ["asked", "ended", None, None] == [item.get("event") for item in items]
+    assert [("answered", 9.0)] * 2 == [(item["standing"], item["alive_at"]) for item in items[2:]]
+    assert shell("closest", CID) == 0
+    assert lines[2:] == shell.out.splitlines()
+
+
+def test_a_traced_walk_that_reached_nobody_is_exit_code_1(shell: Shell, dht: FakeDht) -> None:
+    dht.walk, dht.providers = [Ended(AT, StopReason.NO_PEERS, 0)], []
+    assert shell("closest", CID, "--trace") == 1
+    assert "no peers, 0 requests" in shell.out
+    assert "routing table is empty" in shell.err
+
+
+def test_events_that_were_left_out_are_mentioned(shell: Shell, dht: FakeDht) -> None:
+    dht.walk = [Overdue(AT, peer(2), NEAR)] * (MAX_UNREAD_EVENTS + 7)
+    assert shell("closest", CID, "--trace") == 0
+    assert re.search(r"^codio-dht: \d events of the walk", shell.err)
 
 
 def test_provide_goes_on_after_a_failure_and_tells_of_it(shell: Shell) -> None:

@@ -9,6 +9,9 @@ import pytest
 
 from codio_dht import DHTConfig, PeerId
 from codio_dht.core.addresses import KEEP_ALL, PUBLIC_ONLY
+from codio_dht.core.disjoint import DisjointLookup
+from codio_dht.core.keyspace import Key
+from codio_dht.core.lookup import ClosestPeersLookup
 from codio_dht.errors import ConfigError
 from codio_dht.net.host import Host
 from codio_dht.node.assembly import assemble
@@ -35,6 +38,8 @@ from codio_dht.store.interface import Store
         ("refresh_interval", False),
         ("alpha", 0),
         ("alpha", 101),
+        ("disjoint_paths", 0),
+        ("disjoint_paths", 11),
         ("beta", 21),
         ("max_provider_records", 0),
         ("max_providers_per_key", -5),
@@ -96,6 +101,7 @@ def _node(**settings):
         ({"request_timeout": 4}, lambda node: node.rpc._request_timeout_s, 4),
         ({"dial_timeout": 2}, lambda node: node.rpc._dial_timeout_s, 2),
         ({"refresh_interval": 99}, lambda node: node.network.refresh._interval_s, 99),
+        ({"disjoint_paths": 4}, lambda node: node.lookups._disjoint_paths, 4),
         ({"alpha": 5}, lambda node: node.lookups._rules().alpha, 5),
         ({"provide_quorum": 4}, lambda node: node.providing._quorum, 4),
         ({"beta": 7}, lambda node: node.lookups._rules().beta, 7),
@@ -108,3 +114,9 @@ def _node(**settings):
 )
 def test_a_setting_arrives_where_it_acts(settings, where, expected):
     assert expected == where(_node(**settings))
+
+
+@pytest.mark.parametrize(("paths", "machine"), [(1, ClosestPeersLookup), (4, DisjointLookup)])
+async def test_closest_peers_are_looked_up_along_as_many_paths_as_set(paths, machine):
+    lookups = _node(disjoint_paths=paths).lookups
+    assert machine is type(lookups._closest_machine(Key(0)))

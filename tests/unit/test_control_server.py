@@ -11,6 +11,20 @@ from typing import Any
 import pytest
 import trio
 
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.lookup_states import (
+    Answered,
+    Asked,
+    Ended,
+    FailureReason,
+    FollowUpBegan,
+    GivenUp,
+    LookedBeyond,
+    LookupEvent,
+    Overdue,
+    RequestFailed,
+    StopReason,
+)
 from codio_dht.daemon.control import ControlServer
 from codio_dht.daemon.datadir import listening_socket, socket_path
 from codio_dht.daemon.methods import Methods, raw_cid, to_json
@@ -33,6 +47,7 @@ from codio_dht.daemon.protocol import (
     decode_answer,
     encode_request,
 )
+from codio_dht.daemon.trace import MAX_UNREAD_EVENTS, event_json
 from codio_dht.errors import CapacityError, DeadlineError, DialError, NoPeersError, StorageError
 from codio_dht.node.results import DHTStats
 from fake_dht import CID, FakeDht, info, peer, raw_cid_of
@@ -351,7 +366,13 @@ async def test_a_kept_key_is_listed_until_it_is_removed(tmp_path: Path) -> None:
     cid = raw_cid(parse_cid(CID, "cid")[1])
     async with serving(FakeDht(), tmp_path) as daemon, daemon.talker() as talker:
         added = await talker.value("provide.add", cid=f"ipfs://{CID}")
-        assert added == {"cid": CID, "holders": 20, "attempted": 20, "seconds": 0.25}
+        assert added == {
+            "cid": CID,
+            "holders": 20,
+            "attempted": 20,
+            "pending": 0,
+            "seconds": 0.25,
+        }
         assert await talker.value("provide.ls") == [
             {"cid": cid, "added": 1.0, "last_provided": None}
         ]
@@ -364,6 +385,15 @@ async def test_provide_once_keeps_nothing(tmp_path: Path) -> None:
     async with serving(FakeDht(), tmp_path) as daemon, daemon.talker() as talker:
         assert (await talker.value("provide.once", cid=CID))["holders"] == 20
         assert await talker.value("provide.ls") == {"count": 0}
+
+
+async def test_a_provide_that_goes_on_says_how_many_peers_are_being_tried(tmp_path: Path) -> None:
+    dht = FakeDht()
+    dht.outcome.holders, dht.outcome.pending = 15, 5
+    async with serving(dht, tmp_path) as daemon, daemon.talker() as talker:
+        for method in ("provide.add", "provide.once"):
+            outcome = await talker.value(method, cid=CID)
+            assert (15, 5) == (outcome["holders"], outcome["pending"])
 
 
 async def test_a_provide_that_nobody_took_failed_and_says_that_the_key_is_kept(
@@ -388,6 +418,114 @@ async def test_closest_peers_come_from_the_network_or_from_the_table(tmp_path: P
         for extra in ({}, {"local": True}):
             items = await talker.value("closest", key=CID, **extra)
             assert [str(peer(2)), str(peer(3))] == [item["peer_id"] for item in items]
+
+
+async def test_closest_peers_say_whether_they_answered_or_are_only_known_to_be_alive(
+    tmp_path: Path,
+) -> None:
+    dht = FakeDht()
+    dht.slow = {peer(3)}
+    async with serving(dht, tmp_path) as daemon, daemon.talker() as talker:
+        items, end = await talker.call("closest", key=CID)
+    told = [(item["standing"], item["alive_at"]) for item in items]
+    assert [("answered", 9.0), ("alive", 7.0)] == told
+    assert isinstance(end, Result)
+    assert {"found", "seconds"} == set(end.result)
+
+
+# --- the walk of a lookup -------------------------------------------------------------------------
+
+AT = Monotonic(100.5)
+
+
+def test_each_event_of_a_walk_has_its_json_form() -> None:
+    one = str(peer(2))
+    near = {"at": 0.5, "peer_id": one, "cpl": 246}
+    late = {"seconds": 2.0, "named": 20, "new": 3, "late": True}
+    expected = [
+        {"event": "asked", **near, "follow_up": True},
+        {"event": "answered", **near, **late},
+        {"event": "failed", **near, "seconds": 2.0, "reason": "unreachable"},
+        {"event": "overdue", **near},
+        {"event": "given_up", **near, "seconds": 2.0, "alive": True, "alive_ago": 0.25},
+        {"event": "given_up", **near, "seconds": 2.0, "alive": False, "alive_ago": None},
+        {"event": "follow_up", "at": 0.5},
+        {"event": "look_beyond", **near},
+        {"event": "ended", "at": 0.5, "reason": "completed", "requests": 31},
+    ]
+    events: list[LookupEvent] = [
+        Asked(AT, peer(2), 1023, follow_up=True),
+        Answered(AT, peer(2), 1023, 2.0, 20, 3, late=True),
+        RequestFailed(AT, peer(2), 1023, 2.0, FailureReason.UNREACHABLE),
+        Overdue(AT, peer(2), 1023),
+        GivenUp(AT, peer(2), 1023, 2.0, Monotonic(100.25)),
+        GivenUp(AT, peer(2), 1023, 2.0, None),
+        FollowUpBegan(AT),
+        LookedBeyond(AT, peer(2), 1023),
+        Ended(AT, StopReason.COMPLETED, 31),
+    ]
+    assert expected == [event_json(event, 100.0) for event in events]
+
+
+async def test_a_walk_is_told_while_it_happens_and_then_the_peers(tmp_path: Path) -> None:
+    dht = FakeDht()
+    dht.walk = [Asked(AT, peer(2), 1, follow_up=False), Ended(AT, StopReason.COMPLETED, 1)]
+    dht.providers_wait = trio.Event()
+    async with serving(dht, tmp_path) as daemon, daemon.talker() as talker:
+        await talker.ask(1, "closest", key=CID, trace=True)
+        first = await talker.hear()
+        dht.providers_wait.set()
+        rest = [await talker.hear() for _ in range(4)]
+    assert isinstance(first, Item)
+    assert "asked" == first.item["event"]
+    told = [item.item.get("event") for item in rest if isinstance(item, Item)]
+    assert ["ended", None, None] == told
+    assert isinstance(rest[-1], Result)
+    assert (2, 0) == (rest[-1].result["found"], rest[-1].result["missed"])
+
+
+async def test_a_walk_that_fails_is_told_before_its_error(tmp_path: Path) -> None:
+    dht = FakeDht()
+    dht.walk, dht.providers = [Ended(AT, StopReason.NO_PEERS, 0)], []
+    async with serving(dht, tmp_path) as daemon, daemon.talker() as talker:
+        items, end = await talker.call("closest", key=CID, trace=True)
+    assert ["no_peers"] == [item["reason"] for item in items]
+    assert isinstance(end, Failure)
+    assert ErrorCode.NO_PEERS == end.code
+
+
+async def test_a_walk_is_not_held_up_by_its_reader_and_says_what_was_left_out(
+    tmp_path: Path,
+) -> None:
+    dht = FakeDht()
+    dht.walk = [Overdue(AT, peer(2), 1)] * (MAX_UNREAD_EVENTS + 7)
+    async with serving(dht, tmp_path) as daemon, daemon.talker() as talker:
+        items, end = await talker.call("closest", key=CID, trace=True)
+    told = sum(1 for item in items if "event" in item)
+    assert isinstance(end, Result)
+    assert len(dht.walk) == told + end.result["missed"]
+    assert told - MAX_UNREAD_EVENTS in (0, 1)  # one may be in its reader's hands already
+
+
+async def test_a_walk_that_is_cancelled_ends_with_its_request(tmp_path: Path) -> None:
+    dht = FakeDht()
+    dht.walk = [Asked(AT, peer(2), 1, follow_up=False)] * 2
+    dht.providers_wait = trio.Event()
+    async with serving(dht, tmp_path) as daemon, daemon.talker() as talker:
+        await talker.ask(1, "closest", key=CID, trace=True)
+        await talker.hear()
+        await talker.ask(2, "cancel", id=1)
+        ends = [await talker.hear(), await talker.hear()]
+    assert ErrorCode.CANCELLED in [end.code for end in ends if isinstance(end, Failure)]
+
+
+async def test_there_is_no_walk_to_trace_in_the_own_table(tmp_path: Path) -> None:
+    async with serving(FakeDht(), tmp_path) as daemon, daemon.talker() as talker:
+        assert "usage" == await talker.refusal("closest", key=CID, local=True, trace=True)
+        assert "usage" == await talker.refusal("closest", key=CID, trace="yes")
+
+
+# --- peers ----------------------------------------------------------------------------------------
 
 
 async def test_ping_takes_an_id_or_an_address(tmp_path: Path) -> None:

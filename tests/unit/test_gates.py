@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
-LAYERS = ("cli", "daemon", "node", "net", "store", "wire", "crypto", "core")
+LAYERS = ("cli", "daemon", "node", "sim", "net", "store", "wire", "crypto", "core")
 
 
 def gate(tree: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -113,6 +113,10 @@ def test_ruff_turns_red_on(tree: Path, module: str, code: str, rule: str) -> Non
         ("core/lookup.py", "import os"),
         ("core/lookup.py", "from codio_dht import wire"),
         ("core/lookup.py", "from codio_dht import node"),
+        ("sim/clock.py", "import trio"),
+        ("sim/clock.py", "import time"),
+        ("sim/clock.py", "from codio_dht import net"),
+        ("sim/clock.py", "from codio_dht import node"),
         ("crypto/keys.py", "from codio_dht import net"),
         ("crypto/keys.py", "import trio"),
         ("wire/codec.py", "from codio_dht import store"),

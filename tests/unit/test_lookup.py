@@ -554,6 +554,7 @@ def test_unexpected_duplicate_and_late_reports_change_nothing() -> None:
     assert result.answered == [a, c]
 
 
+@pytest.mark.conformance("c40")
 def test_no_more_closer_peers_are_read_than_accepted() -> None:
     seed = peer_at(1 << 200)
     crowd = peers_of(*range(1_000, 1_000 + MAX_CLOSER_PEERS_ACCEPTED + 5))
@@ -565,6 +566,7 @@ def test_no_more_closer_peers_are_read_than_accepted() -> None:
     assert states == [*heard, *[None] * 5]
 
 
+@pytest.mark.conformance("c40")
 def test_this_node_is_never_asked_nor_returned() -> None:
     a = peer_at(1)
     lookup = lookup_of([LOCAL, a], target=LOCAL.key)
