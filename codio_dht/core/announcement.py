@@ -57,7 +57,7 @@ class Announcement:
         self._wanted = list(closest[: self._k])
         self._spares = list(spares)
         begun = [peer for peer in self._wanted if self._begin(peer)]
-        for peer in self._wanted:
+        for peer in list(self._wanted):
             if peer in self._failed:
                 begun += self._replace()
         return begun

@@ -18,6 +18,7 @@ from codio_dht import params
 from codio_dht.core.announcement import Announcement
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import key_of
+from codio_dht.core.lookup_states import Done
 from codio_dht.core.messages import AddProvider, GetProviders, PeerEntry
 from codio_dht.core.netsize import UnknownNetworkSizeError, expected_within
 from codio_dht.core.network import Network
@@ -152,7 +153,18 @@ class Announcer:
                 return
             if not done.alive and not job.plan.attempted:
                 job.error = NoPeersError("no peer answered the lookup for the closest peers")
-            deliver(job.plan.settle(done.alive, [each.peer for each in done.next_closest]))
+            deliver(job.plan.settle(done.alive, self._spares(job.record.key, done)))
+
+    def _spares(self, key: bytes, done: Done) -> list[PeerId]:
+        """Who takes the places of those that fail, nearest first: the walk need not have heard of
+        more than the k closest."""
+        network, target = self._network, key_of(key)
+        heard = [each.peer for each in done.next_closest]
+        met = network.health.nearest_alive(target, 2 * network.k, Monotonic(trio.current_time()))
+        known = network.table.nearest(target, 2 * network.k)
+        taken = dict.fromkeys(done.alive)
+        spares = dict.fromkeys(each for each in (*heard, *met, *known) if each not in taken)
+        return sorted(spares, key=lambda peer: peer.key ^ target)
 
     async def _deliver(
         self, job: _Job, peer: PeerId, deliver: Callable[[Sequence[PeerId]], None]

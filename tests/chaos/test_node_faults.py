@@ -414,6 +414,8 @@ BOUNDS = {
     "RefreshSchedule._to_probe": params.KEY_BITS * params.K,
     "RefreshSchedule._probing": params.MAX_LIVENESS_PROBES,
     "ProviderRecords._loading": params.MAX_TRACKED_LOADS,
+    "Outage._suspects": params.KEY_BITS * params.K,
+    "Outage._due": params.KEY_BITS * params.K,
     "PeerHealth._peers": params.MAX_HEALTH_PEERS,
     "StreamPool._idle": params.MAX_KEPT_STREAMS,
     "TableProtection._peers": params.KEY_BITS * params.K,
@@ -535,6 +537,7 @@ async def test_ten_thousand_peers_that_come_and_go_leave_every_container_within_
             "PeerHealth._peers",
             # All peers being gone, it looks like an outage: the table is kept.
             "Outage._suspects",
+            "Outage._due",
             "RoutingTable._entries",
             "TableProtection._peers",
         }

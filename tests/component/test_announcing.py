@@ -37,7 +37,7 @@ async def test_a_caller_goes_on_at_the_quorum_and_in_the_end_the_closest_living_
     async with memory_net(0.02) as net, open_nodes(net, NODES) as nodes:
         await settle(nodes, NODES - 1)
         client = nodes[0]
-        await die_among_the_closest(client, 1)
+        await die_among_the_closest(client, 2)
         result = await client.provide(CID)
         assert result.holders >= PROVIDE_QUORUM
         assert result.pending > 0
@@ -47,8 +47,8 @@ async def test_a_caller_goes_on_at_the_quorum_and_in_the_end_the_closest_living_
 
 
 @pytest.mark.conformance("c43")
-@pytest.mark.parametrize("after_s", [0.1, 1.0, 2.5])
-async def test_a_cancelled_caller_leaves_nothing_running(autojump_clock, after_s):
+@pytest.mark.parametrize("after_s", [0.1, 1.0])
+async def test_a_caller_cancelled_during_the_walk_leaves_nothing_running(autojump_clock, after_s):
     async with memory_net(0.2) as net, open_nodes(net, NODES) as nodes:
         await settle(nodes, NODES - 1)
         client = nodes[0]
