@@ -403,7 +403,12 @@ own network that is suspected, and nobody is evicted. With 40 % dead peers, inde
 other, this comes by chance once in 1,500 requests, and costs no more than a second probe."""
 
 OUTAGE_PROBE_INTERVAL_S: Final = 5.0
-"""While our own network is suspected, one suspect is probed this often, seconds."""
+"""While our own network is suspected, one suspect is probed this often, seconds ..."""
+
+OUTAGE_WITNESSES: Final = 3
+"""... and with it this many entries that have not failed yet, those that answered last first. In an
+outage they soon become suspects too; if they answer there is none: peers that fall silent together,
+by accident or on purpose, would else keep their places for ever."""
 
 CLOSE_LOOKUP_DELAY_S: Final = 10.0
 """When one of the k nearest entries has left, the local key is looked up again after this many

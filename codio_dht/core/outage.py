@@ -7,10 +7,11 @@ held against it::
     online --OUTAGE_FAILURES entries fail in a row--> suspected --anybody answers--> online
 
 *Online*, an entry that fails is evicted, dead peers being nothing unusual. Any answer, of whomever,
-ends the row. *Suspected*, a failed entry keeps its place and becomes a suspect; one suspect is
-probed every ``OUTAGE_PROBE_INTERVAL_S``, to learn when the network is back. As soon as anybody
-answers, every suspect is probed and judged as usual; those that were evicted at the beginning of
-the row are offered again, for they failed as the others did.
+ends the row. *Suspected*, a failed entry keeps its place and becomes a suspect. Every
+``OUTAGE_PROBE_INTERVAL_S`` one suspect is probed, to learn when the network is back, and a few
+entries that have not failed, to learn whether it was ever gone. As soon as anybody answers, every
+suspect is probed and judged as usual; those that were evicted at the beginning of the row are
+offered again, for they failed as the others did.
 
 Only entries of the table count: candidates and hearsay are often dead. A table of fewer than
 ``OUTAGE_FAILURES`` peers is thus lost as ever, and found again by joining.
@@ -19,6 +20,9 @@ Bounds: suspects are entries of the table, those to be offered again fewer than 
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
@@ -93,14 +97,16 @@ class Outage:
         """When :meth:`take_due` has somebody; None while online."""
         return self._next_probe if self._suspects else None
 
-    def take_due(self, now: Monotonic) -> list[PeerId]:
-        """The suspects to probe now: after an outage all of them, during one the one that was not
-        probed for longest, if it is time for it."""
+    def take_due(self, now: Monotonic, entries: Callable[[], Iterable[PeerId]]) -> list[PeerId]:
+        """The peers to probe now. After an outage: every suspect. During one, if it is time for it:
+        the suspect that was not probed for longest, and the first of ``entries``, the table's, that
+        are none."""
         due = [*self._due.values()]
         self._due.clear()
         if self._next_probe is not None and self._next_probe <= now and self._suspects:
             self._next_probe = Monotonic(now + self._probe_interval_s)
             key = next(iter(self._suspects))
             peer = self._suspects[key] = self._suspects.pop(key)
-            due.append(peer)
+            unfailed = (each for each in entries() if each.key not in self._suspects)
+            due += [peer, *islice(unfailed, params.OUTAGE_WITNESSES)]
         return due

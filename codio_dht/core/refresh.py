@@ -122,7 +122,7 @@ class RefreshSchedule:
                 self._begin(now)
             elif self._close_due is not None and self._close_due <= now:
                 self._run = _Run(began=now, forced=False, own_key_only=True)
-        for peer in self._outage.take_due(now):
+        for peer in self._outage.take_due(now, self._table.latest):
             self.suspect(peer)
         probe = self._next_probe()
         if probe is not None:

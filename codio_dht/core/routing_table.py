@@ -15,6 +15,7 @@ Must never: hold the local peer, displace a settled peer, iterate a set, read a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -216,6 +217,10 @@ class RoutingTable:
             if entry.last_answered is None or entry.last_answered < before
         ]
         return [peer for *_, peer in sorted(silent, key=lambda each: each[:3])]
+
+    def latest(self) -> list[PeerId]:
+        """Everybody, whoever answered last first; those that never answered last."""
+        return self.silent_since(Monotonic(math.inf))[::-1]
 
     def cpl_counts(self) -> list[int]:
         """How many peers there are of each CPL, up to the longest that has any."""

@@ -16,7 +16,7 @@ from codio_dht.core.outage import Outage
 from codio_dht.core.peer import PeerId
 from codio_dht.core.refresh import LivenessProbe, RefreshSchedule
 from codio_dht.core.routing_table import RoutingTable
-from codio_dht.params import KEY_BITS, OUTAGE_FAILURES, OUTAGE_PROBE_INTERVAL_S
+from codio_dht.params import KEY_BITS, OUTAGE_FAILURES, OUTAGE_PROBE_INTERVAL_S, OUTAGE_WITNESSES
 
 UNREACHABLE = FailureReason.UNREACHABLE
 
@@ -142,6 +142,31 @@ def test_during_an_outage_one_suspect_after_the_other_is_probed_now_and_then() -
     assert probed == node.peers[OUTAGE_FAILURES - 1 : OUTAGE_FAILURES + 2]
 
 
+def test_peers_that_fall_silent_together_are_found_out_by_those_that_did_not() -> None:
+    node = Node(60)
+    node.idle(0)
+    liars, honest = node.peers[:40], node.peers[40:]
+    for each in honest:
+        node.admission.on_reply(each, now(5))
+        node.table.answered(each, now(5))
+    node.fail(liars, 10)
+    assert node.outage.suspected
+    probed = node.probes(10 + OUTAGE_PROBE_INTERVAL_S)
+    assert [each in honest for each in probed] == [False] + [True] * OUTAGE_WITNESSES
+    at = 10 + OUTAGE_PROBE_INTERVAL_S
+    while probed:
+        for each in probed:
+            node.refresh.probe_ended(each)
+            if each in honest:
+                node.admission.on_reply(each, now(at))
+            else:
+                node.fail([each], at)
+        if node.outage.suspected:
+            at += OUTAGE_PROBE_INTERVAL_S
+        probed = node.probes(at)
+    assert set(node.table.peers()) == set(honest)
+
+
 def test_suspects_that_leave_for_another_reason_are_not_waited_for() -> None:
     node = Node(OUTAGE_FAILURES)
     node.idle(0)
@@ -185,13 +210,15 @@ def test_nothing_grows_past_its_bound_and_no_suspect_is_lost(moves: list[tuple[s
                     suspects.append(who)
             case "answer":
                 assert len(outage.answered()) < 4
-                assert [each for each in outage.take_due(now(at)) if each in suspects] == suspects
+                assert [
+                    each for each in outage.take_due(now(at), list) if each in suspects
+                ] == suspects
                 suspects = []
             case "leave":
                 outage.left(who)
                 suspects = [each for each in suspects if each != who]
             case _:
-                assert all(each in suspects for each in outage.take_due(now(at)))
+                assert all(each in suspects for each in outage.take_due(now(at), list))
                 suspects.sort(key=outage.suspects.index)
         assert set(outage.suspects) == set(suspects)
         assert outage.suspected or not suspects
