@@ -29,7 +29,7 @@ _verbose = click.option("-v", "--verbose", is_flag=True, help="Show addresses an
 @click.argument("peer", required=False)
 @client_command("looking")
 def show_id(session: Session, peer: str | None) -> ExitCode:
-    r"""Show this node's identity and addresses, or PEER's.
+    """Show this node's identity and addresses, or PEER's.
 
     \b
     Examples:
@@ -62,7 +62,7 @@ def provide() -> None:
 @click.argument("cids", metavar="CID...", nargs=-1, required=True)
 @client_command("providing")
 def provide_add(session: Session, cids: Sequence[str]) -> ExitCode:
-    r"""Announce CIDs now and keep them announced.
+    """Announce CIDs now and keep them announced.
 
     \b
     Examples:
@@ -113,7 +113,7 @@ def provide_ls(session: Session) -> ExitCode:
 @_verbose
 @client_command("finding providers")
 def findprovs(session: Session, cid: str, count: int, verbose: bool) -> ExitCode:
-    r"""Find peers that provide CID, one a line as they are found.
+    """Find peers that provide CID, one a line as they are found.
 
     \b
     Examples:
@@ -142,7 +142,7 @@ def findpeer(session: Session, peer: str) -> ExitCode:
 @_verbose
 @client_command("looking for the closest peers")
 def closest(session: Session, key: str, local: bool, trace: bool, verbose: bool) -> ExitCode:
-    r"""Find the peers closest to KEY, nearest first.
+    """Find the peers closest to KEY, nearest first.
 
     KEY is a peer id, a CID, or 0x and the bytes of any key in hex. It is the preimage: its SHA-256
     is the point in the keyspace, as for everything else in the DHT.

@@ -92,7 +92,7 @@ from codio_dht.daemon.settings import (
 )
 @click.pass_context
 def daemon(ctx: click.Context, /, import_kubo_config: Path | None, **options: Any) -> int:
-    r"""Run a DHT node in the foreground. Ctrl-C or SIGTERM stops it cleanly.
+    """Run a DHT node in the foreground. Ctrl-C or SIGTERM stops it cleanly.
 
     With --json the first line on stdout is {"ready":true,"peer_id":...,"addrs":[...]}.
 

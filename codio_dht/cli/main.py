@@ -56,7 +56,7 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 )
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version)
 def cli(data_dir: Path | None) -> None:
-    r"""A libp2p Kademlia DHT node: run one, and talk to it.
+    """A libp2p Kademlia DHT node: run one, and talk to it.
 
     \b
     Start here:
