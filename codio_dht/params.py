@@ -44,6 +44,10 @@ past the bound counts as failed."""
 LOOKS_BEYOND: Final = 2
 """Peers that are asked for the keys behind the horizon of a lookup's replies, for each CPL."""
 
+MAX_LOOKS_BEYOND: Final = 20
+"""... and in all: an honest network needs one to three CPLs, a made-up horizon may lie 200 CPLs
+away."""
+
 BEYOND_PRECISION_BITS: Final = 1
 """Bits past that CPL in which such a key agrees with the point wanted: each doubles the search for
 it, and halves the part of the CPL that the answers are about."""
@@ -109,6 +113,11 @@ LOOKUP_HURRY_S: Final = 3.5
 """A lookup that takes longer waits for nobody past ``MIN_SOFT_DEADLINE_S`` any more, seconds, so
 that it ends within 5 s."""
 
+LOOKUP_LIMIT_S: Final = 4.8
+"""A lookup that takes longer, whatever it still hears of, ends with those that have answered: names
+that lead nowhere cost nothing, and a server can make up new ones for ever. Seconds; at least the
+time from the hurry on, after a first answer that came late."""
+
 DEFAULT_ANSWER_S: Final = 0.5
 """Answer time assumed while fewer than ``MIN_ANSWER_TIMES`` were seen, seconds."""
 
@@ -136,7 +145,8 @@ SILENT_PEER_BACKOFF_S: Final = 10.0
 then its request has failed or was answered."""
 
 MAX_HEALTH_PEERS: Final = 8_192
-"""Peers whose answers and failures are remembered; the one met least recently is forgotten."""
+"""Peers whose answers and failures are remembered, and as many more of whom none was ever met; of
+each kind the one seen least recently is forgotten."""
 
 MAX_SIZE_MEASUREMENTS: Final = 150
 """Lookups that the estimate of the network's size is made from (GO)."""
@@ -539,6 +549,10 @@ answered until it has half of them."""
 
 MAX_QUIC_STREAMS: Final = 256
 """Streams a QUIC peer may have open; more it cannot open (GO, RS 256)."""
+
+QUIC_STREAM_BYTES: Final = 1_024
+"""What a stream takes that the peer opened (with one frame, and many below it with the same), and
+wrote nothing on, bytes: as measured, and a bit."""
 
 MAX_QUIC_GAPS: Final = 64
 """Gaps in one stream's received data; more end the connection. Loss on a long path makes a few

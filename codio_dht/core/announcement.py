@@ -11,7 +11,7 @@ States::
        \--settle(nobody)--> over
 
 Must never: hand the record to one peer twice; count a failed peer as a holder.
-Bound: ``k`` early peers, and ``2k`` after the walk.
+Bound: ``k`` early peers, and the walk's closest and spares.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Announcement:
         return begun
 
     def settle(self, closest: Sequence[PeerId], spares: Sequence[PeerId]) -> list[PeerId]:
-        """The walk is over, with the k ``closest``, and ``spares`` to take the place of those that
-        fail; who gets it now."""
-        self._wanted = list(closest[: self._k])
+        """The walk is over, with the ``closest`` (k of each of its disjoint paths), and ``spares``
+        to take the place of those that fail; who gets it now."""
+        self._wanted = list(closest)
         self._spares = list(spares)
         begun = [peer for peer in self._wanted if self._begin(peer)]
         for peer in list(self._wanted):

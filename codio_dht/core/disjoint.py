@@ -3,11 +3,16 @@
 Decides which path asks a peer, what the other paths are told of it, and when the whole is over; the
 walk of a path is that of ``ClosestPeersLookup``, and the machine has the same interface.
 
-The seeds are dealt round-robin, nearest first, so that each path begins with other peers. A peer
+The seeds are dealt round-robin, nearest first, so that each path begins with other peers. Those
+known to be dead are kept back, and dealt to paths of their own if nobody else answers. A peer
 belongs to the path that wanted it first: it alone hears whom the peer named. A path that wants it
-later is told that it answered, or failed, and not more. So a peer that lies leads one path astray,
-and the result, merged from all of them, still has what the honest paths found. The lookup is over
-when every path is. ``alpha`` is shared out among the paths, at least 1 to each.
+later is told that it answered, or failed, and not more. ``alpha`` is shared out among the paths, at
+least 1 to each. The lookup is over when every path is; until then one that is over goes on if a
+late report comes to it.
+
+A liar leads one path astray, perhaps to peers that answer and are nearer than anybody honest. So
+the result has the k closest of every path, and with them those of the honest ones (RS): more than k
+peers where paths disagree, k where they do not.
 
 Open at once are at most ``MAX_LOOKUP_TASKS`` requests in all: at the bound nobody is asked until a
 report comes. A path remembers at most ``MAX_LOOKUP_PEERS``, the whole so many times the paths.
@@ -19,8 +24,9 @@ set, read a clock.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
@@ -42,6 +48,7 @@ from codio_dht.core.lookup_states import (
     Wait,
 )
 from codio_dht.core.peer import PeerId
+from codio_dht.core.peer_health import Condition
 from codio_dht.errors import UsageError
 
 _LATE = (PeerState.UNRESPONSIVE, PeerState.FAILED)
@@ -51,7 +58,7 @@ _BY_PROMISE = (Standing.HEARD, Standing.ALIVE, Standing.ANSWERED)
 class DisjointLookup:
     """Finds the ``k`` peers closest to ``target`` along up to ``paths`` disjoint paths.
 
-    There are no more paths than seeds.
+    There are no more paths than living seeds.
 
     Raises:
         UsageError: ``paths`` is below 2; one path is a ``ClosestPeersLookup``.
@@ -64,14 +71,14 @@ class DisjointLookup:
             raise UsageError(f"disjoint paths are at least 2, not {paths}")
         others = [peer for peer in dict.fromkeys(seeds) if peer.key != rules.local.key]
         self._seeds = sorted(others, key=lambda peer: peer.key ^ target)
-        count = max(1, min(paths, len(self._seeds)))
-        rules = replace(rules, alpha=max(1, rules.alpha // count))
+        self._dead: list[PeerId] = []
+        """Seeds kept back."""
         self._target = target
+        self._rules = rules
         self._k = rules.k
-        self._paths = [
-            ClosestPeersLookup(target, self._seeds[first::count], rules) for first in range(count)
-        ]
-        self._told = [0] * count
+        self._most = paths
+        self._paths: list[ClosestPeersLookup] = []
+        self._told: list[int] = []
         """Events of each path that were looked at."""
         self._turn = 0
         """The path to go on first."""
@@ -100,6 +107,8 @@ class DisjointLookup:
         """What to do now. To be called until it is not a ``Query``, and again after each report."""
         if self._done is not None:
             return self._done
+        if not self._paths:
+            self._begin(now)
         if len(self._asked) + len(self._beyond) >= params.MAX_LOOKUP_TASKS:
             return Wait(None)
         waits: list[Monotonic] = []
@@ -116,28 +125,38 @@ class DisjointLookup:
                 case Done():
                     over += 1
         if over == len(self._paths):
-            self._done = self._merged()
-            return self._done
+            done = self._merged()
+            if done.reason is StopReason.NOBODY_ANSWERED and self._dead:
+                self._deal(self._dead)
+                self._dead = []
+                return self.next(now)
+            self._done = done
+            return done
         return Wait(min(waits, default=None))
 
     def on_reply(self, peer: PeerId, closer: Sequence[PeerId], now: Monotonic) -> None:
         """``peer`` answered, with ``closer`` peers, of which its own path alone hears."""
         asked = self._asked.pop(peer, None)
-        if asked is None:
+        if asked is None or self._done is not None:
             return
         self._took_s[peer] = now - asked
         owner = self._owner[peer]
         for index, path in enumerate(self._paths):
-            path.on_reply(peer, closer if index == owner else (), now)
+            path.resume()
+            if index == owner:
+                path.on_reply(peer, closer, now)
+            else:
+                path.on_answered_elsewhere(peer, now)
             self._collect(index)
 
     def on_failure(self, peer: PeerId, why: FailureReason, now: Monotonic) -> None:
         """The request to ``peer`` ended without an answer."""
-        if self._asked.pop(peer, None) is None:
+        if self._asked.pop(peer, None) is None or self._done is not None:
             return
         self._failed[peer] = why
         self.failures[why] += 1
         for index, path in enumerate(self._paths):
+            path.resume()
             path.on_failure(peer, why, now)
             self._collect(index)
 
@@ -174,6 +193,10 @@ class DisjointLookup:
         live = [peer for peer in known if self.state_of(peer) not in _LATE]
         return sorted(live, key=lambda peer: peer.key ^ self._target)[: self._k]
 
+    def certain(self) -> list[ClosestPeer]:
+        """Nobody before the end: what they have in common is known then only."""
+        return [] if self._done is None else list(self._done.closest)
+
     def useful_seeds(self) -> list[PeerId]:
         """The seeds that answered within twice the time of the fastest one (GO), nearest first."""
         took_s = {peer: self._took_s[peer] for peer in self._seeds if peer in self._took_s}
@@ -181,6 +204,25 @@ class DisjointLookup:
         return [peer for peer in took_s if took_s[peer] <= limit_s]
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _begin(self, now: Monotonic) -> None:
+        """Deal the seeds; the dead only if there are no others."""
+        dead = [
+            peer
+            for peer in self._seeds
+            if self._rules.outlook(peer, now).condition is Condition.DEAD
+        ]
+        living = [peer for peer in self._seeds if peer not in dead]
+        self._deal(living or dead)
+        self._dead = dead if living else []
+
+    def _deal(self, seeds: Sequence[PeerId]) -> None:
+        """Begin a path for every ``count``-th of the seeds."""
+        count = max(1, min(self._most, len(seeds)))
+        rules = replace(self._rules, alpha=max(1, self._rules.alpha // count))
+        for first in range(count):
+            self._paths.append(ClosestPeersLookup(self._target, seeds[first::count], rules))
+            self._told.append(0)
 
     def _advance(self, index: int, now: Monotonic) -> Step:
         """The path's next step that is for the network: what others asked already it is told."""
@@ -193,7 +235,7 @@ class DisjointLookup:
                     if first:
                         self._asked[peer] = now
                     elif peer in self._took_s:
-                        path.on_reply(peer, (), now)
+                        path.on_answered_elsewhere(peer, now)
                     elif peer in self._failed:
                         path.on_failure(peer, self._failed[peer], now)
                     self._collect(index)
@@ -201,10 +243,8 @@ class DisjointLookup:
                         return step
                 case LookBeyond(peer, point):
                     self._collect(index)
-                    if self._owner[peer] == index:
-                        self._beyond[peer, point] = index
-                        return step
-                    path.on_beyond(peer, point, (), now)
+                    self._beyond[peer, point] = index
+                    return step
                 case Wait() | Done():
                     self._collect(index)
                     return step
@@ -223,31 +263,34 @@ class DisjointLookup:
 
     def _merged(self) -> Done:
         """The results of all paths as one. Those of a path in which nobody answered only count if
-        no path was completed."""
+        nobody did in any."""
         ends = [end for path in self._paths if isinstance(end := path.next(_OVER), Done)]
-        completed = [end for end in ends if end.reason is StopReason.COMPLETED]
-        reason = ends[0].reason
+        reached = [end for end in ends if end.reason in (StopReason.COMPLETED, StopReason.OVERRUN)]
         if self._stopped is not None:
             reason = self._stopped
-        elif completed:
-            reason, ends = StopReason.COMPLETED, completed
-        closest = self._sorted(each for end in ends for each in end.closest)
-        further = self._sorted(each for end in ends for each in end.next_closest)
-        first = closest[: self._k]
-        taken = {each.peer for each in first}
-        rest = [each for each in (*closest, *further) if each.peer not in taken]
-        return Done(reason, tuple(first), tuple(self._sorted(rest)[: self._k]))
+        elif reached:
+            completed = any(end.reason is StopReason.COMPLETED for end in reached)
+            reason = StopReason.COMPLETED if completed else StopReason.OVERRUN
+            ends = reached
+        else:
+            reason = ends[0].reason
+        best = self._best(ends)
+        ranked = sorted(best, key=lambda peer: peer.key ^ self._target)
+        # A path with fewer than k was cut short: nothing that it found can have been pushed out.
+        full = [end.closest for end in ends if len(end.closest) == self._k]
+        wanted = dict.fromkeys((*ranked[: self._k], *(each.peer for end in full for each in end)))
+        first = [best[peer] for peer in ranked if peer in wanted]
+        further = [best[peer] for peer in ranked if peer not in wanted]
+        return Done(reason, tuple(first), tuple(further[: self._k]))
 
-    def _sorted(self, found: Iterable[ClosestPeer]) -> list[ClosestPeer]:
-        """Nearest first, each peer once with the best that is promised of it; none that failed."""
+    def _best(self, ends: Sequence[Done]) -> dict[PeerId, ClosestPeer]:
+        """Each peer once, with the best that is promised of it."""
         best: dict[PeerId, ClosestPeer] = {}
-        for each in found:
+        for each in chain.from_iterable((*end.closest, *end.next_closest) for end in ends):
             known = best.get(each.peer)
-            if each.peer in self._failed:
-                continue
             if known is None or _promise(each) > _promise(known):
                 best[each.peer] = each
-        return sorted(best.values(), key=lambda each: each.peer.key ^ self._target)
+        return best
 
 
 _OVER = Monotonic(float("inf"))

@@ -9,6 +9,8 @@ public addresses count: private ones and loopback are exempt, so that LANs and t
 were. A peer of the public network that gives nothing but names is of one group with all others that
 do, for where a name leads its owner decides.
 
+Of a connected peer it counts where the connection leads, not where it says that it is (GO): else
+one machine could claim an address in every group, for its own identities or to shut out others.
 A peer may have addresses in several groups: each of them must have room (GO). What counts is what
 it had when it entered; it frees the same when it leaves.
 
@@ -95,7 +97,8 @@ def over_represented(
 
 class GroupLimits:
     """An ``AdmissionPolicy``: at most ``per_cpl`` peers of one group at one CPL, and ``per_table``
-    in all. ``addrs_of`` says where a peer is; one without any address is refused.
+    in all. ``addrs_of`` says where a peer says it is; one without any address is refused.
+    ``seen_at`` says where its connections lead, if it has any.
 
     Holds what the table holds: the table is its bound.
     """
@@ -103,11 +106,13 @@ class GroupLimits:
     def __init__(
         self,
         addrs_of: Callable[[PeerId, Monotonic], Sequence[bytes]],
+        seen_at: Callable[[PeerId], Sequence[bytes]] = lambda _peer: (),
         *,
         per_cpl: int = params.MAX_GROUP_PEERS_PER_CPL,
         per_table: int = params.MAX_GROUP_PEERS_PER_TABLE,
     ) -> None:
         self._addrs_of = addrs_of
+        self._seen_at = seen_at
         self._per_cpl = per_cpl
         self._per_table = per_table
         self._members: dict[Key, tuple[str, ...]] = {}
@@ -124,12 +129,12 @@ class GroupLimits:
         return bool(addrs) and all(
             self._in_table.get(group, 0) < self._per_table
             and self._at_cpl.get((cpl, group), 0) < self._per_cpl
-            for group in groups_of(addrs)
+            for group in self._groups(peer, addrs)
         )
 
     def entered(self, peer: PeerId, cpl: int, now: Monotonic) -> None:
         """``peer`` takes up room in each of its groups."""
-        self._members[peer.key] = groups = groups_of(self._addrs_of(peer, now))
+        self._members[peer.key] = groups = self._groups(peer, self._addrs_of(peer, now))
         for group in groups:
             self._in_table[group] = self._in_table.get(group, 0) + 1
             self._at_cpl[cpl, group] = self._at_cpl.get((cpl, group), 0) + 1
@@ -139,6 +144,9 @@ class GroupLimits:
         for group in self._members.pop(peer.key, ()):
             _take_one(self._in_table, group)
             _take_one(self._at_cpl, (cpl, group))
+
+    def _groups(self, peer: PeerId, said: Sequence[bytes]) -> tuple[str, ...]:
+        return groups_of(self._seen_at(peer)) or groups_of(said)
 
 
 def _ipv4_group(value: bytes) -> str:

@@ -31,8 +31,12 @@ place in any reply. The *horizon* is the distance up to which ``beta`` replies h
 know. Where the k-th live peer lies beyond it, peers that have answered are asked once more, for
 keys just behind the horizon and at the beginning of each CPL from there to the k-th peer.
 
+However much it still hears of, a lookup is *overrun* ``LOOKUP_LIMIT_S`` after it began, and ends
+with those that have answered: the names of nearer peers cost nothing, and need lead nowhere.
+
 What a result promises: nobody nearer that was heard of is alive, as far as could be known within
-the patience; every peer in it has answered, or is marked with the moment of its last sign of life.
+the patience, unless the lookup was overrun; every peer in it has answered, or is marked with the
+moment of its last sign of life.
 
 No-ops, by contract: a reply or failure of a peer that was not asked, was reported already, or comes
 after the end; a closer peer that is known, or is this node.
@@ -122,6 +126,10 @@ _NO_HORIZON: Final = 1 << params.KEY_BITS
 """Of a reply that named all that its peer knows."""
 
 
+_BY_ITSELF: Final = (StopReason.COMPLETED, StopReason.OVERRUN)
+"""Ends of a lookup that more reports may put off."""
+
+
 class _Candidate:
     """A peer of this lookup."""
 
@@ -151,7 +159,8 @@ class _Candidate:
         self.reach_until = Monotonic(0.0)
         self.patient_until = Monotonic(0.0)
         self.given_up = False
-        self.horizon = _NO_HORIZON
+        self.horizon: int | None = None
+        """How far its reply to this lookup reached; None without one."""
         self.took_s: float | None = None
 
     @property
@@ -198,6 +207,8 @@ class ClosestPeersLookup:
         self._lost = 0
         """Given up, their requests still open."""
         self._began: Monotonic | None = None
+        self._ends_at: Monotonic | None = None
+        """When it is overrun; None until somebody has answered."""
         self._following_up = False
         self._fruitless = 0
         self._answers = 0
@@ -220,10 +231,12 @@ class ClosestPeersLookup:
             self._begin(now)
         if self._done is not None:
             return self._done
+        if self._ends_at is not None and self._ends_at <= now:
+            return self._finish(StopReason.OVERRUN)
         self._expire(now)
         if not self._live:
             if self._late or self._lost:
-                return Wait(min(self._late.values(), default=None))
+                return self._wait()
             if not self._spare_the_avoided(now):
                 return self._finish(StopReason.NOBODY_ANSWERED)
         if not self._following_up and self._nearest_answered(self._beta):
@@ -238,30 +251,30 @@ class ClosestPeersLookup:
                 return beyond
         if self._following_up and not self._looking_beyond and self._nearest_settled():
             return self._finish(StopReason.COMPLETED)
-        waits = (*self._in_flight.values(), *self._late.values(), *self._looking_beyond.values())
-        return Wait(min(waits, default=None))
+        return self._wait()
 
     def on_reply(self, peer: PeerId, closer: Sequence[PeerId], now: Monotonic) -> None:
         """``peer`` answered, with ``closer`` peers; those past the accepted number are not read."""
         away = self._open_request(peer)
         if away is None:
             return
-        candidate = self._close_request(away)
-        late = candidate.state is PeerState.UNRESPONSIVE
-        if late and candidate.given_up and candidate.alive_at is None:
-            insort(self._live, away)
+        late = self._candidates[away].state is PeerState.UNRESPONSIVE
+        candidate = self._answered(away, now)
         candidate.took_s = now - candidate.asked
-        candidate.state = PeerState.QUERIED
-        candidate.given_up = False
-        candidate.alive_at = now
         candidate.horizon = self._horizon_of(closer)
         known, progress = len(self._candidates), False
         for each in closer[: params.MAX_CLOSER_PEERS_ACCEPTED]:
             progress = self._hear(each, now) or progress
         self._fruitless = 0 if progress else self._fruitless + 1
-        self._answers += 1
         new = len(self._candidates) - known
         self.events.append(Answered(now, peer, away, candidate.took_s, len(closer), new, late))
+
+    def on_answered_elsewhere(self, peer: PeerId, now: Monotonic) -> None:
+        """``peer`` answered another lookup of the target. It counts as answered; whom it named is
+        that lookup's, so this tells neither how far replies reach nor of a stall."""
+        away = self._open_request(peer)
+        if away is not None:
+            self._answered(away, now)
 
     def on_failure(self, peer: PeerId, why: FailureReason, now: Monotonic) -> None:
         """The request to ``peer`` ended without an answer."""
@@ -283,6 +296,12 @@ class ClosestPeersLookup:
         for each in closer[: params.MAX_CLOSER_PEERS_ACCEPTED]:
             self._hear(each, now)
 
+    def resume(self) -> None:
+        """Take reports again after the end, unless it was stopped: for whoever runs several
+        lookups of one target, and is not over with the first."""
+        if self._done is not None and self._done.reason in _BY_ITSELF:
+            self._done = None
+
     def stop(self, reason: StopReason) -> None:
         """End the lookup now, with what it has; nothing if it is over already."""
         if self._done is None:
@@ -301,14 +320,16 @@ class ClosestPeersLookup:
         return [self._candidates[away].peer for _, away in nearest]
 
     def certain(self) -> list[ClosestPeer]:
-        """The nearest peers up to the first one that may still change: not settled yet, or, before
-        the follow-up, everybody. Nearest first; a late surprise may still go before them."""
+        """The nearest peers up to the first one that may still change: not settled yet, beyond the
+        horizon, or, before the follow-up, everybody. Nearest first; a late surprise may still go
+        before them."""
         if not self._following_up:
             return []
+        horizon = self._horizon() if self._rules.looks_beyond else _NO_HORIZON
         found: list[ClosestPeer] = []
         for away in self._live[: self._k]:
             candidate = self._candidates[away]
-            if not candidate.settled:
+            if not candidate.settled or away > horizon:
                 break
             found.append(candidate.result())
         return found
@@ -380,6 +401,19 @@ class ClosestPeersLookup:
         self.events.append(Asked(now, candidate.peer, away, self._following_up))
         return Query(candidate.peer, self._following_up)
 
+    def _limit(self, now: Monotonic) -> Monotonic:
+        """When the lookup is overrun, its first answer having come ``now``."""
+        assert self._began is not None
+        began = max(self._began, now - params.LOOKUP_HURRY_S)
+        return Monotonic(began + params.LOOKUP_LIMIT_S)
+
+    def _wait(self) -> Wait:
+        """Until something expires, if no report comes before."""
+        waits = [*self._in_flight.values(), *self._late.values(), *self._looking_beyond.values()]
+        if self._ends_at is not None:
+            waits.append(self._ends_at)
+        return Wait(min(waits, default=None))
+
     # --- beyond the horizon -----------------------------------------------------------------------
 
     def _horizon_of(self, closer: Sequence[PeerId]) -> int:
@@ -390,21 +424,22 @@ class ClosestPeersLookup:
 
     def _horizon(self) -> int:
         """The distance up to which ``beta`` of the k nearest named everybody they know."""
-        nearest = (self._candidates[away] for away in self._live[: self._k])
-        horizons = sorted(each.horizon for each in nearest if each.state is PeerState.QUERIED)
+        nearest = (self._candidates[away].horizon for away in self._live[: self._k])
+        horizons = sorted(horizon for horizon in nearest if horizon is not None)
         return horizons[-min(self._beta, len(horizons))] if horizons else _NO_HORIZON
 
     def _next_beyond(self, now: Monotonic) -> LookBeyond | None:
         """A look at what lies between the horizon and the k-th peer, where nobody looked enough."""
         horizon = self._horizon()
         last = self._live[self._k - 1] if len(self._live) >= self._k else _NO_HORIZON - 1
-        if last <= horizon:
+        if last <= horizon or self._looked_at.total() >= params.MAX_LOOKS_BEYOND:
             return None
         further = (1 << bit for bit in range(horizon.bit_length(), last.bit_length()))
         for place in (horizon, *further):
             times = self._looked_at[place.bit_length()]
-            if times < params.LOOKS_BEYOND:
-                return self._look_beyond(place, times, now)
+            look = self._look_beyond(place, times, now) if times < params.LOOKS_BEYOND else None
+            if look is not None:
+                return look
         return None
 
     def _look_beyond(self, place: int, times: int, now: Monotonic) -> LookBeyond | None:
@@ -412,7 +447,7 @@ class ClosestPeersLookup:
         answered = (
             candidate.peer
             for away in self._live[: self._k]
-            if (candidate := self._candidates[away]).state is PeerState.QUERIED
+            if (candidate := self._candidates[away]).horizon is not None
         )
         peers = sorted(answered, key=lambda peer: peer.key ^ point)
         if times >= len(peers):
@@ -512,11 +547,27 @@ class ClosestPeersLookup:
             self._lost -= 1
         return self._candidates[away]
 
+    def _answered(self, away: int, now: Monotonic) -> _Candidate:
+        """The peer is alive, and live again if it was given up."""
+        candidate = self._close_request(away)
+        if candidate.given_up and candidate.alive_at is None:
+            insort(self._live, away)
+        candidate.state = PeerState.QUERIED
+        candidate.given_up = False
+        candidate.alive_at = now
+        self._answers += 1
+        if self._ends_at is None:
+            self._ends_at = self._limit(now)
+        return candidate
+
     def _leave_live(self, away: int) -> None:
         del self._live[bisect_left(self._live, away)]
 
     def _finish(self, reason: StopReason) -> Done:
-        nearest = [self._candidates[away] for away in self._live[: 2 * self._k]]
+        nearest = [self._candidates[away] for away in self._live]
+        if reason is StopReason.OVERRUN:
+            nearest = [each for each in nearest if each.alive_at is not None]
+        nearest = nearest[: 2 * self._k]
         peers = tuple(each.result() for each in nearest)
         if not self._answers:  # perhaps it is us who are cut off: what was known says nothing now
             peers = tuple(ClosestPeer(each.peer, Standing.HEARD) for each in nearest)

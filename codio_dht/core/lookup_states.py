@@ -51,6 +51,9 @@ class StopReason(Enum):
 
     COMPLETED = "completed"
     """The k closest live peers have answered, or are known to be alive."""
+    OVERRUN = "overrun"
+    """It took too long, for the peers kept naming nearer ones that lead nowhere: the result is the
+    closest of those that have answered, or are known to be alive."""
     NO_PEERS = "no_peers"
     """There was nobody to start from."""
     NOBODY_ANSWERED = "nobody_answered"
@@ -99,7 +102,7 @@ class Standing(Enum):
     ALIVE = "alive"
     """Too slow for this lookup, but it answered a request or took a connection at ``alive_at``."""
     HEARD = "heard"
-    """Only heard of. There are none of these in a lookup that was completed."""
+    """Only heard of. There are none of these in a lookup that was completed, or overrun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +117,9 @@ class ClosestPeer:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The lookup is over. ``closest`` has up to k live peers, nearest first; ``next_closest`` up to
-    k more live ones, to take the place of any of them."""
+    """The lookup is over. ``closest`` has up to k live peers, nearest first, and up to k of each
+    path where disjoint ones disagree; ``next_closest`` up to k more live ones, to take the place of
+    any of them."""
 
     reason: StopReason
     closest: tuple[ClosestPeer, ...] = ()

@@ -8,7 +8,7 @@ A node holds one ``Network`` per protocol id (public, LAN, own prefixes).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from codio_dht import params
@@ -43,7 +43,8 @@ class Network:
     """The state of one DHT and the rules that tie its parts together.
 
     ``diverse``: the table and each reply are limited to a few peers of one IP group (GO: on the
-    public network only; a private swarm may well live in one data centre).
+    public network only; a private swarm may well live in one data centre). ``seen_at`` says where
+    the connections to a peer lead: these are what is limited, for it cannot choose them.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Network:
         refresh_interval_s: float = params.REFRESH_INTERVAL_S,
         observer: TableObserver | None = None,
         diverse: bool = False,
+        seen_at: Callable[[PeerId], Sequence[bytes]] = lambda _peer: (),
     ) -> None:
         self.local = local
         self.protocol = protocol
@@ -68,7 +70,7 @@ class Network:
         self._diverse = diverse
         policies: list[AdmissionPolicy] = [_Residents(self.book, observer)]
         if diverse:
-            policies.insert(0, GroupLimits(self.book.addrs))
+            policies.insert(0, GroupLimits(self.book.addrs, seen_at))
         self.table = RoutingTable(local.key, bucket_size=k, policy=AllOf(policies))
         self.admission = Admission(self.table, self.outage)
         self.refresh = RefreshSchedule(self.table, self.outage, interval_s=refresh_interval_s)

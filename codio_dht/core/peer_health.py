@@ -3,7 +3,8 @@ r"""How peers have answered so far: the memory that all lookups of a network sha
 Decides how long a lookup waits for a peer, which peers it need not ask, and what it may say of one
 that does not answer in time. Per peer it keeps the last sign of life, a smoothed answer time (TCP's
 estimator, RFC 6298) and the failures in a row; over all peers the recent answer times, on open
-connections and with a dial apart, for those it knows nothing of.
+connections and with a dial apart, for those it knows nothing of. In these each peer has one voice,
+its latest: how often one is asked may be its own doing.
 
 What is known of a peer::
 
@@ -16,15 +17,18 @@ deadline before others are asked in its place, and until the patience ends befor
 without it.
 
 Must never: read a clock, forget that a peer is alive because another one is dead.
-Bound: ``MAX_HEALTH_PEERS``; whoever was met least recently is forgotten.
+Bound: ``MAX_HEALTH_PEERS`` that were met (they answered, or are connected and speak the protocol),
+and as many that were not; of each kind whoever was seen least recently is forgotten. Names cost
+nothing, so those that lead nowhere push out each other only.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
 from heapq import nsmallest
+from itertools import chain
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
@@ -93,24 +97,29 @@ class _Health:
 
 
 class _RecentTimes:
-    """The last answer times of anybody, seconds."""
+    """The last answer times of those who answered last, one of each peer, seconds."""
 
-    __slots__ = ("_median_s", "_times")
+    __slots__ = ("_answers", "_median_s", "_times")
 
     def __init__(self) -> None:
-        self._times: deque[float] = deque(maxlen=params.ANSWER_TIMES_KEPT)
+        self._times: OrderedDict[PeerId, float] = OrderedDict()
+        self._answers = 0
         self._median_s: float | None = params.DEFAULT_ANSWER_S
 
-    def add(self, took_s: float) -> None:
-        self._times.append(took_s)
-        if len(self._times) >= params.MIN_ANSWER_TIMES:
+    def add(self, peer: PeerId, took_s: float) -> None:
+        self._answers += 1
+        self._times[peer] = took_s
+        self._times.move_to_end(peer)
+        if len(self._times) > params.ANSWER_TIMES_KEPT:
+            self._times.popitem(last=False)
+        if self._answers >= params.MIN_ANSWER_TIMES:
             self._median_s = None
 
     @property
     def median_s(self) -> float:
         """The median: slow peers, whose answers come in bursts, do not move it."""
         if self._median_s is None:
-            self._median_s = sorted(self._times)[len(self._times) // 2]
+            self._median_s = sorted(self._times.values())[len(self._times) // 2]
         return self._median_s
 
 
@@ -119,35 +128,38 @@ class PeerHealth:
 
     def __init__(self, capacity: int = params.MAX_HEALTH_PEERS) -> None:
         self._capacity = capacity
-        self._peers: OrderedDict[PeerId, _Health] = OrderedDict()
+        self._met: OrderedDict[PeerId, _Health] = OrderedDict()
+        self._strangers: OrderedDict[PeerId, _Health] = OrderedDict()
         self._on_connections = _RecentTimes()
         self._with_dials = _RecentTimes()
 
     def __len__(self) -> int:
-        return len(self._peers)
+        return len(self._met) + len(self._strangers)
 
     # --- what happened ----------------------------------------------------------------------------
 
     def answered(self, peer: PeerId, took_s: float, now: Monotonic, *, dialled: bool) -> None:
-        """``peer`` answered a request."""
-        health = self._of(peer)
+        """``peer`` answered a request. A time past the deadline of requests is not the peer's: this
+        machine was suspended meanwhile."""
+        health = self._of(peer, met=True)
         health.alive_at = now
         health.failures = 0
         health.silent_until = now
         health.at_least_s = 0.0
-        health.took(took_s / params.DIAL_ROUND_TRIPS if dialled else took_s)
-        (self._with_dials if dialled else self._on_connections).add(took_s)
+        if took_s <= params.PEER_TIMEOUT_S:
+            health.took(took_s / params.DIAL_ROUND_TRIPS if dialled else took_s)
+            (self._with_dials if dialled else self._on_connections).add(peer, took_s)
 
     def met(self, peer: PeerId, now: Monotonic) -> None:
         """``peer`` is connected and speaks the protocol: whatever failed before, it is there."""
-        health = self._of(peer)
+        health = self._of(peer, met=True)
         health.alive_at = now
         health.failures = 0
         health.silent_until = now
 
     def forgive(self) -> None:
         """Our own network was down: no failure so far is held against anybody."""
-        for health in self._peers.values():
+        for health in chain(self._met.values(), self._strangers.values()):
             health.failures = 0
             health.silent_until = Monotonic(0.0)
 
@@ -184,7 +196,7 @@ class PeerHealth:
         patience_s = _within(
             params.PATIENCE_FACTOR * typical_s, params.MIN_PATIENCE_S, params.SOFT_DEADLINE_S
         )
-        health = self._peers.get(peer)
+        health = self._met.get(peer) or self._strangers.get(peer)
         condition = Condition.UNKNOWN if health is None else self._condition(health, now)
         if health is None or health.round_trip_s is None:
             expected_s = typical_s
@@ -204,10 +216,10 @@ class PeerHealth:
         return Outlook(condition, expected_s, soft_s, reach_s, patience_s, alive_at)
 
     def nearest_alive(self, key: Key, n: int, now: Monotonic) -> list[PeerId]:
-        """The ``n`` peers nearest to ``key`` of those known to be alive, nearest first."""
+        """The ``n`` peers nearest to ``key`` of those met and known to be alive, nearest first."""
         alive = (
             peer
-            for peer, health in self._peers.items()
+            for peer, health in self._met.items()
             if self._condition(health, now) is Condition.ALIVE
         )
         return nsmallest(n, alive, lambda peer: peer.key ^ key)
@@ -223,14 +235,12 @@ class PeerHealth:
             return Condition.ALIVE
         return Condition.UNKNOWN
 
-    def _of(self, peer: PeerId) -> _Health:
-        health = self._peers.get(peer)
-        if health is None:
-            health = self._peers[peer] = _Health()
-            if len(self._peers) > self._capacity:
-                self._peers.popitem(last=False)
-        else:
-            self._peers.move_to_end(peer)
+    def _of(self, peer: PeerId, *, met: bool = False) -> _Health:
+        kept = self._met if met or peer in self._met else self._strangers
+        health = kept.pop(peer, None) or self._strangers.pop(peer, None) or _Health()
+        kept[peer] = health
+        if len(kept) > self._capacity:
+            kept.popitem(last=False)
         return health
 
 

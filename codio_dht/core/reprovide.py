@@ -33,7 +33,7 @@ from codio_dht.params import (
 
 
 class _Key:
-    __slots__ = ("announced", "due", "failures", "key", "running", "turn")
+    __slots__ = ("announced", "due", "failures", "key", "running", "takes_place", "turn")
 
     def __init__(self, key: bytes, turn: int, due: float, *, announced: bool) -> None:
         self.key = key
@@ -42,6 +42,7 @@ class _Key:
         self.announced = announced
         self.failures = 0
         self.running = False
+        self.takes_place = False
 
 
 _Heap = list[tuple[float, int, _Key]]
@@ -83,7 +84,7 @@ class ReprovideSchedule:
 
     @property
     def running(self) -> int:
-        """Keys being announced."""
+        """Keys being announced because they were due."""
         return self._running
 
     def add(self, key: bytes, last_provided: UnixTime | None) -> bool:
@@ -106,7 +107,7 @@ class ReprovideSchedule:
         self._thin.pop(key, None)
         if state is None:
             return False
-        self._running -= state.running
+        self._running -= state.takes_place
         return True
 
     def due(self, now: UnixTime) -> tuple[list[bytes], UnixTime | None]:
@@ -125,12 +126,15 @@ class ReprovideSchedule:
         next_due = min([heap[0][0] for heap in (self._never, self._again) if heap], default=None)
         return [], None if next_due is None else UnixTime(next_due)
 
-    def begun(self, key: bytes) -> None:
-        """``key`` is being announced. A no-op if it is not kept, or running already."""
+    def begun(self, key: bytes, *, by_user: bool = False) -> None:
+        """``key`` is being announced; ``by_user``: not because it was due. Then it takes the place
+        of none that is, or a user who adds keys all the time would let the old ones expire. A no-op
+        if it is not kept, or running already."""
         state = self._keys.get(key)
         if state is not None and not state.running:
             state.running = True
-            self._running += 1
+            state.takes_place = not by_user
+            self._running += state.takes_place
 
     def provided(self, key: bytes, now: UnixTime, *, known: int | None = None) -> bool:
         """``key`` was announced while ``known`` peers were known (None: enough); whether that will
@@ -138,6 +142,7 @@ class ReprovideSchedule:
         state = self._keys.get(key)
         if state is None:
             return True
+        self._latest = max(self._latest, now)
         state.announced = True
         state.failures = 0
         self._ended(state, now + self._interval_s)
@@ -175,13 +180,14 @@ class ReprovideSchedule:
         if state is not None:
             delay_s = min(self._retry_s * 2.0 ** min(state.failures, 32), self._retry_max_s)
             state.failures += 1
+            self._latest = max(self._latest, now)
             self._ended(state, now + delay_s)
 
     # --- inside -----------------------------------------------------------------------------------
 
     def _ended(self, state: _Key, due: float) -> None:
-        self._running -= state.running
-        state.running = False
+        self._running -= state.takes_place
+        state.running = state.takes_place = False
         state.due = due
         self._push(state)
 

@@ -64,6 +64,9 @@ _MAX_FIELDS: Final = 16
 """Fields read of a key's protobuf: two are known."""
 _LAYER: Final = "key"
 _ED25519_BYTES: Final = 32
+_ED25519_HEAD: Final = b"\x08\x01\x12\x20"
+"""The protobuf of an Ed25519 public key before its 32 bytes."""
+_ED25519_PROTOBUF_BYTES: Final = len(_ED25519_HEAD) + _ED25519_BYTES
 _SECP256K1_BYTES: Final = 32
 _SECP256K1_ORDER: Final = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
 _ECDSA: Final = ec.ECDSA(SHA256())
@@ -87,10 +90,11 @@ class PublicKey:
 
     __slots__ = ("_key", "_peer_id", "_protobuf", "type")
 
-    def __init__(self, key: _Public) -> None:
+    def __init__(self, key: _Public, protobuf: bytes | None = None) -> None:
+        """``protobuf`` is the canonical form of ``key``, where it is at hand."""
         self._key = key
         self.type = _type_of(key)
-        self._protobuf = _protobuf(self.type, _public_data(key))
+        self._protobuf = protobuf or _protobuf(self.type, _public_data(key))
         self._peer_id: PeerId | None = None
 
     @classmethod
@@ -103,6 +107,10 @@ class PublicKey:
         if len(data) > MAX_PUBLIC_KEY_BYTES:
             raise PeerIdError(f"a public key of {len(data)} bytes")
         try:
+            if len(data) == _ED25519_PROTOBUF_BYTES and data.startswith(_ED25519_HEAD):
+                # What nearly every peer sends; these 32 bytes have one form only.
+                raw = data[len(_ED25519_HEAD) :]
+                return cls(Ed25519PublicKey.from_public_bytes(raw), data)
             kind, content = _read(data)
             return cls(_load_public(kind, content))
         except (ValueError, RemoteError, UnsupportedAlgorithm) as error:

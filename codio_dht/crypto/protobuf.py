@@ -13,17 +13,19 @@ from typing import Final
 from codio_dht.errors import ProtocolError
 
 _VARINT: Final = 0
-_FIXED64: Final = 1
 _BYTES: Final = 2
-_FIXED32: Final = 5
+_FIXED_BYTES: Final = {1: 8, 5: 4}
+"""The fixed-width wire types, and how many bytes each has."""
 _MAX_VARINT_BYTES: Final = 10
 """64 bits in groups of seven."""
 _MAX_UINT64: Final = (1 << 64) - 1
+_ONE_BYTE_END: Final = 0x80
+"""Varints below this are one byte: nearly every tag and length of a small message."""
 
 
 def uvarint(value: int) -> bytes:
     """``value`` as an unsigned varint."""
-    if value < 0x80:
+    if value < _ONE_BYTE_END:
         return bytes((value,))
     out = bytearray()
     while value >= 0x80:
@@ -57,17 +59,22 @@ def read_fields(data: bytes, *, max_fields: int, layer: str) -> Iterator[tuple[i
     for _ in range(max_fields):
         if at == end:
             return
-        tag, at = _varint(data, at, layer)
+        tag = data[at]
+        if tag < _ONE_BYTE_END:
+            at += 1
+        else:
+            tag, at = _varint(data, at, layer)
         wire = tag & 7
         if wire == _VARINT:
             value, at = _varint(data, at, layer)
         else:
             if wire == _BYTES:
-                length, at = _varint(data, at, layer)
-            elif wire == _FIXED64:
-                length = 8
-            elif wire == _FIXED32:
-                length = 4
+                if at < end and (length := data[at]) < _ONE_BYTE_END:
+                    at += 1
+                else:
+                    length, at = _varint(data, at, layer)
+            elif wire in _FIXED_BYTES:
+                length = _FIXED_BYTES[wire]
             else:
                 raise ProtocolError(layer, "unknown protobuf wire type")
             if length > end - at:

@@ -43,12 +43,13 @@ class _Subscriber:
         return self
 
     async def __anext__(self) -> HostEvent:
-        while not self._events:
+        if self._events:
+            await trio.lowlevel.checkpoint()
+        while not self._events:  # waiting is a checkpoint itself
             if self._ended:
                 raise StopAsyncIteration
             self._ready = trio.Event()
             await self._ready.wait()
-        await trio.lowlevel.checkpoint()
         return self._events.popleft()
 
 

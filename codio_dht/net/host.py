@@ -221,6 +221,11 @@ class Host(Protocol):
         """Whether a connection to the peer is open."""
         ...
 
+    def remote_addrs(self, peer_id: PeerId) -> list[Multiaddr]:
+        """Where the open connections to the peer come from or lead to, without ``/p2p``: unlike
+        what it says of itself, this it cannot choose."""
+        ...
+
     def connections(self) -> list[ConnectionInfo]:
         """Every open connection."""
         ...

@@ -151,7 +151,7 @@ class Announcer:
             except NoPeersError as error:
                 job.error = error
                 return
-            if not done.alive and not job.plan.attempted:
+            if not done.alive:  # those that got it early may hold it: then it is no error
                 job.error = NoPeersError("no peer answered the lookup for the closest peers")
             deliver(job.plan.settle(done.alive, self._spares(job.record.key, done)))
 

@@ -150,6 +150,7 @@ def assemble(
         refresh_interval_s=config.refresh_interval,
         observer=protection,
         diverse=public and config.protocol == params.KAD_PROTOCOL,
+        seen_at=lambda peer: binary(host.remote_addrs(peer)),
     )
     records = ProviderRecords(
         ttl_s=provider_ttl_s,

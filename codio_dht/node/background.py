@@ -82,8 +82,11 @@ class Background:
             now = node.clock.monotonic()
             match event:
                 case PeerIdentified(peer_id, protocols, addrs):
-                    node.network.identified(peer_id, protocols, arguments.binary(addrs), now)
-                    node.upkeep.stir()
+                    was_in = peer_id in node.network.table
+                    known_as = arguments.binary(addrs)
+                    offered = node.network.identified(peer_id, protocols, known_as, now)
+                    if offered is not None or was_in:  # most are clients, which nobody waits for
+                        node.upkeep.stir()
                 case PeerGone(peer_id):
                     node.network.gone(peer_id, now)
                     await node.rpc.forget(peer_id)

@@ -18,6 +18,7 @@ from codio_dht.core.keyspace import Key, cpl, key_of
 from codio_dht.core.lookup import ClosestPeersLookup, LookupRules
 from codio_dht.core.lookup_states import (
     Asked,
+    ClosestPeer,
     Done,
     Ended,
     GivenUp,
@@ -25,6 +26,7 @@ from codio_dht.core.lookup_states import (
     LookupEvent,
     PeerState,
     Query,
+    Standing,
     StopReason,
 )
 from codio_dht.core.messages import FindNode, GetProviders, PeerEntry, Reply, Request
@@ -45,6 +47,9 @@ WaitForPeers = Callable[[Monotonic], Awaitable[None]]
 
 Early = Callable[[Sequence[PeerId]], None]
 """Told of the nearest peers known so far, nearest first."""
+
+Certain = Callable[[Sequence[ClosestPeer]], None]
+"""Told of the peers that are certain to be among the closest, nearest first."""
 
 
 def ignore(_event: LookupEvent) -> None:
@@ -87,10 +92,15 @@ class Lookups:
         self.ended: Counter[str] = Counter()
 
     async def closest(
-        self, preimage: bytes, watch: Watch = ignore, early: Early | None = None
+        self,
+        preimage: bytes,
+        watch: Watch = ignore,
+        early: Early | None = None,
+        certain: Certain | None = None,
     ) -> Done:
         """The peers closest to ``preimage``. ``watch`` is told what happens on the way, ``early``
-        who is nearest so far, each time that may have changed.
+        who is nearest so far, and ``certain`` who surely remains so, each time that may have
+        changed.
 
         Raises:
             NoPeersError: the routing table is empty.
@@ -116,11 +126,31 @@ class Lookups:
             watch(event)
             if early is not None and not isinstance(event, Ended):
                 early(lookup.nearest())
+            if certain is not None:
+                certain(lookup.certain())
 
         done = await self._run(lookup, ask, key, deadline, tell)
         if done.reason is StopReason.COMPLETED:
             self._measure(key, done)
         return done
+
+    async def each_closest(self, preimage: bytes, found: Callable[[ClosestPeer], None]) -> None:
+        """As :meth:`closest`, calling ``found`` for each peer of the result that has answered or is
+        known to be alive: once, as soon as it is certain to be one, or else at the end.
+
+        Raises:
+            NoPeersError: the routing table is empty.
+        """
+        told: dict[PeerId, None] = {}
+
+        def tell(peers: Sequence[ClosestPeer]) -> None:
+            for each in peers:
+                if each.standing is not Standing.HEARD and each.peer not in told:
+                    told[each.peer] = None
+                    found(each)
+
+        done = await self.closest(preimage, certain=tell)
+        tell(done.closest)
 
     def _measure(self, key: Key, done: Done) -> None:
         """What the lookup tells of the network's size."""

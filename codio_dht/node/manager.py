@@ -23,7 +23,7 @@ from codio_dht.config import DHTConfig
 from codio_dht.core.addresses import node_is_public
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import distance, key_of
-from codio_dht.core.lookup_states import Standing
+from codio_dht.core.lookup_states import ClosestPeer, Standing
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.mode import Mode
 from codio_dht.core.peer import PeerId, PeerInfo
@@ -39,7 +39,7 @@ from codio_dht.node.hosting import Stack, check_stack, host_of, open_host, open_
 from codio_dht.node.logs import quiet_by_default
 from codio_dht.node.lookup_driver import Watch
 from codio_dht.node.lookups import ignore
-from codio_dht.node.provider_stream import ProviderStream, run_search
+from codio_dht.node.result_stream import ResultStream, run_search
 from codio_dht.node.results import DHTStats, FoundPeer, ProvideResult, ProviderRecord
 from codio_dht.node.serving import Serving
 from codio_dht.store.interface import OwnKey
@@ -269,6 +269,11 @@ class DHTManager:
         """Server (answers and is found in others' tables) or client."""
         return Mode.CLIENT if self._serving is None else self._serving.mode
 
+    @property
+    def bootstrap_state(self) -> str:
+        """How joining the network goes: ``DHTStats.bootstrap``, without counting all the rest."""
+        return self._node.upkeep.joining.value
+
     def connections(self) -> list[ConnectionInfo]:
         """Every open connection."""
         return self._node.host.connections()
@@ -387,6 +392,22 @@ class DHTManager:
         done = await node.lookups.closest(arguments.key_argument(key), watch or ignore)
         return [node.found(each) for each in done.closest if each.standing is not Standing.HEARD]
 
+    def iter_closest_peers(self, key: bytes | PeerId) -> ResultStream[ClosestPeer, FoundPeer]:
+        """As :meth:`find_closest_peers`, each peer as soon as it is certain to be among the
+        closest: nearest first as a rule, the last ones when the lookup is over. One that a nearer
+        peer pushed out after all, found late, is not taken back. With ``disjoint_paths`` nobody is
+        certain before the end. Leaving the loop ends the lookup, as with :meth:`iter_providers`.
+
+        Raises:
+            NoPeersError: there is nobody to ask.
+        """
+        node, preimage = self._node, arguments.key_argument(key)
+        stream = ResultStream(node.found)
+        self._nursery.start_soon(
+            run_search, stream.search, partial(node.lookups.each_closest, preimage), node.failures
+        )
+        return stream
+
     # --- providers --------------------------------------------------------------------------------
 
     @ended_with_the_node
@@ -464,7 +485,9 @@ class DHTManager:
         await node.find_providers(key, arguments.count_argument(count), take)
         return [node.info(entry) for entry in found.values()]
 
-    def iter_providers(self, cid: object, count: int | None = None) -> ProviderStream:
+    def iter_providers(
+        self, cid: object, count: int | None = None
+    ) -> ResultStream[PeerEntry, PeerInfo]:
         """The providers of a CID as they are found, while the lookup goes on. One that was found
         without an address may come again with one. Leaving the loop ends the lookup (at once with
         ``aclose()``, else as soon as the iterator is no longer held).
@@ -474,7 +497,7 @@ class DHTManager:
         """
         node, key = self._node, arguments.multihash_of(cid)
         wanted = arguments.count_argument(count)
-        stream = ProviderStream(node.info)
+        stream = ResultStream(node.info)
         self._nursery.start_soon(
             run_search, stream.search, partial(node.find_providers, key, wanted), node.failures
         )

@@ -76,7 +76,7 @@ class Providing:
         store, now = self._storage.store, self._clock.unix()
         await self._storage.call(lambda: store.add_own_key(key, now))
         self._schedule.add(key, None)
-        self._schedule.begun(key)
+        self._schedule.begun(key, by_user=True)
         try:
             return await self.announce(key, quorum, partial(self._note, key))
         except BaseException:

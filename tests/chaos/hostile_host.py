@@ -187,7 +187,8 @@ def left_open(node: DHTManager) -> dict[str, int]:
         "lookup slots": parts.lookups._slots.borrowed_tokens,
         "joining": parts.upkeep._joining,
         "probes": parts.network.admission.probing,
-        "announcements": parts.providing._schedule.running,
+        "announcements": parts.announcer._running,
+        "keys under way": sum(key.running for key in parts.providing._schedule._keys.values()),
         "store calls": parts.storage._one_at_a_time.borrowed_tokens,
         "wanted loads": len(parts.storage._wanted),
     }
@@ -201,6 +202,7 @@ NOTHING_OPEN = dict.fromkeys(
         "joining",
         "probes",
         "announcements",
+        "keys under way",
         "store calls",
         "wanted loads",
     ),

@@ -117,6 +117,10 @@ class MemoryHost:
     def is_connected(self, peer_id: PeerId) -> bool:
         return peer_id in self.peers
 
+    def remote_addrs(self, peer_id: PeerId) -> list[Multiaddr]:
+        other = self.peers.get(peer_id)
+        return [] if other is None else [other.addrs[0]]
+
     def connections(self) -> list[ConnectionInfo]:
         return [
             ConnectionInfo(peer, host.addrs[0], False, "memory", frozenset(host.factories))

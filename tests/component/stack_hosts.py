@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import gc
 import socket
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
-from codio_dht.net.host import HostEvent, PeerIdentified, Stream
+from codio_dht.net.stack import connection, quic
 from codio_dht.net.stack.channel import ServedProtocols
 from codio_dht.net.stack.connection import Connection, ConnectionEnded, Established
 from codio_dht.net.stack.noise import NoiseIdentity
-from codio_dht.net.stack_host import StackHost, make_stack_host
-
-TCP = Multiaddr("/ip4/127.0.0.1/tcp/0")
-TCP6 = Multiaddr("/ip6/::1/tcp/0")
-ECHO = "/echo/1.0.0"
-IDLE_S = 30.0
+from codio_dht.net.stack_host import StackHost, make_stack_host, reaper
+from host_steps import TCP
 
 
 def now() -> Monotonic:
     return Monotonic(trio.current_time())
-
-
-def soon(seconds: float = 10.0) -> Monotonic:
-    """A deadline that is not meant to pass."""
-    return Monotonic(trio.current_time() + seconds)
 
 
 @asynccontextmanager
@@ -49,47 +41,12 @@ async def made_host(
         yield host
 
 
-async def connect(client: StackHost, server: StackHost) -> None:
-    await client.connect(server.peer_id, server.addrs, soon())
-
-
-async def ask(stream: Stream, data: bytes) -> bytes:
-    await stream.write(data)
-    answer = b""
-    while len(answer) < len(data):
-        answer += await stream.read(64 * 1024)
-    return answer
-
-
-async def echo_of(client: StackHost, server: StackHost, data: bytes = b"hello") -> bytes:
-    """What the server echoes on a new stream."""
-    stream = await client.open_stream(server.peer_id, ECHO, soon())
-    try:
-        return await ask(stream, data)
-    finally:
-        await stream.close()
-
-
-async def identified(host: StackHost, peer_id: PeerId) -> PeerIdentified:
-    """What the peer says of itself, once it has."""
-    event = await next_event(host, lambda e: isinstance(e, PeerIdentified) and e.peer_id == peer_id)
-    assert isinstance(event, PeerIdentified)
-    return event
-
-
-async def next_event(host: StackHost, wanted: Callable[[HostEvent], bool]) -> HostEvent:
-    async with host.events() as events:
-        async for event in events:
-            if wanted(event):
-                return event
-    raise AssertionError("the host ended")
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Wait for what another task is about to do."""
-    with trio.fail_after(seconds):
-        while not condition():
-            await trio.sleep(0.005)
+def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at deadlines all the time."""
+    monkeypatch.setattr(reaper, "REAP_INTERVAL_S", 0.02)
+    monkeypatch.setattr(reaper, "REAP_ROUNDS", 1)
+    for carrier in (connection, quic):
+        monkeypatch.setattr(carrier, "STREAM_SWEEP_INTERVAL_S", 0.02)
 
 
 def port_of(host: StackHost) -> int:
@@ -169,15 +126,6 @@ async def raw_socket(
 
 
 @contextmanager
-def silent_listener() -> Iterator[Multiaddr]:
-    """A TCP port that accepts connections and never says anything."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(128)
-        yield Multiaddr(f"/ip4/127.0.0.1/tcp/{listener.getsockname()[1]}")
-
-
-@contextmanager
 def black_hole(ip: str = "127.0.0.1") -> Iterator[Multiaddr]:
     """A TCP port that does not even answer a connect: its queue is full."""
     with socket.socket() as listener:
@@ -194,13 +142,6 @@ def black_hole(ip: str = "127.0.0.1") -> Iterator[Multiaddr]:
         finally:
             for filler in fillers:
                 filler.close()
-
-
-def dead_address() -> Multiaddr:
-    """A TCP port on which nobody listens."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return Multiaddr(f"/ip4/127.0.0.1/tcp/{unused.getsockname()[1]}")
 
 
 async def quiet() -> tuple[int, int]:

@@ -8,9 +8,11 @@ import trio.testing
 
 from codio_dht import DHTManager
 from codio_dht.core.multihash import multihash_of
-from codio_dht.node.clock import Clock
-from codio_dht.params import PROVIDE_QUORUM, K
-from nodes import EPOCH, full_addr, host_of, memory_net, open_nodes, settle, until
+from codio_dht.errors import NoPeersError
+from codio_dht.params import MIN_SIZE_MEASUREMENTS, PROVIDE_QUORUM, K
+from hostile_host import lab_node, plant
+from keepers import client_of, keepers
+from nodes import host_of, memory_net, open_nodes, settle, until
 
 CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
 NODES = K + 8
@@ -46,12 +48,28 @@ async def test_a_caller_goes_on_at_the_quorum_and_in_the_end_the_closest_living_
         assert await holding(living) >= K
 
 
+async def test_a_caller_whose_early_deliveries_all_failed_is_told_that_nobody_answered(
+    autojump_clock,
+):
+    """Cut off from the network, a node that knows its size sends records before anybody answers."""
+    async with memory_net(0.02) as net, open_nodes(net, NODES) as nodes:
+        await settle(nodes, NODES - 1)
+        client = nodes[0]
+        for number in range(MIN_SIZE_MEASUREMENTS):
+            await client.find_closest_peers(b"any key %d" % number)
+        for other in nodes[1:]:
+            net.dead.add(other.peer_id)
+            await host_of(client).disconnect(other.peer_id)
+        with pytest.raises(NoPeersError):
+            await client.provide(CID)
+        assert client._node.announcer.counters["record_failed"] > 0
+        assert len(client._node.providing) == 1
+
+
 @pytest.mark.conformance("c43")
 @pytest.mark.parametrize("after_s", [0.1, 1.0])
 async def test_a_caller_cancelled_during_the_walk_leaves_nothing_running(autojump_clock, after_s):
-    async with memory_net(0.2) as net, open_nodes(net, NODES) as nodes:
-        await settle(nodes, NODES - 1)
-        client = nodes[0]
+    async with keepers(0.2) as peers, client_of(peers) as client:
         await die_among_the_closest(client, 8)  # so the quorum is not reached soon
         await until(lambda: client._node.errands.running == 0)
         with trio.move_on_after(after_s) as scope:
@@ -67,20 +85,15 @@ async def test_a_caller_cancelled_during_the_walk_leaves_nothing_running(autojum
 async def test_a_key_whose_announcement_was_not_over_is_announced_again_after_a_restart(
     autojump_clock, tmp_path
 ):
-    clock = Clock(lambda: EPOCH + trio.current_time())
-    async with memory_net(0.02) as net, open_nodes(net, NODES, first=1) as nodes:
-        await settle(nodes, NODES - 1)
-        seed = full_addr(host_of(nodes[0]))
-        host = net.host(0)
-        async with DHTManager(host, data_dir=tmp_path, clock=clock, bootstrap=[seed]) as node:
-            await settle([node], K)
-            await die_among_the_closest(node, 2)
-            result = await node.provide(CID)
+    async with keepers(0.02) as peers:
+        async with client_of(peers, data_dir=tmp_path) as client:
+            await die_among_the_closest(client, 2)
+            result = await client.provide(CID)
             assert result.pending > 0
-        async with DHTManager(net.host(0), data_dir=tmp_path, clock=clock) as node:
-            [own] = await node.own_keys()
+        async with lab_node(peers.net, data_dir=tmp_path) as client:
+            [own] = await client.own_keys()
             assert own.last_provided is None
-            await settle([node], 1)
+            await plant(client, peers.living)
             with trio.fail_after(3_600):
-                while (await node.own_keys())[0].last_provided is None:
+                while (await client.own_keys())[0].last_provided is None:
                     await trio.sleep(10)

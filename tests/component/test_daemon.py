@@ -162,6 +162,14 @@ def test_a_signal_stops_it_cleanly(start: Start, number: int) -> None:
     assert all(json.loads(line) for line in daemon.err().splitlines())
 
 
+def test_what_is_there_when_it_is_ready_is_not_searched_for_garbage_again(start: Start) -> None:
+    daemon = start("--json", FAKE_DHT="tells_what_is_frozen")
+    daemon.ready()
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    assert int(daemon.err().rpartition("frozen objects: ")[2].split()[0]) > 10_000
+
+
 def test_a_signal_while_it_opens_stops_it_cleanly(start: Start) -> None:
     daemon = start("--json", "--log-level", "debug", FAKE_DHT="never_opens")
     time.sleep(1.0)

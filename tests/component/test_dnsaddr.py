@@ -25,7 +25,8 @@ from codio_dht.errors import DeadlineError, NetworkError
 from codio_dht.net import dnsaddr
 from codio_dht.net.dnsaddr import SystemNameServers, resolve
 from codio_dht.net.libp2p_host import make_libp2p_host
-from libp2p_hosts import TCP, dead_address, made_host, new_key, soon
+from host_steps import TCP, dead_address, soon
+from libp2p_hosts import made_host, new_key
 
 ONE = "QmNnooDu7bfjPFoTZYxMNLWUQJyrVwtbZg5gBMjTezGAJN"
 TWO = "QmQCU2EcMqAqQPR2i9bChDtGNJchTbq5TbXJJ16u19uLTa"

@@ -50,20 +50,8 @@ from codio_dht.net.libp2p_host.guards.apply import guard_host
 from codio_dht.net.libp2p_host.guards.frame_gate import FrameGate, FrameViolationError
 from codio_dht.net.libp2p_host.guards.upstream import Symbol, UpstreamMismatchError
 from codio_dht.net.libp2p_host.stream import Libp2pStream, Lingering
-from libp2p_hosts import (
-    ECHO,
-    QUIC,
-    TCP,
-    dead_address,
-    info_of,
-    made_host,
-    serve_upstream,
-    silent_listener,
-    soon,
-    swarm_of,
-    until,
-    upstream_host,
-)
+from host_steps import ECHO, QUIC, TCP, dead_address, silent_listener, soon, until
+from libp2p_hosts import info_of, made_host, serve_upstream, swarm_of, upstream_host
 
 BOTH = pytest.mark.parametrize("guarded", [False, True], ids=["without", "with"])
 

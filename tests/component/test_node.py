@@ -6,6 +6,7 @@ import random
 
 import pytest
 import trio
+import trio.testing
 from multiaddr import Multiaddr
 
 from codio_dht import DHTConfig, DHTManager, PeerId, PeerInfo
@@ -300,14 +301,17 @@ async def test_a_lookup_ends_at_its_timeout_whatever_the_peers_do(autojump_clock
         assert trio.current_time() - began == pytest.approx(2.0)
 
 
+@pytest.mark.conformance("c43")
 async def test_a_cancelled_lookup_leaves_no_stream_open(autojump_clock):
     async with memory_net(0.5) as net, open_nodes(net, 8) as nodes:
         await settle(nodes, 7)
         await trio.sleep(30)
         host = host_of(nodes[0])
         await nodes[0]._node.rpc.aclose()
-        with trio.move_on_after(1.2):
+        with trio.move_on_after(0.7) as scope:
             await nodes[0].find_closest_peers(b"key")
+        assert scope.cancelled_caught
+        await trio.testing.wait_all_tasks_blocked()
         assert nodes[0].stats().pending_queries == 0
         assert host.open_streams == len(nodes[0]._node.rpc._pool)
 

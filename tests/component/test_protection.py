@@ -18,12 +18,12 @@ from codio_dht.net.libp2p_host import Libp2pHost
 from codio_dht.net.stack_host.limits import Limits
 from codio_dht.node.rpc import RpcClient
 from codio_dht.params import KAD_PROTOCOL
-from libp2p_hosts import Echo, swarm_of, upstream_host
+from host_steps import Echo, connect, soon
+from host_steps import until as really_until
+from libp2p_hosts import swarm_of, upstream_host
 from memory_host import MemoryHost
 from nodes import host_of, memory_net, open_nodes, settle
-from stack_hosts import connect, made_host, soon
-from stack_hosts import until as really_until
-from test_stack_host import quicken
+from stack_hosts import made_host, quicken
 
 TABLE = f"{KAD_PROTOCOL}:table"
 REQUEST = f"{KAD_PROTOCOL}:request"

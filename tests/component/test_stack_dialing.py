@@ -29,25 +29,21 @@ from codio_dht.net.stack_host.limits import (
 )
 from codio_dht.net.stack_host.link import DialFailedError, DialFailure
 from codio_dht.net.stack_host.targets import Ip, dial_target, ranked
-from libp2p_hosts import Echoes
-from stack_hosts import (
+from host_steps import (
     ECHO,
     IDLE_S,
     TCP,
     TCP6,
-    black_hole,
+    Echoes,
     connect,
     dead_address,
     echo_of,
     identified,
-    made_host,
-    open_sockets,
     silent_listener,
     soon,
-    tasks,
     until,
 )
-from test_stack_host import quicken
+from stack_hosts import black_hole, made_host, open_sockets, quicken, tasks
 
 STRANGER = PrivateKey.from_ed25519_seed(b"s" * 32).peer_id()
 
@@ -63,16 +59,6 @@ async def test_concurrent_connects_to_one_peer_share_one_connection() -> None:
         assert 1 == client.stats()["dials"]
         await until(lambda: len(server.connections()) == 1)
         assert 1 == len(client.connections())
-
-
-async def test_a_caller_that_gives_up_leaves_the_dial_to_the_others() -> None:
-    async with made_host() as server, made_host() as client:
-        with silent_listener() as silent:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(expect_deadline, client, server.peer_id, silent)
-                await trio.sleep(0.005)
-                await client.connect(server.peer_id, [silent, *server.addrs], soon())
-        assert client.is_connected(server.peer_id)
 
 
 async def expect_deadline(client: StackHost, peer_id: PeerId, addr: Multiaddr) -> None:
@@ -99,26 +85,6 @@ async def test_another_peer_at_the_address_is_a_dial_error() -> None:
         assert not client.is_connected(STRANGER)
         assert not client.is_connected(server.peer_id)
         await connect(client, server)  # which says nothing against the one who is there
-
-
-async def test_connecting_to_itself_is_a_dial_error() -> None:
-    async with made_host() as host:
-        with pytest.raises(DialError):
-            await host.connect(host.peer_id, host.addrs, soon())
-
-
-async def test_a_host_that_is_led_to_itself_by_another_name_notices() -> None:
-    async with made_host() as host:
-        with pytest.raises(DialError):
-            await host.connect(STRANGER, host.addrs, soon())
-        await until(lambda: host.stats()["connections_open"] == 0)
-
-
-async def test_an_address_may_end_with_the_peers_own_id() -> None:
-    async with made_host() as server, made_host() as client:
-        [addr] = server.addrs
-        await client.connect(server.peer_id, [Multiaddr(f"{addr}/p2p/{server.peer_id}")], soon())
-        assert client.is_connected(server.peer_id)
 
 
 @pytest.mark.parametrize(

@@ -31,23 +31,8 @@ from codio_dht.net.stack_host import Gate, Limits, StackHost, admission, connect
 from codio_dht.net.stack_host.admission import Arrivals
 from codio_dht.net.stack_host.limits import ARRIVALS_PER_IP_PER_S, MAX_ARRIVALS_PER_IP
 from codio_dht.net.stack_host.targets import of_socket
-from libp2p_hosts import Echo, Echoes
-from stack_hosts import (
-    ECHO,
-    IDLE_S,
-    RawPeer,
-    ask,
-    connect,
-    echo_of,
-    identified,
-    made_host,
-    quiet,
-    raw_peer,
-    raw_socket,
-    soon,
-    until,
-)
-from test_stack_host import quicken
+from host_steps import ECHO, IDLE_S, Echo, Echoes, ask, connect, echo_of, identified, soon, until
+from stack_hosts import RawPeer, made_host, quicken, quiet, raw_peer, raw_socket
 
 FRAME = Struct(">BBHII")
 DATA, WINDOW_UPDATE, PING, GO_AWAY = range(4)

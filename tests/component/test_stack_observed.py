@@ -14,7 +14,8 @@ from codio_dht.net.host import AddrsChanged
 from codio_dht.net.stack_host import StackHost
 from codio_dht.net.stack_host.link import Link
 from codio_dht.params import MIN_OBSERVER_GROUPS
-from stack_hosts import TCP, connect, identified, made_host, next_event, until
+from host_steps import TCP, connect, identified, next_event, until
+from stack_hosts import made_host
 
 OUTSIDE = Multiaddr("/ip4/5.6.7.8/tcp/4001")
 OUTSIDE_QUIC = Multiaddr("/ip4/5.6.7.8/udp/4001/quic-v1")

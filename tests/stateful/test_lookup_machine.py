@@ -46,6 +46,7 @@ class LookupMachine(RuleBasedStateMachine):
         super().__init__()
         self.clock = 0.0
         self.began: float | None = None
+        self.ends_at: float | None = None
         self.state: dict[int, PeerState] = {}
         self.deadline: dict[int, float] = {}
         self.asked: list[int] = []
@@ -102,6 +103,13 @@ class LookupMachine(RuleBasedStateMachine):
         if self.done is not None:
             assert step == self.done
             return
+        if self.ends_at is not None and self.ends_at <= self.clock:
+            assert isinstance(step, Done)
+            assert step.reason is StopReason.OVERRUN
+            answered = self.in_state(PeerState.QUERIED)
+            assert [each.peer.key for each in step.closest] == answered[: self.k]
+            self.done = step
+            return
         for each in self.in_state(PeerState.WAITING):
             if self.deadline[each] <= self.clock:
                 self.state[each] = PeerState.UNRESPONSIVE
@@ -120,7 +128,9 @@ class LookupMachine(RuleBasedStateMachine):
             case Wait(until):
                 assert self.expected_query() is None
                 waiting = self.in_state(PeerState.WAITING)
-                assert until == min((self.deadline[each] for each in waiting), default=None)
+                waits = [self.deadline[each] for each in waiting]
+                waits += [] if self.ends_at is None else [self.ends_at]
+                assert until == min(waits, default=None)
                 assert self.in_state(*OPEN) != []
             case Done(reason, closest):
                 self.done = step
@@ -148,6 +158,10 @@ class LookupMachine(RuleBasedStateMachine):
         if self.done is not None or self.state.get(peer) not in OPEN:
             return
         self.state[peer] = PeerState.QUERIED
+        if self.ends_at is None:
+            assert self.began is not None
+            began = max(self.began, self.clock - params.LOOKUP_HURRY_S)
+            self.ends_at = began + params.LOOKUP_LIMIT_S
         progress = False
         for each in closer:
             if each != LOCAL.key and each not in self.state:

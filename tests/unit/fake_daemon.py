@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -47,6 +49,8 @@ async def open_fake(settings: Settings) -> AsyncIterator[Dht]:
                 await trio.sleep_forever()
         case "closes_only_when_cancelled":
             await trio.sleep_forever()
+        case "tells_what_is_frozen":
+            print(f"frozen objects: {gc.get_freeze_count()}", file=sys.stderr)
         case "blocks_the_loop":
             time.sleep(60)  # noqa: ASYNC251 - that is the fault
         case _:

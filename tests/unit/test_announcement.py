@@ -43,6 +43,11 @@ def test_without_a_known_size_nobody_gets_it_before_the_walk_is_over() -> None:
     assert plan.settle(peers, []) == peers
 
 
+def test_the_closest_of_every_disjoint_path_get_it() -> None:
+    peers = peers_of(1, 2, 3, 4, 5)
+    assert announcement(k=3).settle(peers, []) == peers
+
+
 @pytest.mark.conformance("c67")
 def test_who_is_surely_among_the_closest_gets_it_while_the_walk_goes_on() -> None:
     a, b, c, d = peers_of(1, 2, 3, 90)
@@ -135,6 +140,28 @@ def test_a_spare_that_has_it_already_takes_the_place_without_getting_it_again() 
     for peer in (b, c):
         plan.on_delivered(peer)
     assert (plan.holders, plan.pending, plan.attempted) == (3, 0, 4)
+
+
+def test_a_spare_that_has_it_already_keeps_the_others_from_getting_it() -> None:
+    a, b, c, d, e = peers_of(1, 2, 3, 4, 5)
+    plan = announcement(sure_within=10)
+    plan.early([d])
+    assert plan.settle([a, b, c], [d, e]) == [a, b, c]
+    assert plan.on_failed(a) == []
+
+
+def test_a_spare_that_failed_already_is_passed_over() -> None:
+    a, b, c, d, e = peers_of(1, 2, 3, 4, 5)
+    plan = announcement(sure_within=10)
+    plan.early([d])
+    plan.on_failed(d)
+    assert plan.settle([a, b, c], [d, e]) == [a, b, c]
+    assert plan.on_failed(a) == [e]
+
+
+def test_a_peer_exactly_at_the_sure_distance_is_sure_and_one_past_it_is_not() -> None:
+    at, past = peers_of(50, 51)
+    assert announcement(sure_within=50).early([at, past]) == [at]
 
 
 def test_reports_of_peers_that_were_not_asked_or_have_reported_change_nothing() -> None:

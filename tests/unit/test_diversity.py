@@ -129,6 +129,46 @@ def test_a_peer_that_leaves_frees_its_place_in_the_group() -> None:
 
 
 @pytest.mark.conformance("c50")
+def test_a_connected_peer_is_where_its_connection_leads_and_not_where_it_says() -> None:
+    """One machine with many identities, each of which claims an address of its own."""
+    sybils = [peer_at_cpl(prefix, nth) for prefix in range(10) for nth in range(2)]
+    claims = {peer: (ip(f"{nth + 20}.1.1.1"),) for nth, peer in enumerate(sybils)}
+    limits = GroupLimits(
+        lambda peer, now: claims.get(peer, ()),
+        lambda peer: (ip("8.8.1.1", 50_000),) if peer in sybils else (),
+    )
+    table = RoutingTable(LOCAL, policy=limits)
+    for peer in sybils:
+        table.add(peer, NOW)
+    assert limits.sizes() == {"8.8.0.0/16": 3}
+    for peer in sybils:
+        table.remove(peer)
+    assert limits.sizes() == {}
+
+
+@pytest.mark.conformance("c50")
+def test_claims_of_a_connected_peer_keep_nobody_out_of_the_groups_claimed() -> None:
+    sybils = [peer_at_cpl(prefix) for prefix in range(3)]
+    seen = {peer: (ip(f"{nth + 8}.8.1.1"),) for nth, peer in enumerate(sybils)}
+    honest = peer_at_cpl(0, 1)
+    everywhere = tuple(ip(f"{first}.1.1.1") for first in range(80, 100))
+    limits = GroupLimits(lambda peer, now: everywhere, lambda peer: seen.get(peer, ()))
+    table = RoutingTable(LOCAL, policy=limits)
+    for peer in sybils:
+        assert table.add(peer, NOW) is AddOutcome.ADDED
+    assert table.add(honest, NOW) is AddOutcome.ADDED
+
+
+@pytest.mark.conformance("c50")
+def test_of_a_connection_that_leads_to_no_public_address_the_claims_count() -> None:
+    peers = [peer_at_cpl(0, nth) for nth in range(3)]
+    limits = GroupLimits(lambda peer, now: (ip("8.8.1.1"),), lambda peer: (ip("172.17.0.1"),))
+    table = RoutingTable(LOCAL, policy=limits)
+    added, refused = AddOutcome.ADDED, AddOutcome.REFUSED_DIVERSITY
+    assert [table.add(peer, NOW) for peer in peers] == [added, added, refused]
+
+
+@pytest.mark.conformance("c50")
 def test_a_peer_without_an_address_is_refused() -> None:
     table, _ = table_with({})
     assert table.add(peer_at_cpl(0), NOW) is AddOutcome.REFUSED_DIVERSITY

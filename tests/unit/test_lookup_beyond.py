@@ -119,6 +119,13 @@ def test_who_is_heard_of_behind_the_horizon_is_asked_and_among_the_closest() -> 
     assert (result.answered, result.reason) == ([A, B, C, hidden], StopReason.COMPLETED)
 
 
+def test_nobody_beyond_the_horizon_is_certain_before_the_looks_are_over() -> None:
+    lookup, _ = answered()
+    assert [each.peer for each in lookup.certain()] == [A, B, C]
+    without, _ = answered(looks_beyond=False)
+    assert [each.peer for each in without.certain()] == LIVING
+
+
 def test_whoever_names_nobody_else_covers_everything() -> None:
     lookup, looks = answered([A])
     assert looks == []
@@ -138,6 +145,47 @@ def test_one_reply_that_reaches_farther_is_not_enough() -> None:
     for peer in (B, C, D):
         lookup.on_reply(peer, NAMED, now(0.1))
     assert steps(lookup, 0.1)[1] != []
+
+
+def test_the_horizon_is_how_far_the_beta_farthest_of_the_replies_reached() -> None:
+    lookup = lookup_of(LIVING)
+    steps(lookup, 0.0)
+    for peer, farthest in zip(LIVING, (2, 3, 4, 5), strict=True):
+        lookup.on_reply(peer, peers_of(1, 2, farthest), now(0.1))
+    looks = steps(lookup, 0.1)[1]
+    assert looks[0].point == Key(4)  # of 2, 3, 4 and 5, two reach as far
+
+
+@pytest.mark.parametrize(("named", "covers"), [(2, True), (3, False)])
+def test_a_reply_of_three_quarters_of_k_is_not_all_that_its_peer_knows(named, covers) -> None:
+    """Fewer are: somebody who knew more would have named them."""
+    _, looks = answered(peers_of(1, 2, 3)[:named])
+    assert (looks == []) is covers
+
+
+def test_the_key_asked_for_shares_so_many_bits_that_it_lies_close_behind_the_horizon() -> None:
+    place = 1 << 250
+    near, last = peers_of(place, place << 2)
+    lookup = lookup_of([*LIVING[:2], near, last])
+    steps(lookup, 0.0)
+    for peer in (*LIVING[:2], near, last):
+        lookup.on_reply(peer, [*CORPSES, near], now(0.1))
+    looks = steps(lookup, 0.1)[1]
+    bits_shared_with_the_target = 256 - place.bit_length()
+    assert looks[0].point == Key(place)
+    assert looks[0].cpl == bits_shared_with_the_target + 1 + params.BEYOND_PRECISION_BITS
+
+
+def test_nobody_looks_beyond_by_peers_that_answered_another_lookup() -> None:
+    lookup = lookup_of(LIVING)
+    steps(lookup, 0.0)
+    lookup.on_reply(A, NAMED, now(0.1))
+    for peer in (B, C, D):
+        lookup.on_answered_elsewhere(peer, now(0.1))
+    looks = steps(lookup, 0.1)[1]
+    assert [(look.peer, look.point) for look in looks] == [
+        (A, Key(place)) for place in (5, 8, 16, 32, 64)
+    ]
 
 
 def test_nobody_looks_beyond_who_cannot_ask_for_other_keys() -> None:
@@ -163,6 +211,21 @@ def test_a_look_that_does_not_come_back_is_waited_for_until_its_soft_deadline_on
     [hidden] = peers_of(20)
     lookup.on_beyond(looks[0].peer, looks[0].point, [hidden], now(0.7))
     assert lookup.state_of(hidden) is None
+
+
+def test_a_horizon_made_up_next_to_the_target_costs_a_bounded_number_of_looks() -> None:
+    far = peers_of(*(1 << bit for bit in range(250, 254)))
+    lookup = lookup_of(far)
+    assert steps(lookup, 0.0) == (far, [])
+    for peer in far:
+        lookup.on_reply(peer, NAMED, now(0.1))
+    looks: list[LookBeyond] = []
+    for at in (0.2, 0.7, 2.2, 4.0):
+        asked, more = steps(lookup, at)
+        looks += more
+        for peer in asked:
+            lookup.on_failure(peer, FailureReason.TIMEOUT, now(at))
+    assert len(looks) == params.MAX_LOOKS_BEYOND
 
 
 def test_looks_that_fail_count_and_are_not_made_again() -> None:

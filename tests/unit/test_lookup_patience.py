@@ -203,6 +203,66 @@ def test_an_old_lookup_hurries() -> None:
     assert done(lookup, ends).answered == [mute[0]]
 
 
+def nowhere(lookup: ClosestPeersLookup, *, answers_from: int, pause_s: float) -> tuple[Done, float]:
+    """The end of a lookup, and when, where every answer names 39 silent peers and one that answers,
+    all nearer than those before."""
+    nearest, liars, replies = answers_from, {answers_from}, []
+    clock = 0.0
+    while True:
+        step = lookup.next(now(clock))
+        match step:
+            case Done():
+                return step, clock
+            case Query(peer):
+                if peer.key in liars or peer.key >= answers_from:
+                    replies.append((clock + pause_s, peer))
+            case Wait(until):
+                assert until is not None or replies
+                due = min((at for at, _ in replies), default=None)
+                if due is None or (until is not None and until < due):
+                    assert until is not None
+                    clock = until
+                    continue
+                clock, peer = replies.pop(0)
+                nearest -= 40
+                liars.add(nearest)
+                lookup.on_reply(peer, peers_of(*range(nearest, nearest + 40)), now(clock))
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.1, 0.3])
+def test_names_that_lead_nowhere_do_not_hold_a_lookup_past_its_limit(pause_s: float) -> None:
+    """A server can make up nearer peers for ever; each costs the time to find out."""
+    honest = peers_of(*range(1_000_000, 1_000_020))
+    end, at = nowhere(
+        lookup_of(honest, k=20, alpha=10, beta=3), answers_from=500_000, pause_s=pause_s
+    )
+    assert end.reason is StopReason.OVERRUN
+    assert at == params.LOOKUP_LIMIT_S
+    assert {each.standing for each in end.closest} == {Standing.ANSWERED}
+    assert [each.peer.key for each in end.closest] == sorted(each.peer.key for each in end.closest)
+
+
+def test_a_lookup_that_was_answered_late_has_the_time_of_the_hurry_all_the_same() -> None:
+    [late, mute] = peers_of(2, 1)
+    lookup = lookup_of([late], k=2)
+    assert asked(lookup, 0.0) == [late]
+    assert asked(lookup, 20.0) == []
+    lookup.on_reply(late, [mute], now(20.0))
+    assert asked(lookup, 20.0) == [mute]
+    ends = 20.0 + params.LOOKUP_LIMIT_S - params.LOOKUP_HURRY_S
+    assert lookup._ends_at == now(ends)
+    assert lookup.next(now(20.0 + params.MIN_SOFT_DEADLINE_S)) == Done(
+        StopReason.COMPLETED, (ClosestPeer(late, Standing.ANSWERED, now(20.0)),)
+    )
+
+
+def test_while_nobody_has_answered_no_lookup_is_overrun() -> None:
+    [mute] = peers_of(1)
+    lookup = lookup_of([mute])
+    assert asked(lookup, 0.0) == [mute]
+    assert lookup.next(now(2 * params.LOOKUP_LIMIT_S)) == Wait(None)
+
+
 # --- the dead -------------------------------------------------------------------------------------
 
 

@@ -82,6 +82,35 @@ def test_thirty_lookups_tell_the_size_within_a_tenth(count: int) -> None:
     assert sum(estimates) / len(estimates) == pytest.approx(count, rel=0.04)
 
 
+def evenly_spread(count: int) -> list[PeerId]:
+    """Peers at the expected distances from key 0."""
+    peers = []
+    for rank in range(1, count + 1):
+        peer = PeerId(b"\x12\x20" + rank.to_bytes(32, "big"))
+        peer._key = Key(rank * (1 << KEY_BITS) // (count + 1))
+        peers.append(peer)
+    return peers
+
+
+@pytest.mark.conformance("c68")
+@pytest.mark.parametrize("count", [K, 2 * K])
+def test_peers_exactly_where_they_are_expected_give_their_exact_number(count: int) -> None:
+    size = NetworkSize()
+    for _ in range(MIN_SIZE_MEASUREMENTS):
+        assert size.track(Key(0), evenly_spread(count)[:K], K, START)
+    assert size.estimate(START) == pytest.approx(count)
+
+
+@pytest.mark.conformance("c68")
+def test_a_bucket_with_more_than_k_peers_weighs_no_more_than_a_full_one() -> None:
+    size = NetworkSize()
+    for count, in_bucket in ((K, 3 * K), (2 * K, K)):
+        for _ in range(MIN_SIZE_MEASUREMENTS):
+            assert size.track(Key(0), evenly_spread(count)[:K], in_bucket, START)
+    mean_share = (1 / (K + 1) + 1 / (2 * K + 1)) / 2
+    assert size.estimate(START) == pytest.approx(1 / mean_share - 1)
+
+
 @pytest.mark.conformance("c68")
 def test_what_lookups_into_a_partial_bucket_say_weighs_little() -> None:
     rng = random.Random(3)

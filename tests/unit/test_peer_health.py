@@ -72,6 +72,50 @@ def test_a_peer_is_expected_to_answer_as_it_did_three_round_trips_if_it_has_to_b
     assert health.outlook(peer(1), now(0), connected=False).expected_s == pytest.approx(0.3)
 
 
+def test_a_peers_deadline_follows_its_own_times_by_rfc_6298() -> None:
+    health = seen([0.7] * 20)
+    health.answered(peer(1), 0.4, now(0), dialled=False)  # 0.4 +- 0.2
+    assert health.outlook(peer(1), now(0), connected=True).soft_s == pytest.approx(1.2)
+    health.answered(peer(1), 0.8, now(0), dialled=False)  # 0.45 +- 0.25
+    outlook = health.outlook(peer(1), now(0), connected=True)
+    assert (outlook.expected_s, outlook.soft_s) == (pytest.approx(0.45), pytest.approx(1.45))
+
+
+def test_of_an_answer_with_a_dial_one_round_trip_is_the_peers() -> None:
+    health = seen([0.7] * 20)
+    health.answered(peer(1), 0.6, now(0), dialled=True)
+    assert health.outlook(peer(1), now(0), connected=True).expected_s == pytest.approx(0.2)
+
+
+def test_a_peer_that_is_met_again_is_alive_whatever_failed_before() -> None:
+    health = seen([])
+    health.failed(peer(1), FailureReason.UNREACHABLE, now(0))
+    health.met(peer(1), now(1))
+    assert condition(health, 1, 1) is Condition.ALIVE
+
+
+def test_a_forgiven_failure_is_no_sign_of_life() -> None:
+    health = seen([])
+    health.failed(peer(1), FailureReason.BROKEN, now(0))
+    health.given_up(peer(1), 0.0, now(31), reached=True, dialled=False)
+    health.forgive()
+    assert condition(health, 1, 32) is Condition.UNKNOWN
+
+
+def test_the_nearest_alive_are_neither_suspect_nor_met_too_long_ago() -> None:
+    health = PeerHealth()
+    health.answered(peer(1), 0.1, now(0), dialled=False)
+    at = 1 + params.ALIVE_MEMORY_S
+    for number in (2, 3, 4):
+        health.answered(peer(number), 0.1, now(at - 100), dialled=False)
+    health.failed(peer(2), FailureReason.TIMEOUT, now(at - params.DEAD_BACKOFF_S))
+    assert condition(health, 2, at) is Condition.SUSPECT
+    assert health.nearest_alive(peer(3).key, 9, now(at)) == sorted(
+        [peer(3), peer(4)], key=lambda each: each.key ^ peer(3).key
+    )
+    assert health.nearest_alive(peer(4).key, 1, now(at)) == [peer(4)]
+
+
 def test_a_peer_that_answered_is_alive_for_a_while() -> None:
     health = seen([])
     health.answered(peer(1), 0.1, now(5), dialled=True)
@@ -163,6 +207,59 @@ def test_who_was_met_least_recently_is_forgotten() -> None:
     ]
 
 
+def test_names_that_lead_nowhere_push_out_nobody_that_was_met() -> None:
+    health = PeerHealth(capacity=3)
+    for number in (1, 2, 3):
+        health.answered(peer(number), 0.1, now(0), dialled=False)
+    for number in range(10, 1_000):
+        health.given_up(peer(number), 1.0, now(1), reached=bool(number % 2), dialled=True)
+        health.failed(peer(number), FailureReason.UNREACHABLE, now(1))
+    assert [condition(health, number, 1) for number in (1, 2, 3)] == [Condition.ALIVE] * 3
+    assert len(health) == 6
+    assert set(health.nearest_alive(peer(1).key, 9, now(1))) == {peer(1), peer(2), peer(3)}
+
+
+def test_a_stranger_that_answers_is_one_that_was_met_from_then_on() -> None:
+    health = PeerHealth(capacity=1)
+    health.failed(peer(1), FailureReason.TIMEOUT, now(0))
+    health.answered(peer(1), 0.1, now(40), dialled=False)
+    assert len(health) == 1
+    health.failed(peer(2), FailureReason.TIMEOUT, now(40))
+    assert condition(health, 1, 41) is Condition.ALIVE
+    health.failed(peer(1), FailureReason.TIMEOUT, now(42))
+    health.failed(peer(3), FailureReason.TIMEOUT, now(42))
+    assert condition(health, 1, 43) is Condition.DEAD
+
+
+@pytest.mark.parametrize("took_s", [0.001, 9.0])
+def test_a_peer_that_answers_without_end_has_one_voice_in_the_deadlines_of_others(
+    took_s: float,
+) -> None:
+    """How often it is asked may be its own doing: by coming and going it gets probe upon probe."""
+    for dialled in (False, True):
+        health = seen([0.3] * 20, dialled=dialled)
+        before = health.outlook(peer(1), now(0), connected=not dialled)
+        for at in range(500):
+            health.answered(peer(7), took_s, now(at), dialled=dialled)
+        assert health.outlook(peer(1), now(500), connected=not dialled) == before
+
+
+def test_answers_that_took_longer_than_a_request_may_say_nothing_of_the_peer() -> None:
+    """The machine was suspended while they were on their way."""
+    health = seen([0.1] * 20)
+    health.answered(peer(1), 0.1, now(0), dialled=False)
+    before = health.outlook(peer(1), now(0), connected=True)
+    for number in (1, *range(1_000, 1_020)):
+        health.answered(peer(number), 3_600.0, now(3_600), dialled=False)
+    after = health.outlook(peer(1), now(3_600), connected=True)
+    assert (after.expected_s, after.soft_s, after.patience_s) == (
+        before.expected_s,
+        before.soft_s,
+        before.patience_s,
+    )
+    assert after.alive_at == now(3_600)
+
+
 @given(
     st.lists(
         st.tuples(
@@ -189,4 +286,4 @@ def test_deadlines_are_always_within_their_bounds(happened: list[tuple[str, int,
         assert 0 <= outlook.soft_s <= outlook.patience_s <= params.SOFT_DEADLINE_S
         assert outlook.expected_s >= 0
         assert (outlook.alive_at is not None) == (outlook.condition is Condition.ALIVE)
-    assert len(health) <= 4
+    assert len(health) <= 2 * 4

@@ -18,7 +18,7 @@ from codio_dht.core.clock import Monotonic, UnixTime
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import CapacityError, DeadlineError, ProtocolError, StreamError
 from codio_dht.net.host import Parked, Reset
-from codio_dht.net.stack import quic_engine, quic_sending
+from codio_dht.net.stack import quic_engine, quic_recovery, quic_sending
 from codio_dht.net.stack.channel import (
     ChannelAccepted,
     ChannelData,
@@ -48,6 +48,7 @@ from codio_dht.params import (
     QUIC_CONNECTION_WINDOW_BYTES,
     QUIC_IDLE_TIMEOUT_S,
     QUIC_KEEP_ALIVE_INTERVAL_S,
+    QUIC_STREAM_BYTES,
     QUIC_STREAM_WINDOW_BYTES,
 )
 from forged_certificates import NOW as UNIX_NOW
@@ -495,6 +496,29 @@ def test_a_peer_that_wants_no_more_of_ours_is_still_read():
         pair.server.streams.send(accepted.channel, b"nobody reads this")
 
 
+@pytest.mark.parametrize("answer", [b"z" * (QUIC_STREAM_WINDOW_BYTES + 1), b"Z"])
+def test_windows_are_given_back_for_requests_that_nobody_wants_answered_any_more(answer):
+    """GO closes a stream so: an end, and no interest in what still comes. Requests wait unread
+    then, for room in the peer's window or for their turn, and must not wait for ever."""
+    pair = connected()
+    pair.next_handler = lambda: told(answer)
+    if len(answer) == 1:
+        pair.server.streams.hold()
+    channel = pair.client.streams.open([ECHO], pair.now, b"x")
+    pair.run()
+    pair.client.streams.send(channel, b"y" * 20_000)
+    pair.run()
+    assert pair.server.held_bytes >= 20_000
+    pair.client.streams.close_write(channel)
+    pair.run()
+    pair.client._engine.stop_stream(channel.stream.id, 0)
+    pair.run()
+    pair.server.streams.release()
+    pair.run(1.0)
+    assert (0, 0) == (pair.server.held_bytes, pair.server.stream_count)
+    assert [1] == [handler.closings for handler in pair.handlers]
+
+
 def test_a_reset_by_either_side_ends_both_directions():
     pair = connected()
     pair.next_handler = lambda: told(Reset("no thanks"))
@@ -673,6 +697,35 @@ def test_whatever_is_lost_answers_arrive_whole_and_nothing_is_left(seed, share):
     assert 0 == pair.client._engine.streams_kept == pair.server._engine.streams_kept
 
 
+@given(st.integers(0, 2**32), st.sampled_from([0.0, 0.05]))
+@settings(max_examples=15)
+def test_whatever_is_given_up_at_whatever_moment_nothing_is_left(seed, share):
+    dice = Random(seed)
+    pair = connected()
+    pair.lose = lambda number: dice.random() < share
+    pair.next_handler = lambda: told(*[b"z" * dice.choice([1, 1_150, 300_000])] * 5)
+    channels: list[Any] = []
+    for _ in range(40):
+        streams, act = pair.client.streams, dice.randrange(5)
+        if act == 0 or not channels:
+            channels.append(streams.open([ECHO], pair.now, b"q"))
+        elif act == 1 and not channels[-1].stream.write_closed:
+            streams.send(channels[-1], bytes(dice.choice([1, 20_000])))
+        elif act == 2:
+            streams.close_write(channels[0])
+        elif act == 3:
+            streams.close(channels.pop(0), pair.now)
+        else:
+            streams.reset(channels.pop())
+        pair.run(dice.choice([0.0, 0.02]))
+    pair.lose = lambda number: False
+    for channel in channels:
+        pair.client.streams.reset(channel)
+    pair.run(NEGOTIATION_TIMEOUT_S + 5.0)
+    pair.assert_nothing_held()
+    assert 0 == pair.client._engine.streams_kept == pair.server._engine.streams_kept
+
+
 def test_a_packet_out_of_order_is_acknowledged_at_once():
     pair = connected()
     pair.run(1.0)
@@ -762,6 +815,52 @@ def test_both_sides_may_change_the_keys():
         assert b"NEW KEYS" == replies(pair.take(), channel)
         for each, phase in zip((pair.client, pair.server), phases, strict=True):
             assert phase != each._engine._app_keys.send.key_phase
+
+
+def test_what_was_sealed_with_the_keys_before_is_read_and_news_of_new_keys_is_sent_until_heard():
+    pair = connected()
+    pair.run(1.0)
+    channel = pair.client.streams.open([ECHO], pair.now, b"1")
+    pair.run(1.0)
+    pair.take()
+    pair.server._engine.request_key_update()
+    assert pair.server.datagrams_to_send(pair.now)  # lost: the client goes on with the old ones
+    pair.client.streams.send(channel, b"2")
+    pair.to_server()
+    assert b"2" == pair.handlers[0].fed[-1]
+    pair.run(5.0)
+    assert b"2" == replies(pair.take(), channel)
+    phases = {side._engine._app_keys.recv.key_phase for side in (pair.client, pair.server)}
+    assert {1} == phases
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_change_of_keys_survives_loss_and_disorder(seed):
+    dice = Random(seed)
+    pair = connected()
+    pair.run(1.0)
+    channel = pair.client.streams.open([ECHO], pair.now, b"x")
+    pair.lose = lambda number: dice.random() < 0.3
+    for number in range(4):
+        (pair.client, pair.server)[number % 2]._engine.request_key_update()
+        pair.client.streams.send(channel, b"y" * 3_000)
+        pair.run(10.0)
+    pair.lose = lambda number: False
+    pair.run(10.0)
+    assert b"X" + b"Y" * 12_000 == replies(pair.seen, channel)
+
+
+def test_junk_is_no_sign_of_life():
+    """Nobody can keep us from asking whether the peer is still there."""
+    pair = connected()
+    pair.run(1.0)
+    channel_id = next(iter(pair.server.ids))
+    for _ in range(int(QUIC_KEEP_ALIVE_INTERVAL_S)):
+        pair.now = Monotonic(pair.now + 1.0)
+        assert [] == pair.server.receive(b"\x40" + channel_id + bytes(40), HERE, pair.now)
+    assert pair.server.next_timeout() <= pair.now
+    pair.server.on_timeout(pair.now)
+    assert 1 == len(pair.server.datagrams_to_send(pair.now))
 
 
 def test_keys_are_changed_before_they_have_served_too_long(monkeypatch):
@@ -914,6 +1013,35 @@ def test_what_is_remembered_of_packets_with_gaps_between_them_is_bounded():
         assert [] == crafted.send(b"\x01")
     assert MAX_ACK_RANGES == len(crafted.pair.server._engine._app_space.ack_queue)
     assert len(crafted.pair.server.datagrams_to_send(crafted.pair.now)) == 1
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_what_is_remembered_for_a_peer_that_never_acknowledges_is_bounded(step):
+    """It only asks, with or without gaps, and we answer with acknowledgements alone."""
+    crafted = Crafted()
+    server = crafted.pair.server
+    for _ in range(2_000):
+        crafted.pair.now = Monotonic(crafted.pair.now + 0.001)
+        crafted.pair.client._engine._packet_number += step - 1
+        assert [] == crafted.send(b"\x01", times=2)
+        server.datagrams_to_send(crafted.pair.now)
+    engine = server._engine
+    unheard = sum(not each.in_flight for each in engine._app_space.sent_packets.values())
+    assert quic_recovery._MAX_BARE_PACKETS == unheard
+    assert len(engine._app_space.sent_packets) - unheard <= engine._loss.congestion_window // 40
+
+
+def test_what_waits_behind_gaps_and_streams_without_data_count_as_held():
+    """Else nobody would see how much many connections hold together."""
+    crafted = Crafted()
+    server = crafted.pair.server
+    crafted.send(stream_frame(0, QUIC_STREAM_WINDOW_BYTES - 1, b"x"))
+    kept = QUIC_STREAM_WINDOW_BYTES + QUIC_STREAM_BYTES
+    assert (kept, 0) == (server.held_bytes, server.stream_count)
+    crafted.send(b"\x11" + varint(4 * 99) + varint(1 << 20))
+    assert kept + 99 * QUIC_STREAM_BYTES == server.held_bytes
+    crafted.send(b"\x04" + varint(0) + varint(0) + varint(QUIC_STREAM_WINDOW_BYTES))
+    assert 100 * QUIC_STREAM_BYTES == server.held_bytes
 
 
 def test_reserved_bits_end_the_connection():

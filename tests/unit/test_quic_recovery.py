@@ -125,6 +125,17 @@ def test_a_burst_of_the_first_window_is_not_held_back_and_what_follows_is():
     assert pacer.next_send_time(now=due) is None
 
 
+@given(st.floats(0, 1e7), st.integers(2, 5_000), st.floats(0.001, 1.0))
+def test_at_the_time_told_the_next_datagram_may_leave(now, packets, rtt):
+    """However times round: else a timer would fire for nothing, again and again."""
+    pacer = Pacer(max_datagram_size=SIZE)
+    pacer.update_rate(congestion_window=packets * SIZE, smoothed_rtt=rtt)
+    while (due := pacer.next_send_time(now=now)) is None:
+        pacer.update_after_send(now=now)
+    assert due >= now
+    assert pacer.next_send_time(now=due + 1e-7 * (due > 1e6)) is None
+
+
 def test_on_a_short_path_what_two_milliseconds_would_let_leave_leaves_at_once():
     pacer = Pacer(max_datagram_size=SIZE)
     pacer.update_rate(congestion_window=40 * SIZE, smoothed_rtt=0.001)

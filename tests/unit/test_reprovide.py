@@ -70,6 +70,35 @@ def test_no_more_than_so_many_run_at_once() -> None:
     assert ([C], None) == plan.due(at(0))
 
 
+def test_keys_that_the_user_announces_hold_up_none_that_is_due() -> None:
+    plan = schedule(max_at_once=1)
+    plan.add(A, at(-13))
+    for key in (B, C, D):
+        plan.add(key, None)
+        plan.begun(key, by_user=True)
+    assert ([A], None) == plan.due(at(0))
+    plan.begun(A)
+    assert plan.running == 1
+    plan.provided(B, at(0))
+    plan.remove(C)
+    plan.failed(D, at(0))
+    assert plan.running == 1
+    plan.provided(A, at(0))
+    assert plan.running == 0
+
+
+def test_a_clock_set_back_before_anybody_asked_delays_no_key_either() -> None:
+    """The clock was wrong for a moment, in which an announcement ended."""
+    for ended in (ReprovideSchedule.provided, ReprovideSchedule.failed):
+        plan = schedule()
+        plan.add(A, None)
+        assert ([A], None) == plan.due(at(0))
+        plan.begun(A)
+        ended(plan, A, at(10_000))
+        plan.due(at(0.01))
+        assert ([A], None) == plan.due(at(12.02))
+
+
 def test_failures_are_retried_ever_later_up_to_a_limit_and_success_forgets_them() -> None:
     plan = schedule()
     plan.add(A, None)

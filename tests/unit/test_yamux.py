@@ -401,6 +401,16 @@ def test_unread_bytes_of_a_finished_stream_count_until_they_are_consumed():
     assert 0 == mux.unread_bytes
 
 
+def test_unread_bytes_of_a_finished_stream_are_given_back_when_it_is_given_up():
+    mux = server()
+    stream = accepted(mux)
+    mux.close_write(stream)
+    mux.receive(data(1, b"abc", FIN), NOW)
+    mux.data_to_send()
+    mux.reset(stream)
+    assert (0, 0, b"") == (mux.unread_bytes, stream.unread, mux.data_to_send())
+
+
 # --- sending: windows and bounds ------------------------------------------------------------------
 
 

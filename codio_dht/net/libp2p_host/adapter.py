@@ -187,6 +187,11 @@ class Libp2pHost:
         """Whether a connection to the peer is open."""
         return bool(self._connections_to(peer_id))
 
+    def remote_addrs(self, peer_id: PeerId) -> list[Multiaddr]:
+        """Where the open connections to the peer come from or lead to."""
+        addrs = [remote_addr(conn) for conn in self._connections_to(peer_id)]
+        return [addr for addr in addrs if addr is not None]
+
     def connections(self) -> list[ConnectionInfo]:
         """Every open connection."""
         known = self._state.identifier.known

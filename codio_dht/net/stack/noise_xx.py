@@ -12,13 +12,14 @@ bug, and an assertion.
 
 from __future__ import annotations
 
-import hmac
 from hashlib import sha256
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from codio_dht.errors import CapacityError, ProtocolError
 
@@ -28,6 +29,7 @@ _PROTOCOL_NAME: Final = b"Noise_XX_25519_ChaChaPoly_SHA256"
 KEY_BYTES: Final = 32
 TAG_BYTES: Final = 16
 _SEALED_KEY_BYTES: Final = KEY_BYTES + TAG_BYTES
+_SHA256: Final = SHA256()
 MAX_NONCE: Final = (1 << 64) - 2
 """The last nonce used; 2**64 - 1 is reserved by the framework."""
 
@@ -212,6 +214,5 @@ def _dh(private: X25519PrivateKey, public: bytes) -> bytes:
 
 
 def _hkdf(chaining_key: bytes, secret: bytes) -> tuple[bytes, bytes]:
-    key = hmac.digest(chaining_key, secret, "sha256")
-    first = hmac.digest(key, b"\x01", "sha256")
-    return first, hmac.digest(key, first + b"\x02", "sha256")
+    both = HKDF(_SHA256, 2 * KEY_BYTES, chaining_key, None).derive(secret)
+    return both[:KEY_BYTES], both[KEY_BYTES:]

@@ -48,6 +48,7 @@ from codio_dht.params import (
     QUIC_ACK_DELAY_S,
     QUIC_HOLD_BYTES,
     QUIC_KEEP_ALIVE_INTERVAL_S,
+    QUIC_STREAM_BYTES,
     STREAM_SWEEP_INTERVAL_S,
 )
 
@@ -104,7 +105,6 @@ class Quic:
         "_held",
         "_ids",
         "_key",
-        "_last_received",
         "_mux",
         "_next_sweep",
         "_pinged",
@@ -167,7 +167,6 @@ class Quic:
             self._ids.add(retry_id)
         self._held = False
         self._pinged = False
-        self._last_received = now
         self._deadline = Monotonic(now + HANDSHAKE_STAGE_TIMEOUT_S)
         self._next_sweep = self._deadline
         self.authenticated: Authenticated | None = None
@@ -188,12 +187,13 @@ class Quic:
         """Take a datagram; ``digest`` must follow when a turn's are all taken."""
         if self.state is QuicState.ENDED:
             return
-        self._last_received = now
-        self._pinged = False
+        heard_at = self._engine.heard_at
         try:
             self._engine.receive_datagram(data, addr, now)
         except Exception as error:  # noqa: BLE001 - aioquic's parsers meet a peer's bytes here
             self._fail(ProtocolError(_LAYER, "malformed packet"), error)
+        if self._engine.heard_at != heard_at:
+            self._pinged = False
         if self.state is QuicState.HANDSHAKE and not self._engine.has_begun:
             self._end(ProtocolError(_LAYER, "no first packet"))
 
@@ -311,8 +311,12 @@ class Quic:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of all streams that wait for their protocols or for the peer."""
-        return self._mux.unread_bytes + self._mux.kept_bytes
+        """Bytes of all streams that wait for their protocols, for what was lost before them, or for
+        the peer; and what streams take that only the engine knows: the peer wrote nothing on them,
+        or does not finish them."""
+        engine = self._engine
+        unknown = max(0, engine.streams_kept - self._mux.stream_count)
+        return engine.received_bytes + engine.kept_bytes + QUIC_STREAM_BYTES * unknown
 
     @property
     def stream_count(self) -> int:
@@ -421,7 +425,7 @@ class Quic:
         if self._pinged or self.state is not QuicState.OPEN:
             return Monotonic(float("inf"))
         interval = min(QUIC_KEEP_ALIVE_INTERVAL_S, self._engine.negotiated_idle_timeout_s / 2)
-        return Monotonic(self._last_received + interval)
+        return Monotonic(self._engine.heard_at + interval)
 
     # --- ends -------------------------------------------------------------------------------------
 

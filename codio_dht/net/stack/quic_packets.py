@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from aioquic import tls
 from aioquic._buffer import Buffer  # where it is typed
-from aioquic._crypto import AEAD_NONCE_LENGTH, PACKET_NUMBER_LENGTH_MAX, SAMPLE_LENGTH
+from aioquic._crypto import AEAD, AEAD_NONCE_LENGTH, PACKET_NUMBER_LENGTH_MAX, SAMPLE_LENGTH
 from aioquic.quic.crypto import CryptoContext, CryptoPair
 from aioquic.quic.packet import (
     NON_ACK_ELICITING_FRAME_TYPES,
@@ -55,8 +55,11 @@ class Opened(NamedTuple):
     payload: bytes
 
 
-def open_packet(data: bytes, id_bytes: int, keys: CryptoContext, expected: int) -> Opened | None:
-    """The packet; None if it is not genuine, or of another key phase than the present one."""
+def open_packet(
+    data: bytes, id_bytes: int, keys: CryptoContext, expected: int, before: AEAD | None = None
+) -> Opened | None:
+    """The packet; None if it is not genuine, or of another key phase than the present one and the
+    one ``before`` it."""
     start = 1 + id_bytes
     sample = data[
         start + PACKET_NUMBER_LENGTH_MAX : start + PACKET_NUMBER_LENGTH_MAX + SAMPLE_LENGTH
@@ -65,16 +68,17 @@ def open_packet(data: bytes, id_bytes: int, keys: CryptoContext, expected: int) 
         return None
     mask = keys.hp._mask(sample)
     first = data[0] ^ (mask[0] & _PROTECTED)
-    if bool(first & _KEY_PHASE) != bool(keys.key_phase):
+    aead = keys.aead if bool(first & _KEY_PHASE) == bool(keys.key_phase) else before
+    if aead is None:
         return None
     size = (first & _NUMBER_BITS) + 1
     end = start + size
     truncated = int.from_bytes(data[start:end], "big") ^ int.from_bytes(mask[1 : 1 + size], "big")
     header = _BYTE[first] + data[1:start] + truncated.to_bytes(size, "big")
     number = whole_number(truncated, 8 * size, expected)
-    nonce = (keys.aead._iv ^ number).to_bytes(AEAD_NONCE_LENGTH, "big")
+    nonce = (aead._iv ^ number).to_bytes(AEAD_NONCE_LENGTH, "big")
     try:
-        return Opened(first, number, keys.aead._aead.decrypt(nonce, data[end:], header))
+        return Opened(first, number, aead._aead.decrypt(nonce, data[end:], header))
     except InvalidTag:
         return None
 

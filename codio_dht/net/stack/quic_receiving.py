@@ -1,9 +1,10 @@
 """What a QUIC connection makes of datagrams once it has keys.
 
-Decides which datagrams are plain: a short-header packet of the present key phase, to the id and
-from the address in use. Those are read here, and of their frames the frequent ones (stream data in
-order, acknowledgements, padding). All else is aioquic's to read as ever: the handshake, a peer that
-moves, changes its keys or its connection id, and every other frame.
+Decides which datagrams are plain: a short-header packet to the id and from the address in use, of
+the present key phase or the one before (a peer uses old keys until it has heard of new ones, and
+packets overtake each other). Those are read here, and of their frames the frequent ones (stream
+data in order, acknowledgements, padding). All else is aioquic's to read as ever: the handshake, a
+peer that moves, changes its keys or its connection id, and every other frame.
 
 What a peer breaks is raised as ``QuicConnectionError`` inside, and ends in a closed connection.
 """
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from aioquic import tls
 from aioquic._buffer import Buffer, BufferReadError  # where they are typed
+from aioquic._crypto import AEAD
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     QuicConnectionError,
@@ -57,6 +59,10 @@ class Receiving(Sending):
         super().__init__(configuration=configuration, **options)
         self._id_bytes = configuration.connection_id_length
         self._frame_handlers = vars(self)["_QuicConnection__frame_handlers"]
+        self._aead: AEAD | None = None
+        self._aead_before: AEAD | None = None
+        self.heard_at = 0.0
+        """When the last genuine packet came. What anybody may write is no sign of the peer."""
 
     def receive_datagram(self, data: bytes, addr: Any, now: float) -> None:
         """See ``QuicConnection``."""
@@ -83,8 +89,11 @@ class Receiving(Sending):
     def _receive_plain(self, data: bytes, now: float) -> bool:
         """Take a packet; False if aioquic has to look at it, and nothing was done."""
         space = self._app_space
+        keys = self._app_keys.recv
+        if keys.aead is not self._aead:
+            self._aead_before, self._aead = self._aead, keys.aead
         opened = open_packet(
-            data, self._id_bytes, self._app_keys.recv, space.expected_packet_number
+            data, self._id_bytes, keys, space.expected_packet_number, self._aead_before
         )
         if opened is None or opened.first & _RESERVED:
             return False
@@ -139,6 +148,7 @@ class Receiving(Sending):
     def _payload_received(
         self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
     ) -> tuple[bool, bool]:
+        self.heard_at = context.time
         if context.epoch is not _ONE_RTT:
             return super()._payload_received(context, plain, crypto_frame_required)
         if not plain:

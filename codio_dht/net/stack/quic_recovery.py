@@ -11,12 +11,15 @@ and what a loss sends again stay aioquic's. What is different, and why:
 - Pacing is a quarter faster than the window a round trip (RFC 9002, section 7.7), and lets pass at
   once what the first window holds or what would leave within two ticks of a timer, whichever is
   more; else short paths would be paced by the timers.
+- Of packets that carry acknowledgements alone only the last are remembered. A peer owes no word
+  about them, so one that only asks and never acknowledges would have us remember all.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -30,9 +33,16 @@ _PACING_GAIN: Final = 1.25
 _BURST_S: Final = 0.002
 """What would leave within this time may leave at once, seconds: two of the host's timer ticks."""
 
+_ROUNDING_BYTES: Final = 1
+"""Less than this is missing by rounding: at the very time told, the next datagram may leave."""
+
 _MIN_RTT_S: Final = 0.001
 """Shorter round trips are taken for this, as aioquic does, seconds: clocks and timers are no
 finer."""
+
+_MAX_BARE_PACKETS: Final = 256
+"""Packets without data that are remembered until the peer says that it has them, or others after
+them; the oldest is forgotten."""
 
 _ACKED: Final = QuicDeliveryState.ACKED
 
@@ -54,9 +64,8 @@ class Pacer(QuicPacketPacer):
         if self._left >= self._size or self.packet_time is None:
             return None
         self._fill(now)
-        if self._left >= self._size:
-            return None
-        return now + (self._size - self._left) / self._rate
+        missing = self._size - self._left
+        return None if missing < _ROUNDING_BYTES else now + missing / self._rate
 
     def update_after_send(self, now: float) -> None:
         """A datagram was built."""
@@ -83,6 +92,16 @@ class Recovery(QuicPacketRecovery):
         """See ``QuicPacketRecovery``."""
         super().__init__(**options)
         self._pacer = Pacer(max_datagram_size=options["max_datagram_size"])
+        self._bare: deque[tuple[QuicPacketSpace, int]] = deque()
+
+    def on_packet_sent(self, *, packet: QuicSentPacket, space: QuicPacketSpace) -> None:
+        """See ``QuicPacketRecovery``."""
+        super().on_packet_sent(packet=packet, space=space)
+        if not packet.in_flight:
+            self._bare.append((space, packet.packet_number))
+            if len(self._bare) > _MAX_BARE_PACKETS:
+                of_space, oldest = self._bare.popleft()
+                of_space.sent_packets.pop(oldest, None)
 
     def on_ranges_acked(
         self, ranges: Sequence[tuple[int, int]], delay_s: float, now: float, space: QuicPacketSpace

@@ -135,6 +135,12 @@ class Sending(Windows):
                 self._idle_since = now
         return [(datagram, path.addr) for datagram in datagrams]
 
+    def request_key_update(self) -> None:
+        """See ``QuicConnection``. A ping goes along until it is acknowledged: what else leaves may
+        be lost for good, and the peer has to hear of the new keys."""
+        super().request_key_update()
+        self.send_ping(0)
+
     # --- timers -----------------------------------------------------------------------------------
 
     def get_timer(self) -> float | None:

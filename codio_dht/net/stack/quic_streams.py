@@ -212,12 +212,12 @@ class QuicStreams:
     def reset(self, stream: MuxStream) -> None:
         """See :class:`~codio_dht.net.stack.muxer.Muxer`."""
         assert isinstance(stream, QuicStream)
-        if stream.over:
-            return
-        self._engine.grant(stream.unread)
+        self._engine.grant(stream.unread)  # of one that is over, too: nobody takes the rest now
         stream.granted += stream.unread
         self.unread_bytes -= stream.unread
         stream.unread = 0
+        if stream.over:
+            return
         self._engine.abort(stream.id)
         if not stream.remote_closed:
             self._lingering[stream.id] = stream
@@ -235,8 +235,8 @@ class QuicStreams:
             unsent = 0 if stream.over else self._engine.unsent(stream.id)
             if unsent:
                 self._blocked[stream] = None
-            elif self._blocked.pop(stream, True) is None and not stream.over:
-                told.append(StreamWritable(stream))
+            elif self._blocked.pop(stream, True) is None:  # of one that is over, too: what waits
+                told.append(StreamWritable(stream))  # to be answered learns it now, or never
             stream.unsent = unsent
         self._wrote.clear()
 

@@ -126,6 +126,13 @@ class Windows(QuicConnection):
             self._local_max_data.value += self._ungranted
             self._ungranted = 0
 
+    @property
+    def received_bytes(self) -> int:
+        """Bytes of the connection's window in use: what nobody took yet, and what waits behind
+        gaps."""
+        limit = self._local_max_data
+        return limit.used - (limit.value + self._ungranted - QUIC_CONNECTION_WINDOW_BYTES)
+
     def grant_stream(self, stream_id: int, count: int) -> None:
         """The peer may send ``count`` more bytes on a stream."""
         stream = self._streams.get(stream_id)

@@ -188,6 +188,8 @@ class YamuxSending:
             self._control_bytes += HEADER_BYTES
             self._out.append(HEADER.pack(VERSION, WINDOW_UPDATE, RST, stream.id, 0))
             self._drop(stream)
+        self.unread_bytes -= stream.unread  # of one that was over: nobody takes the rest now
+        stream.unread = 0
 
     def streams(self) -> Iterable[YamuxStream]:
         """See :class:`~codio_dht.net.stack.muxer.Muxer`."""

@@ -215,6 +215,10 @@ class StackHost:
         """Whether a connection to the peer is open."""
         return self._connections.best(peer_id) is not None
 
+    def remote_addrs(self, peer_id: PeerId) -> list[Multiaddr]:
+        """Where the open connections to the peer come from or lead to."""
+        return [Multiaddr(link.target.addr) for link in self._connections.of(peer_id)]
+
     def connections(self) -> list[ConnectionInfo]:
         """Every open connection."""
         self._check_running()

@@ -61,6 +61,8 @@ _READ_BYTES: Final = 2_048
 _VERSION: Final = int(QuicProtocolVersion.VERSION_1)
 _MAX_ID_BYTES: Final = 20
 _MIN_FIRST_ID_BYTES: Final = 8
+_MIN_TIMERS_TIDIED: Final = 64
+"""With fewer timers waiting than this, old ones are left to fire."""
 
 Accept = Callable[["Endpoint", Target, bytes, bytes | None], QuicLink | None]
 """Makes the link of a new dialler (the socket, where it is, the connection id of its first packet,
@@ -82,6 +84,7 @@ class Endpoint:
         self._retry = QuicRetryTokenHandler()
         self._timers: list[tuple[float, int, QuicLink]] = []
         self._serial = count()
+        self._tidy_at = _MIN_TIMERS_TIDIED
         self._alarm: float = float("inf")
         self._earlier = trio.Event()
         self._closed = False
@@ -140,12 +143,14 @@ class Endpoint:
         if due is not None and due < link.due:
             # Never at once: a timer that stays due would keep everybody else from running.
             link.due = due = max(due, moment + MIN_TIMER_S)
+            if len(self._timers) >= self._tidy_at:
+                self._drop_old_timers()
             heapq.heappush(self._timers, (due, next(self._serial), link))
             if due < self._alarm:
                 self._earlier.set()
 
     def forget(self, link: QuicLink) -> None:
-        """The link is over. Its timer is dropped when it fires."""
+        """The link is over. Its timer is dropped when it fires, or when there are many such."""
         for gone in link.registered:
             self._links.pop(gone, None)
         link.registered = set()
@@ -306,11 +311,21 @@ class Endpoint:
                 _log.error("QUIC timer failed", exc_info=error)
             await checkpoint()
 
+    def _drop_old_timers(self) -> None:
+        """Forget what no link waits for any more: a link that came and went would be kept for its
+        time-out of half a minute. No more often than their number doubles."""
+        self._timers = [
+            timer
+            for timer in self._timers
+            if timer[0] == timer[2].due and timer[2].state is not LinkState.ENDED
+        ]
+        heapq.heapify(self._timers)
+        self._tidy_at = max(_MIN_TIMERS_TIDIED, 2 * len(self._timers))
+
     def _fire(self, moment: Monotonic) -> None:
         """Look at every link whose time has come; it may have moved on meanwhile."""
-        timers = self._timers
-        while timers and timers[0][0] <= moment:
-            due, _, link = heapq.heappop(timers)
+        while self._timers and self._timers[0][0] <= moment:
+            due, _, link = heapq.heappop(self._timers)
             if link.state is LinkState.ENDED or due != link.due:
                 continue
             link.due = float("inf")

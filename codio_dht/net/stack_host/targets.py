@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from itertools import chain, zip_longest
 from typing import Any, Final
 
@@ -36,6 +36,8 @@ _QUIC: Final = (P_UDP, P_QUIC_V1)
 _LOCAL: Final = frozenset({Reach.LOOPBACK, Reach.PRIVATE, Reach.LINK_LOCAL})
 _REACH_ORDER: Final = (Reach.PUBLIC, Reach.PRIVATE, Reach.LOOPBACK)
 """Dialled in this order; what is left comes last."""
+_IP4_MAPPED: Final = bytes(10) + b"\xff\xff"
+"""An IPv4 address among IPv6 ones begins so (RFC 4291)."""
 _IP6_IP_BYTES: Final = 7
 _IP6_SUBNET_BYTES: Final = 6
 _IP4_SUBNET_BYTES: Final = 3
@@ -125,12 +127,17 @@ def dial_target(addr: Multiaddr, peer_id: PeerId) -> Target | None:
 def of_socket(name: tuple[Any, ...]) -> Target:
     """The TCP address in the form that ``getpeername`` and ``accept`` give it."""
     text, port = str(name[0]).partition("%")[0], int(name[1])
-    ip: IPv4Address | IPv6Address = ip_address(text)
-    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    code = P_IP4 if ip.version == 4 else P_IP6
-    addr = bytes([code]) + ip.packed + bytes([P_TCP]) + port.to_bytes(2, "big")
-    return Target(addr, Carrier.TCP, Ip(ip.packed, reach(addr) in _LOCAL), str(ip), port)
+    if ":" in text:
+        code, packed = P_IP6, socket.inet_pton(socket.AF_INET6, text)
+        if packed.startswith(_IP4_MAPPED):
+            packed = packed[len(_IP4_MAPPED) :]
+            code, text = P_IP4, socket.inet_ntop(socket.AF_INET, packed)
+    else:
+        code, packed = P_IP4, socket.inet_pton(socket.AF_INET, text)
+    machine = bytes([code]) + packed
+    local = reach(machine) in _LOCAL  # without the port, which is another each time
+    addr = machine + bytes([P_TCP]) + port.to_bytes(2, "big")
+    return Target(addr, Carrier.TCP, Ip(packed, local), text, port)
 
 
 def of_udp_socket(name: tuple[Any, ...]) -> Target:

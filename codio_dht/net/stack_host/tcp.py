@@ -17,7 +17,7 @@ from typing import Any, Final
 import structlog
 import trio
 from multiaddr import Multiaddr
-from trio.lowlevel import checkpoint, notify_closing, wait_readable, wait_writable
+from trio.lowlevel import notify_closing, wait_readable, wait_writable
 
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import DeadlineError, ProtocolError
@@ -96,6 +96,7 @@ class TcpTransport:
         self._listening.close()
 
     async def _accept_all(self, sock: socket.socket) -> None:
+        """For ever. Waiting lets the others run, also where somebody waits to be accepted."""
         while sock.fileno() >= 0:  # else closed while others ran
             try:
                 await wait_readable(sock.fileno())
@@ -106,8 +107,6 @@ class TcpTransport:
                 self._context.counters["accept_failed"] += 1
                 _log.warning("cannot accept connections", error=error.strerror)
                 await trio.sleep(ACCEPT_PAUSE_S)
-            else:
-                await checkpoint()
 
     def _accept_some(self, sock: socket.socket) -> None:
         for _ in range(ACCEPT_BATCH):

@@ -17,6 +17,7 @@
 | R21 | ``quic`` | STOP_SENDING from the peer ends our reading too | from then on |
 | R22 | ``quic`` | an answer may be lost at its end; 30 s of silence reset | from then on |
 | R23 | ``quic`` | streams fail when not written to in the order of opening | from then on |
+| R24 | ``quic`` | closing a connection finishes streams cut short | from then on |
 | R17, R18 | (``make_host``) | offers secio and plaintext; ignores the muxer's class | no |
 | R19 | (``make_host``) | sockets stay open after the host | no |
 

@@ -1,4 +1,4 @@
-"""R20 to R23: a QUIC stream's two directions end each on its own, and nothing is lost between.
+"""R20 to R24: a QUIC stream's two directions end each on its own, and nothing is lost between.
 
 Upstream, in libp2p/transport/quic/stream.py (0.8.1), all found here:
 
@@ -14,10 +14,13 @@ Upstream, in libp2p/transport/quic/stream.py (0.8.1), all found here:
 - ``QUICConnection.open_stream`` only counts up a number; aioquic learns of a stream with its first
   data, and takes a lower number for a finished stream. Of two streams, the one opened first must
   be written to first, or it fails (R23).
+- ``QUICConnection.close`` finishes every stream before it says that the connection is over, so an
+  answer that was cut short looks whole to the peer (R24).
 
 Guard: the streams of a guarded connection reset both directions whatever state they are in, read
 on after a STOP_SENDING, read what is there before they look for an end, and have no read timeout
-of their own: who reads sets one. Applies to a live host, for streams opened from then on.
+of their own: who reads sets one. Closing the connection resets those that are not finished. Applies
+to a live host, for streams opened from then on.
 """
 
 # ruff: noqa: SLF001 - a guard works on what it guards
@@ -46,6 +49,7 @@ SYMBOLS = (
     Symbol(_STREAM, "QUICStream.reset", ("self", "error_code")),
     Symbol(_STREAM, "QUICStream.handle_stop_sending", ("self", "error_code")),
     Symbol("libp2p.transport.quic.connection", "QUICConnection.open_stream", ("self", "timeout")),
+    Symbol("libp2p.transport.quic.connection", "QUICConnection.close", ("self",)),
     Symbol(
         "libp2p.transport.quic.connection",
         "QUICConnection._handle_connection_terminated",
@@ -106,6 +110,15 @@ class GuardedQUICConnection(QUICConnection):
         stream = await super().open_stream(timeout)
         self._quic.send_stream_data(stream._stream_id, b"")
         return _guard_stream(stream)
+
+    async def close(self) -> None:
+        """Close the connection; to the peer no stream is finished that we had not finished."""
+        if not self._closed:
+            with trio.move_on_after(self.CONNECTION_CLOSE_TIMEOUT):
+                for stream in list(self._streams.values()):
+                    if stream.can_write():
+                        await stream.reset()
+        await super().close()
 
     async def _handle_connection_terminated(self, event: ConnectionTerminated) -> None:
         self._closed = True  # first, so that readers do not take the end of all for their own

@@ -1,4 +1,4 @@
-"""Providers as an async iterator, while the lookup behind it goes on.
+"""What a lookup finds as an async iterator, while the lookup goes on.
 
 Decides how a search and its reader find each other's end: the search ends when the reader closes
 the stream or drops it, the reader when the search is over. The two share a ``_Search``; the search
@@ -10,25 +10,30 @@ from __future__ import annotations
 import weakref
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 import structlog
 import trio
 
-from codio_dht.core.messages import PeerEntry
-from codio_dht.core.peer import PeerInfo
 from codio_dht.errors import CodioError, NotRunningError
 
 log = structlog.get_logger(__name__)
 
+Found = TypeVar("Found")
+"""What the lookup finds."""
 
-class _Search:
-    """What a search has found and the reader not yet taken. A lookup's own bound on providers
-    (:data:`~codio_dht.params.MAX_PROVIDERS_PER_LOOKUP`, each at most twice) bounds it."""
+Result = TypeVar("Result")
+"""What the reader gets for it."""
+
+
+class _Search(Generic[Found]):
+    """What a search has found and the reader not yet taken. The lookup's own bounds bound it
+    (:data:`~codio_dht.params.MAX_PROVIDERS_PER_LOOKUP`, each at most twice;
+    :data:`~codio_dht.params.MAX_LOOKUP_PEERS`)."""
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
-        self.found: deque[PeerEntry] = deque()
+        self.found: deque[Found] = deque()
         self.over = False
         self.failure: Exception | None = None
         self.moved = trio.Event()
@@ -38,12 +43,13 @@ class _Search:
         self.moved = trio.Event()
 
 
-class ProviderStream:
-    """An async iterator over providers. Also an async context manager that closes it."""
+class ResultStream(Generic[Found, Result]):
+    """An async iterator over results. Also an async context manager that closes it."""
 
-    def __init__(self, info: Callable[[PeerEntry], PeerInfo]) -> None:
-        self._info = info
-        self.search = search = _Search()
+    def __init__(self, result: Callable[[Found], Result]) -> None:
+        self._result = result
+        self.search: _Search[Found] = _Search()
+        search = self.search
         # May run in any thread, wherever the garbage collector does: so by way of the loop.
         soon = trio.lowlevel.current_trio_token().run_sync_soon
         self._dropped = weakref.finalize(self, _cancel_soon, soon, search.scope)
@@ -52,7 +58,7 @@ class ProviderStream:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> PeerInfo:
+    async def __anext__(self) -> Result:
         search = self.search
         while not search.found:
             if search.failure is not None:
@@ -62,7 +68,7 @@ class ProviderStream:
                 raise StopAsyncIteration
             await search.moved.wait()
         await trio.lowlevel.checkpoint()
-        return self._info(search.found.popleft())
+        return self._result(search.found.popleft())
 
     async def aclose(self) -> None:
         """End the search. Idempotent."""
@@ -79,14 +85,14 @@ class ProviderStream:
 
 
 async def run_search(
-    search: _Search,
-    find: Callable[[Callable[[PeerEntry], None]], Awaitable[None]],
+    search: _Search[Found],
+    find: Callable[[Callable[[Found], None]], Awaitable[None]],
     failures: Counter[str],
 ) -> None:
     """Run ``find`` into ``search`` until it is over or cancelled; its error is the reader's."""
 
-    def found(entry: PeerEntry) -> None:
-        search.found.append(entry)
+    def found(each: Found) -> None:
+        search.found.append(each)
         search.stir()
 
     complete = False
@@ -97,7 +103,7 @@ async def run_search(
     except Exception as error:
         search.failure = error
         if not isinstance(error, CodioError):
-            failures["iter_providers"] += 1
+            failures["search"] += 1
             log.exception("search_failed")
     finally:
         if not complete and not search.over and search.failure is None:

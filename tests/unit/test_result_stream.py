@@ -1,4 +1,4 @@
-"""The async iterator over providers and the search behind it find each other's end."""
+"""The async iterator over results and the search behind it find each other's end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import trio.testing
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import NoPeersError
-from codio_dht.node.provider_stream import ProviderStream, run_search
+from codio_dht.node.result_stream import ResultStream, run_search
 
 ENTRIES = [PeerEntry(PeerId(b"\x12\x20" + bytes([n]) * 32)) for n in range(5)]
 
@@ -34,7 +34,7 @@ async def find_for_ever(ended, found):
 
 async def start(nursery, find, failures=None) -> Any:
     info: Any = lambda entry: entry  # noqa: E731
-    stream = ProviderStream(info)
+    stream = ResultStream(info)
     nursery.start_soon(run_search, stream.search, find, Counter() if failures is None else failures)
     await trio.testing.wait_all_tasks_blocked()
     return stream
@@ -90,4 +90,4 @@ async def test_a_bug_in_a_search_is_counted_and_does_not_end_the_node(autojump_c
         stream = await start(nursery, find, failures)
         with pytest.raises(ZeroDivisionError):
             await anext(stream)
-    assert failures == {"iter_providers": 1}
+    assert failures == {"search": 1}

@@ -1,0 +1,70 @@
+"""Peers that answer lookups and keep records, for a client's side of announcements."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from codio_dht import DHTManager
+from codio_dht.core.messages import AddProvider
+from codio_dht.core.peer import PeerId
+from codio_dht.params import K
+from hostile_host import closer, entry_of, hostile, lab_node, plant, request_of
+from memory_host import MemoryHost, MemoryNet, MemoryStream
+from nodes import memory_net, until
+
+KEEPERS = K + 8
+"""Enough of them that some are not among the k closest."""
+
+
+@dataclass
+class Keepers:
+    """Peers that answer lookups, and note who of them was handed the record: a node of its own
+    each would cost most of a test's time."""
+
+    net: MemoryNet
+    hosts: list[MemoryHost] = field(default_factory=list)
+    holding: list[PeerId] = field(default_factory=list)
+    """In the order in which they got it."""
+    refusing: set[PeerId] = field(default_factory=set)
+    """Reset the stream that hands them a record."""
+    lingering: set[PeerId] = field(default_factory=set)
+    """Take the record and never end the stream."""
+
+    @property
+    def living(self) -> list[MemoryHost]:
+        """Those that take connections."""
+        return [each for each in self.hosts if each.peer_id not in self.net.dead]
+
+    async def serve(self, stream: MemoryStream) -> None:
+        while (request := await request_of(stream)) is not None:
+            if not isinstance(request, AddProvider):
+                stream.answer(closer(request, [entry_of(each) for each in range(1, KEEPERS + 1)]))
+            elif stream.peer_id in self.refusing:
+                stream.abort()
+                return
+            else:
+                self.holding.append(stream.peer_id)
+                if stream.peer_id in self.lingering:
+                    await trio.sleep_forever()
+        stream.finish()
+
+
+@asynccontextmanager
+async def keepers(latency_s: float) -> AsyncIterator[Keepers]:
+    async with memory_net(latency_s) as net:
+        peers = Keepers(net)
+        peers.hosts += [hostile(net, each, peers.serve) for each in range(1, KEEPERS + 1)]
+        yield peers
+
+
+@asynccontextmanager
+async def client_of(peers: Keepers, **settings) -> AsyncIterator[DHTManager]:
+    """A node that knows all the living."""
+    async with lab_node(peers.net, **settings) as client:
+        await plant(client, peers.living)
+        await until(lambda: client._node.errands.running == 0)
+        yield client
