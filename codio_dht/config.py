@@ -59,8 +59,8 @@ class DHTConfig:
 
     disjoint_paths: int = 1
     """Walks of a lookup for the closest peers that learn nothing of each other (S/Kademlia), 1 to
-    10: a lying peer leads one of them astray. More paths make a few more requests, and where they end
-    at different peers the result is more than ``replication_factor`` long: those of each."""
+    10: a lying peer leads one of them astray. More paths make a few more requests. Where they end
+    at different peers the result holds those of each, more than ``replication_factor``."""
 
     provide_quorum: int = params.PROVIDE_QUORUM
     """Peers that must hold a record before ``provide`` returns; it goes on until

@@ -31,7 +31,8 @@ from itertools import chain
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
-from codio_dht.core.lookup import ClosestPeersLookup, LookupRules
+from codio_dht.core.lookup import ClosestPeersLookup
+from codio_dht.core.lookup_rules import LookupRules
 from codio_dht.core.lookup_states import (
     ClosestPeer,
     Done,

@@ -26,10 +26,8 @@ its place. The lookup is complete when the ``k`` nearest live peers are settled:
 or were given up (past the lookup's patience with them) and are known to be alive. One that is given
 up and gave no sign of life is no longer live. Its late answer makes it live again.
 
-Replies name the dead, too: where some are among the nearest, the last of the k closest find no
-place in any reply. The *horizon* is the distance up to which ``beta`` replies have named whom they
-know. Where the k-th live peer lies beyond it, peers that have answered are asked once more, for
-keys just behind the horizon and at the beginning of each CPL from there to the k-th peer.
+Where the k-th live peer lies beyond the horizon of the replies (:mod:`codio_dht.core.horizon`),
+peers that have answered are asked once more, for keys behind it.
 
 However much it still hears of, a lookup is *overrun* ``LOOKUP_LIMIT_S`` after it began, and ends
 with those that have answered: the names of nearer peers cost nothing, and need lead nowhere.
@@ -49,13 +47,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.horizon import EVERYWHERE, Horizon
 from codio_dht.core.keyspace import Key
+from codio_dht.core.lookup_candidate import Candidate
+from codio_dht.core.lookup_rules import LookupRules
 from codio_dht.core.lookup_states import (
     Answered,
     Asked,
@@ -77,109 +77,10 @@ from codio_dht.core.lookup_states import (
     Wait,
 )
 from codio_dht.core.peer import PeerId
-from codio_dht.core.peer_health import Condition, Outlook
-from codio_dht.errors import UsageError
-
-OutlookOf = Callable[[PeerId, Monotonic], Outlook]
-"""What to expect of a request to this peer that starts now."""
-
-
-def no_outlook(_peer: PeerId, _now: Monotonic) -> Outlook:
-    """Nothing is known of anybody."""
-    most = params.SOFT_DEADLINE_S
-    return Outlook(Condition.UNKNOWN, params.DEFAULT_ANSWER_S, most, most, most)
-
-
-def no_life(_peer: PeerId) -> bool:
-    """Nobody gives a sign of life but by answering."""
-    return False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LookupRules:
-    """How a node looks things up.
-
-    ``shows_life`` tells whether a peer that was asked gave a sign of life without answering yet,
-    such as a transport connection; it is asked when the lookup gives up on the peer.
-    ``looks_beyond``: whoever runs the lookup can ask for other keys than the target.
-
-    Raises:
-        UsageError: ``k``, ``alpha`` or ``beta`` is below 1.
-    """
-
-    local: PeerId
-    outlook: OutlookOf = no_outlook
-    shows_life: Callable[[PeerId], bool] = no_life
-    looks_beyond: bool = False
-    k: int = params.K
-    alpha: int = params.ALPHA
-    beta: int = params.BETA
-
-    def __post_init__(self) -> None:
-        if min(self.k, self.alpha, self.beta) < 1:
-            raise UsageError(
-                f"k, alpha and beta must be at least 1, not {self.k}, {self.alpha}, {self.beta}"
-            )
-
-
-_NO_HORIZON: Final = 1 << params.KEY_BITS
-"""Of a reply that named all that its peer knows."""
-
+from codio_dht.core.peer_health import Condition
 
 _BY_ITSELF: Final = (StopReason.COMPLETED, StopReason.OVERRUN)
 """Ends of a lookup that more reports may put off."""
-
-
-class _Candidate:
-    """A peer of this lookup."""
-
-    __slots__ = (
-        "alive_at",
-        "asked",
-        "expected_s",
-        "given_up",
-        "horizon",
-        "is_seed",
-        "patient_until",
-        "peer",
-        "reach_until",
-        "soft_until",
-        "state",
-        "took_s",
-    )
-
-    def __init__(self, peer: PeerId, outlook: Outlook, *, is_seed: bool) -> None:
-        self.peer = peer
-        self.is_seed = is_seed
-        self.state = PeerState.HEARD
-        self.expected_s = outlook.expected_s
-        self.alive_at = outlook.alive_at
-        self.asked = Monotonic(0.0)
-        self.soft_until = Monotonic(0.0)
-        self.reach_until = Monotonic(0.0)
-        self.patient_until = Monotonic(0.0)
-        self.given_up = False
-        self.horizon: int | None = None
-        """How far its reply to this lookup reached; None without one."""
-        self.took_s: float | None = None
-
-    @property
-    def settled(self) -> bool:
-        """Nothing more is expected of it: it answered, or is known to be alive without that."""
-        return self.state is PeerState.QUERIED or (self.given_up and self.alive_at is not None)
-
-    @property
-    def hoped_for(self) -> bool:
-        """Late, but not given up."""
-        return self.state is PeerState.UNRESPONSIVE and not self.given_up
-
-    def result(self) -> ClosestPeer:
-        """As it stands in a result."""
-        if self.state is PeerState.QUERIED:
-            return ClosestPeer(self.peer, Standing.ANSWERED, self.alive_at)
-        if self.alive_at is not None:
-            return ClosestPeer(self.peer, Standing.ALIVE, self.alive_at)
-        return ClosestPeer(self.peer, Standing.HEARD)
 
 
 class ClosestPeersLookup:
@@ -194,16 +95,13 @@ class ClosestPeersLookup:
         self._local_key = rules.local.key
         self._k = rules.k
         self._beta = min(rules.beta, rules.k)
-        self._candidates: dict[int, _Candidate] = {}
+        self._candidates: dict[int, Candidate] = {}
         self._live: list[int] = []
         self._avoided: list[int] = []
         self._in_flight: dict[int, Monotonic] = {}
         self._late: dict[int, Monotonic] = {}
         """Unresponsive and not given up: until when they are hoped for."""
-        self._looking_beyond: dict[tuple[PeerId, Key], Monotonic] = {}
-        """Looks beyond the horizon under way: until when they are waited for."""
-        self._looked_at: Counter[int] = Counter()
-        """How many peers were asked for a key at this distance of the target."""
+        self._horizon = Horizon(target, rules)
         self._lost = 0
         """Given up, their requests still open."""
         self._began: Monotonic | None = None
@@ -246,10 +144,10 @@ class ClosestPeersLookup:
         if away is not None:
             return self._ask(away, now)
         if self._following_up and self._rules.looks_beyond:
-            beyond = self._next_beyond(now)
+            beyond = self._look_beyond(now)
             if beyond is not None:
                 return beyond
-        if self._following_up and not self._looking_beyond and self._nearest_settled():
+        if self._following_up and not self._horizon.waits and self._nearest_settled():
             return self._finish(StopReason.COMPLETED)
         return self._wait()
 
@@ -261,7 +159,7 @@ class ClosestPeersLookup:
         late = self._candidates[away].state is PeerState.UNRESPONSIVE
         candidate = self._answered(away, now)
         candidate.took_s = now - candidate.asked
-        candidate.horizon = self._horizon_of(closer)
+        candidate.reach = self._horizon.reach(closer)
         known, progress = len(self._candidates), False
         for each in closer[: params.MAX_CLOSER_PEERS_ACCEPTED]:
             progress = self._hear(each, now) or progress
@@ -291,7 +189,7 @@ class ClosestPeersLookup:
 
     def on_beyond(self, peer: PeerId, point: Key, closer: Sequence[PeerId], now: Monotonic) -> None:
         """The answer to a ``LookBeyond``; without ``closer`` peers if it failed."""
-        if self._done is not None or self._looking_beyond.pop((peer, point), None) is None:
+        if self._done is not None or not self._horizon.ended(peer, point):
             return
         for each in closer[: params.MAX_CLOSER_PEERS_ACCEPTED]:
             self._hear(each, now)
@@ -325,11 +223,11 @@ class ClosestPeersLookup:
         before them."""
         if not self._following_up:
             return []
-        horizon = self._horizon() if self._rules.looks_beyond else _NO_HORIZON
+        nearest = self._nearest()
+        horizon = self._horizon.of(nearest) if self._rules.looks_beyond else EVERYWHERE
         found: list[ClosestPeer] = []
-        for away in self._live[: self._k]:
-            candidate = self._candidates[away]
-            if not candidate.settled or away > horizon:
+        for candidate in nearest:
+            if not candidate.settled or candidate.peer.key ^ self._target > horizon:
                 break
             found.append(candidate.result())
         return found
@@ -367,7 +265,7 @@ class ClosestPeersLookup:
                 return False
             del self._candidates[live.pop()]
         outlook = self._rules.outlook(peer, now)
-        candidate = self._candidates[away] = _Candidate(peer, outlook, is_seed=is_seed)
+        candidate = self._candidates[away] = Candidate(peer, outlook, is_seed=is_seed)
         if outlook.condition is Condition.DEAD:
             candidate.state = PeerState.AVOIDED
             insort(self._avoided, away)
@@ -409,57 +307,18 @@ class ClosestPeersLookup:
 
     def _wait(self) -> Wait:
         """Until something expires, if no report comes before."""
-        waits = [*self._in_flight.values(), *self._late.values(), *self._looking_beyond.values()]
+        waits = [*self._in_flight.values(), *self._late.values(), *self._horizon.waits]
         if self._ends_at is not None:
             waits.append(self._ends_at)
         return Wait(min(waits, default=None))
 
-    # --- beyond the horizon -----------------------------------------------------------------------
-
-    def _horizon_of(self, closer: Sequence[PeerId]) -> int:
-        """How far the reply of a peer reaches: it has named everybody it knows up to there."""
-        if 4 * len(closer) < 3 * self._k:  # all that it knows, less what was not taken
-            return _NO_HORIZON
-        return max(peer.key ^ self._target for peer in closer)
-
-    def _horizon(self) -> int:
-        """The distance up to which ``beta`` of the k nearest named everybody they know."""
-        nearest = (self._candidates[away].horizon for away in self._live[: self._k])
-        horizons = sorted(horizon for horizon in nearest if horizon is not None)
-        return horizons[-min(self._beta, len(horizons))] if horizons else _NO_HORIZON
-
-    def _next_beyond(self, now: Monotonic) -> LookBeyond | None:
+    def _look_beyond(self, now: Monotonic) -> LookBeyond | None:
         """A look at what lies between the horizon and the k-th peer, where nobody looked enough."""
-        horizon = self._horizon()
-        last = self._live[self._k - 1] if len(self._live) >= self._k else _NO_HORIZON - 1
-        if last <= horizon or self._looked_at.total() >= params.MAX_LOOKS_BEYOND:
-            return None
-        further = (1 << bit for bit in range(horizon.bit_length(), last.bit_length()))
-        for place in (horizon, *further):
-            times = self._looked_at[place.bit_length()]
-            look = self._look_beyond(place, times, now) if times < params.LOOKS_BEYOND else None
-            if look is not None:
-                return look
-        return None
-
-    def _look_beyond(self, place: int, times: int, now: Monotonic) -> LookBeyond | None:
-        point = Key(self._target ^ place)
-        answered = (
-            candidate.peer
-            for away in self._live[: self._k]
-            if (candidate := self._candidates[away]).horizon is not None
-        )
-        peers = sorted(answered, key=lambda peer: peer.key ^ point)
-        if times >= len(peers):
-            return None
-        peer = peers[times]
-        self._looked_at[place.bit_length()] += 1
-        soft_s = self._rules.outlook(peer, now).soft_s
-        self._looking_beyond[peer, point] = Monotonic(now + soft_s)
-        self.requests += 1
-        self.events.append(LookedBeyond(now, peer, place))
-        cpl = params.KEY_BITS - place.bit_length() + 1 + params.BEYOND_PRECISION_BITS
-        return LookBeyond(peer, point, min(cpl, params.MAX_REFRESH_CPL))
+        look = self._horizon.next_look(self._nearest(), now)
+        if look is not None:
+            self.requests += 1
+            self.events.append(LookedBeyond(now, look.peer, look.point ^ self._target))
+        return look
 
     def _expire(self, now: Monotonic) -> None:
         """Ask others in place of those past their soft deadline; give up those past patience."""
@@ -480,9 +339,7 @@ class ClosestPeersLookup:
                 self._late[away] = min(candidate.reach_until, candidate.patient_until)
             if self._late[away] <= now:
                 self._give_up(away, now, reached=reached)
-
-        for look in [each for each, until in self._looking_beyond.items() if until <= now]:
-            del self._looking_beyond[look]
+        self._horizon.expire(now)
 
     def _give_up(self, away: int, now: Monotonic, *, reached: bool) -> None:
         candidate = self._candidates[away]
@@ -509,8 +366,11 @@ class ClosestPeersLookup:
 
     def _nearest_settled(self) -> bool:
         """Whether nothing more is expected of the k nearest live peers."""
-        candidates = self._candidates
-        return all(candidates[away].settled for away in self._live[: self._k])
+        return all(each.settled for each in self._nearest())
+
+    def _nearest(self) -> list[Candidate]:
+        """The k nearest live peers, nearest first."""
+        return [self._candidates[away] for away in self._live[: self._k]]
 
     def _next_to_ask(self) -> int | None:
         """The peer to ask now, if there is room in flight and one of the k nearest to be asked."""
@@ -541,13 +401,13 @@ class ClosestPeersLookup:
             return None
         return away if candidate.state in (PeerState.WAITING, PeerState.UNRESPONSIVE) else None
 
-    def _close_request(self, away: int) -> _Candidate:
+    def _close_request(self, away: int) -> Candidate:
         """The request is reported: it is neither in flight nor late any more."""
         if self._in_flight.pop(away, None) is None and self._late.pop(away, None) is None:
             self._lost -= 1
         return self._candidates[away]
 
-    def _answered(self, away: int, now: Monotonic) -> _Candidate:
+    def _answered(self, away: int, now: Monotonic) -> Candidate:
         """The peer is alive, and live again if it was given up."""
         candidate = self._close_request(away)
         if candidate.given_up and candidate.alive_at is None:

@@ -15,7 +15,8 @@ from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.disjoint import DisjointLookup
 from codio_dht.core.keyspace import Key, cpl, key_of
-from codio_dht.core.lookup import ClosestPeersLookup, LookupRules
+from codio_dht.core.lookup import ClosestPeersLookup
+from codio_dht.core.lookup_rules import LookupRules
 from codio_dht.core.lookup_states import (
     Asked,
     ClosestPeer,

@@ -13,7 +13,8 @@ from codio_dht import params
 from codio_dht.core.addresses import PUBLIC_ONLY
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, key_of
-from codio_dht.core.lookup import ClosestPeersLookup, LookupRules
+from codio_dht.core.lookup import ClosestPeersLookup
+from codio_dht.core.lookup_rules import LookupRules
 from codio_dht.core.lookup_states import FailureReason, StopReason
 from codio_dht.core.messages import FindNode, GetProviders, Request
 from codio_dht.core.network import Network

@@ -17,7 +17,8 @@ from multiaddr import Multiaddr
 from codio_dht import DHTManager, params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, key_of
-from codio_dht.core.lookup import ClosestPeersLookup, LookupRules
+from codio_dht.core.lookup import ClosestPeersLookup
+from codio_dht.core.lookup_rules import LookupRules
 from codio_dht.core.lookup_states import (
     Done,
     FailureReason,

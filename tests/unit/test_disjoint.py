@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.disjoint import DisjointLookup
 from codio_dht.core.keyspace import Key
-from codio_dht.core.lookup import ClosestPeersLookup, LookupRules
+from codio_dht.core.lookup import ClosestPeersLookup
+from codio_dht.core.lookup_rules import LookupRules
 from codio_dht.core.lookup_states import (
     Answered,
     Asked,
