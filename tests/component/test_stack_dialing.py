@@ -16,7 +16,7 @@ from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import DeadlineError, DialError, NetworkError
 from codio_dht.net.stack.noise import NoiseIdentity
 from codio_dht.net.stack.security import Security
-from codio_dht.net.stack_host import Limits, StackHost, connections, tcp
+from codio_dht.net.stack_host import Limits, StackHost, connections, dialing, tcp
 from codio_dht.net.stack_host.dial_budget import DialBudget
 from codio_dht.net.stack_host.dial_memory import Failures, Refusers
 from codio_dht.net.stack_host.limits import (
@@ -197,6 +197,17 @@ def test_addresses_are_ranked_by_reach_and_carrier_and_families_take_turns() -> 
         "/ip4/127.0.0.1/tcp/1",
         "/ip4/192.0.2.1/tcp/1",
     ] == [str(target) for target in ranked(target for target in targets if target)]
+
+
+async def test_only_a_second_address_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """R9 of py-libp2p: every dial waits."""
+    monkeypatch.setattr(dialing, "DIAL_STAGGER_S", 1e6)
+    async with made_host() as server, made_host() as client:
+        for _ in range(3):
+            await connect(client, server)
+            await client.disconnect(server.peer_id)
+        with black_hole() as hole, pytest.raises(NetworkError):
+            await client.connect(server.peer_id, [hole, *server.addrs], soon(0.3))
 
 
 async def test_a_host_is_reached_over_either_family() -> None:

@@ -114,6 +114,20 @@ async def test_garbage_before_authentication_ends_its_connection_only(begin: byt
         assert "connection_bugs" not in server.stats()
 
 
+@pytest.mark.parametrize("protocol", ["/plaintext/2.0.0", "/plaintext/1.0.0", "/secio/1.0.0"])
+async def test_nothing_is_spoken_but_noise_and_tls(protocol: str) -> None:
+    """R17 of py-libp2p: a peer may choose to be neither encrypted nor authenticated."""
+    async with echo_server() as (server, _), raw_socket(server) as sock:
+        await sock.send_all(proposal(protocol))
+        expected = HEADER + encode_message(b"na")
+        answer = b""
+        while len(answer) < len(expected):
+            data = await sock.receive_some(1000)
+            assert data, answer
+            answer += data
+        assert expected == answer
+
+
 async def test_garbage_under_the_encryption_ends_its_connection_only() -> None:
     async with echo_server() as (server, _):
         for seed in range(10):
