@@ -1,7 +1,7 @@
 r"""One announcement: to whom a provider record goes, and when its caller may go on.
 
 Decides, while the walk towards the key still runs, which peers get the record at once: those so
-near that they are surely among the k closest, given the size of the network (GO's optimistic
+near that they probably are among the k closest, given the size of the network (GO's optimistic
 provide). When the walk is over, the rest of the k closest get it, and the next closest in place of
 each that fails, so that in the end the k closest living peers hold it, whatever was guessed before.
 
@@ -23,14 +23,14 @@ from codio_dht.core.peer import PeerId
 
 
 class Announcement:
-    """See the module. ``quorum`` holders let the caller go on; ``sure_within`` is the distance up
-    to which a peer is surely one of the k closest, None if the network's size is unknown."""
+    """See the module. ``quorum`` holders let the caller go on; ``early_within`` is the distance up
+    to which a peer gets the record early, None if the network's size is unknown."""
 
-    def __init__(self, target: Key, *, k: int, quorum: int, sure_within: int | None) -> None:
+    def __init__(self, target: Key, *, k: int, quorum: int, early_within: int | None) -> None:
         self._target = target
         self._k = k
         self._quorum = quorum
-        self._sure_within = sure_within
+        self._early_within = early_within
         self._tried: dict[PeerId, None] = {}
         self._in_flight: dict[PeerId, None] = {}
         self._failed: dict[PeerId, None] = {}
@@ -40,12 +40,12 @@ class Announcement:
 
     def early(self, nearest: Sequence[PeerId]) -> list[PeerId]:
         """Who gets the record now, of those ``nearest`` so far; each is to be reported."""
-        if self._sure_within is None or self._wanted is not None:
+        if self._early_within is None or self._wanted is not None:
             return []
         begun: list[PeerId] = []
         for peer in nearest:
             enough = len(self._tried) - len(self._failed) >= self._k
-            if enough or peer.key ^ self._target > self._sure_within:
+            if enough or peer.key ^ self._target > self._early_within:
                 break
             if self._begin(peer):
                 begun.append(peer)

@@ -114,12 +114,12 @@ class Announcer:
 
     def _plan(self, key: bytes, quorum: int) -> Announcement:
         network = self._network
-        expected = expected_within(network.k, params.SURE_PROBABILITY)
+        expected = expected_within(network.k, params.EARLY_DOUBT)
         try:
-            sure_within = network.size.distance_of(expected, Monotonic(trio.current_time()))
+            early_within = network.size.distance_of(expected, Monotonic(trio.current_time()))
         except UnknownNetworkSizeError:
-            sure_within = None
-        return Announcement(key_of(key), k=network.k, quorum=quorum, sure_within=sure_within)
+            early_within = None
+        return Announcement(key_of(key), k=network.k, quorum=quorum, early_within=early_within)
 
     async def _run(self, job: _Job, at_end: AtEnd) -> None:
         try:

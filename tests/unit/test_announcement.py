@@ -14,7 +14,7 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.netsize import NetworkSize, expected_within
 from codio_dht.core.peer import PeerId
-from codio_dht.params import KEY_BITS, SURE_PROBABILITY, K
+from codio_dht.params import EARLY_DOUBT, KEY_BITS, K
 
 TARGET = Key(0)
 
@@ -29,8 +29,8 @@ def peers_of(*keys: int) -> list[PeerId]:
     return peers
 
 
-def announcement(*, k: int = 3, quorum: int = 2, sure_within: int | None = None) -> Announcement:
-    return Announcement(TARGET, k=k, quorum=quorum, sure_within=sure_within)
+def announcement(*, k: int = 3, quorum: int = 2, early_within: int | None = None) -> Announcement:
+    return Announcement(TARGET, k=k, quorum=quorum, early_within=early_within)
 
 
 # --- before the walk is over ----------------------------------------------------------------------
@@ -49,9 +49,9 @@ def test_the_closest_of_every_disjoint_path_get_it() -> None:
 
 
 @pytest.mark.conformance("c67")
-def test_who_is_surely_among_the_closest_gets_it_while_the_walk_goes_on() -> None:
+def test_who_is_probably_among_the_closest_gets_it_while_the_walk_goes_on() -> None:
     a, b, c, d = peers_of(1, 2, 3, 90)
-    plan = announcement(sure_within=50)
+    plan = announcement(early_within=50)
     assert plan.early([a, d]) == [a]
     assert plan.early([a, b, d]) == [b]
     assert (plan.attempted, plan.pending, plan.holders) == (2, 2, 0)
@@ -71,11 +71,11 @@ def test_when_the_walk_ends_most_of_the_closest_have_it_already() -> None:
     for _ in range(30):
         target, ordered = target_and_peers()
         size.track(target, ordered[:K], K, now)
-    sure_within = size.distance_of(expected_within(K, SURE_PROBABILITY), now)
+    early_within = size.distance_of(expected_within(K, EARLY_DOUBT), now)
     shares = []
     for _ in range(30):
         target, ordered = target_and_peers()
-        plan = Announcement(target, k=K, quorum=15, sure_within=sure_within)
+        plan = Announcement(target, k=K, quorum=15, early_within=early_within)
         for step in (40, 10, 4, 2, 1):  # the walk hears of ever more of the network
             for peer in plan.early(ordered[step - 1 :: step][:K]):
                 plan.on_delivered(peer)
@@ -86,7 +86,7 @@ def test_when_the_walk_ends_most_of_the_closest_have_it_already() -> None:
 
 def test_no_more_than_k_get_it_early_but_those_that_failed() -> None:
     peers = peers_of(*range(10, 20))
-    plan = announcement(sure_within=100)
+    plan = announcement(early_within=100)
     assert plan.early(peers) == peers[:3]
     assert plan.early(peers_of(1, 2, 3)) == []
     assert plan.on_failed(peers[0]) == []
@@ -95,7 +95,7 @@ def test_no_more_than_k_get_it_early_but_those_that_failed() -> None:
 
 def test_after_the_walk_nobody_gets_it_early() -> None:
     a, b = peers_of(1, 2)
-    plan = announcement(sure_within=100)
+    plan = announcement(early_within=100)
     plan.settle([a], [])
     assert plan.early([b]) == []
 
@@ -116,7 +116,7 @@ def test_a_failed_peer_is_replaced_by_the_next_closest() -> None:
 @pytest.mark.conformance("c67")
 def test_one_that_failed_early_is_replaced_when_the_walk_is_over() -> None:
     a, b, c, d = peers_of(1, 2, 3, 4)
-    plan = announcement(sure_within=10)
+    plan = announcement(early_within=10)
     assert plan.early([a]) == [a]
     assert plan.on_failed(a) == []
     assert plan.settle([a, b, c], [d]) == [b, c, d]
@@ -124,7 +124,7 @@ def test_one_that_failed_early_is_replaced_when_the_walk_is_over() -> None:
 
 def test_one_that_is_not_among_the_closest_after_all_is_not_replaced() -> None:
     a, b, c, d, guessed = peers_of(1, 2, 3, 4, 5)
-    plan = announcement(sure_within=10)
+    plan = announcement(early_within=10)
     plan.early([guessed])
     plan.settle([a, b, c], [d])
     assert plan.on_failed(guessed) == []
@@ -132,7 +132,7 @@ def test_one_that_is_not_among_the_closest_after_all_is_not_replaced() -> None:
 
 def test_a_spare_that_has_it_already_takes_the_place_without_getting_it_again() -> None:
     a, b, c, d = peers_of(1, 2, 3, 4)
-    plan = announcement(sure_within=10)
+    plan = announcement(early_within=10)
     plan.early([d])
     plan.on_delivered(d)
     assert plan.settle([a, b, c], [d]) == [a, b, c]
@@ -144,7 +144,7 @@ def test_a_spare_that_has_it_already_takes_the_place_without_getting_it_again() 
 
 def test_a_spare_that_has_it_already_keeps_the_others_from_getting_it() -> None:
     a, b, c, d, e = peers_of(1, 2, 3, 4, 5)
-    plan = announcement(sure_within=10)
+    plan = announcement(early_within=10)
     plan.early([d])
     assert plan.settle([a, b, c], [d, e]) == [a, b, c]
     assert plan.on_failed(a) == []
@@ -152,7 +152,7 @@ def test_a_spare_that_has_it_already_keeps_the_others_from_getting_it() -> None:
 
 def test_a_spare_that_failed_already_is_passed_over() -> None:
     a, b, c, d, e = peers_of(1, 2, 3, 4, 5)
-    plan = announcement(sure_within=10)
+    plan = announcement(early_within=10)
     plan.early([d])
     plan.on_failed(d)
     assert plan.settle([a, b, c], [d, e]) == [a, b, c]
@@ -161,7 +161,7 @@ def test_a_spare_that_failed_already_is_passed_over() -> None:
 
 def test_a_peer_exactly_at_the_sure_distance_is_sure_and_one_past_it_is_not() -> None:
     at, past = peers_of(50, 51)
-    assert announcement(sure_within=50).early([at, past]) == [at]
+    assert announcement(early_within=50).early([at, past]) == [at]
 
 
 def test_reports_of_peers_that_were_not_asked_or_have_reported_change_nothing() -> None:
@@ -196,7 +196,7 @@ class Course:
     peers: list[PeerId]
     failing: set[PeerId]
     views: list[list[PeerId]]
-    sure_within: int | None
+    early_within: int | None
 
 
 @st.composite
@@ -215,7 +215,7 @@ def test_each_gets_it_at_most_once_and_in_the_end_the_closest_living_hold_it(
     course: Course, rng: random.Random
 ) -> None:
     k = 3
-    plan = announcement(k=k, sure_within=course.sure_within)
+    plan = announcement(k=k, early_within=course.early_within)
     begun: list[PeerId] = []
     open_ones: list[PeerId] = []
     holders: list[PeerId] = []
