@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -66,8 +66,7 @@ class Zone:
     @asynccontextmanager
     async def served(self, hosts: Path = Path("/dev/null")) -> AsyncGenerator[SystemNameServers]:
         """Name servers that ask this zone, over UDP and TCP."""
-        udp = trio.socket.socket(type=socket.SOCK_DGRAM)
-        await udp.bind(("127.0.0.1", 0))
+        udp, listeners = await _one_port_for_both()
         port = udp.getsockname()[1]
 
         async def serve_udp() -> None:
@@ -86,12 +85,22 @@ class Zone:
         with udp:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(serve_udp)
-                listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
                 nursery.start_soon(trio.serve_listeners, serve_tcp, listeners)
                 resolver = dns.asyncresolver.Resolver(configure=False)
                 resolver.nameservers = [dns.nameserver.Do53Nameserver("127.0.0.1", port)]
                 yield SystemNameServers(resolver, hosts)
                 nursery.cancel_scope.cancel()
+
+
+async def _one_port_for_both() -> tuple[trio.socket.SocketType, Sequence[trio.SocketListener]]:
+    """A port for UDP and TCP: one that is free for UDP may be anybody's for TCP."""
+    while True:
+        udp = trio.socket.socket(type=socket.SOCK_DGRAM)
+        await udp.bind(("127.0.0.1", 0))
+        try:
+            return udp, await trio.open_tcp_listeners(udp.getsockname()[1], host="127.0.0.1")
+        except OSError:
+            udp.close()
 
 
 async def resolved(
