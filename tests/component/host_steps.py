@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
 import trio
 from multiaddr import Multiaddr
 
@@ -19,6 +20,35 @@ QUIC = Multiaddr("/ip4/127.0.0.1/udp/0/quic-v1")
 QUIC6 = Multiaddr("/ip6/::1/udp/0/quic-v1")
 ECHO = "/echo/1.0.0"
 IDLE_S = 30.0
+
+UNDIALLABLE = pytest.mark.parametrize(
+    "addrs",
+    [
+        [],
+        ["/ip4/0.0.0.0/tcp/4001"],
+        ["/ip6/::/tcp/4001"],
+        ["/ip4/224.0.0.1/tcp/4001"],
+        ["/ip4/127.0.0.1/tcp/0"],
+        ["/ip4/127.0.0.1/tcp/4001/ws"],
+        ["/ip4/127.0.0.1/udp/4001/quic"],
+        ["/ip4/127.0.0.1/tcp/1/p2p/QmNnooDu7bfjPFoTZYxMNLWUQJyrVwtbZg5gBMjTezGAJN"],
+        ["/p2p/QmNnooDu7bfjPFoTZYxMNLWUQJyrVwtbZg5gBMjTezGAJN/p2p-circuit"],
+        ["/dns4/localhost/tcp/4001/wss"],
+    ],
+    ids=[
+        "none",
+        "unspecified",
+        "unspecified6",
+        "multicast",
+        "port 0",
+        "websocket",
+        "old quic",
+        "another peer's",
+        "relay",
+        "name",
+    ],
+)
+"""Addresses that no dial is tried to."""
 
 
 # --- waiting --------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ from host_steps import (
     IDLE_S,
     QUIC,
     TCP,
+    UNDIALLABLE,
     Echo,
     Echoes,
     ask,
@@ -671,33 +672,7 @@ async def test_dead_peers_do_not_hold_up_a_good_one(subject: Subject) -> None:
             nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize(
-    "addrs",
-    [
-        [],
-        ["/ip4/0.0.0.0/tcp/4001"],
-        ["/ip6/::/tcp/4001"],
-        ["/ip4/224.0.0.1/tcp/4001"],
-        ["/ip4/127.0.0.1/tcp/0"],
-        ["/ip4/127.0.0.1/tcp/4001/ws"],
-        ["/ip4/127.0.0.1/udp/4001/quic"],
-        ["/ip4/127.0.0.1/tcp/1/p2p/QmNnooDu7bfjPFoTZYxMNLWUQJyrVwtbZg5gBMjTezGAJN"],
-        ["/p2p/QmNnooDu7bfjPFoTZYxMNLWUQJyrVwtbZg5gBMjTezGAJN/p2p-circuit"],
-        ["/dns4/localhost/tcp/4001/wss"],
-    ],
-    ids=[
-        "none",
-        "unspecified",
-        "unspecified6",
-        "multicast",
-        "port 0",
-        "websocket",
-        "old quic",
-        "another peer's",
-        "relay",
-        "name",
-    ],
-)
+@UNDIALLABLE
 @BOTH
 async def test_addresses_that_cannot_be_dialled_are_a_dial_error(
     subject: Subject, addrs: list[str]

@@ -34,6 +34,7 @@ from host_steps import (
     IDLE_S,
     TCP,
     TCP6,
+    UNDIALLABLE,
     Echoes,
     connect,
     dead_address,
@@ -87,33 +88,7 @@ async def test_another_peer_at_the_address_is_a_dial_error() -> None:
         await connect(client, server)  # which says nothing against the one who is there
 
 
-@pytest.mark.parametrize(
-    "addrs",
-    [
-        [],
-        ["/ip4/0.0.0.0/tcp/4001"],
-        ["/ip6/::/tcp/4001"],
-        ["/ip4/224.0.0.1/tcp/4001"],
-        ["/ip4/127.0.0.1/tcp/0"],
-        ["/ip4/127.0.0.1/tcp/4001/ws"],
-        ["/ip4/127.0.0.1/udp/4001/quic"],
-        ["/ip4/127.0.0.1/tcp/1/p2p/QmNnooDu7bfjPFoTZYxMNLWUQJyrVwtbZg5gBMjTezGAJN"],
-        ["/p2p/QmNnooDu7bfjPFoTZYxMNLWUQJyrVwtbZg5gBMjTezGAJN/p2p-circuit"],
-        ["/dns4/localhost/tcp/4001/wss"],
-    ],
-    ids=[
-        "none",
-        "unspecified",
-        "unspecified6",
-        "multicast",
-        "port 0",
-        "websocket",
-        "old quic",
-        "another peer's",
-        "relay",
-        "name",
-    ],
-)
+@UNDIALLABLE
 async def test_addresses_that_cannot_be_dialled_are_a_dial_error(addrs: list[str]) -> None:
     async with made_host(name_servers=NoNameServers()) as client:
         with pytest.raises(DialError, match="can be dialled"):
