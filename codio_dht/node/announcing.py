@@ -96,13 +96,12 @@ class Announcer:
         if not addrs:
             raise NoPeersError("this node has no address that others could be told")
         record = AddProvider(key, (PeerEntry(self._network.local, tuple(addrs)),))
-        if self._running >= params.MAX_BACKGROUND_ANNOUNCEMENTS:
-            quorum = self._network.k
+        to_the_end = self._running >= params.MAX_BACKGROUND_ANNOUNCEMENTS
         job = _Job(record, self._plan(key, quorum))
         self._running += 1
         scope = self._errands.start("announcement", partial(self._run, job, at_end))
         try:
-            while not (job.over or job.plan.has_quorum):
+            while not (job.over or (job.plan.has_quorum and not to_the_end)):
                 await job.moved.wait()
         except BaseException:
             scope.cancel()
