@@ -277,7 +277,7 @@ async def test_after_a_restart_remembered_peers_are_verified_before_they_are_han
                     assert peer not in died
             assert alive <= set(swarm.net.requests)
             assert len(table_of(node)) > len(remembered) / 2
-            assert sum(swarm.net.requests.values()) < 4 * len(remembered)
+            assert sum(swarm.net.requests.values()) < 2 * len(swarm.peers)
             assert await share_of_true_closest(node, swarm, 5) > 0.995
 
 
