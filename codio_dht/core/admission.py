@@ -36,11 +36,12 @@ from enum import Enum
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, cpl
-from codio_dht.core.lookup_states import FailureReason, Wait
+from codio_dht.core.messages import FailureReason
 from codio_dht.core.outage import Outage
 from codio_dht.core.peer import PeerId
 from codio_dht.core.replacements import Replacements
 from codio_dht.core.routing_table import AddOutcome, RoutingTable
+from codio_dht.core.steps import Wait
 
 
 class OfferOutcome(Enum):

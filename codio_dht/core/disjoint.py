@@ -37,7 +37,6 @@ from codio_dht.core.lookup_states import (
     ClosestPeer,
     Done,
     Ended,
-    FailureReason,
     FollowUpBegan,
     LookBeyond,
     LookupEvent,
@@ -46,10 +45,11 @@ from codio_dht.core.lookup_states import (
     Standing,
     Step,
     StopReason,
-    Wait,
 )
+from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Condition
+from codio_dht.core.steps import Wait
 from codio_dht.errors import UsageError
 
 _LATE = (PeerState.UNRESPONSIVE, PeerState.FAILED)

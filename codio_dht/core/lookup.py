@@ -61,7 +61,6 @@ from codio_dht.core.lookup_states import (
     Asked,
     ClosestPeer,
     Done,
-    FailureReason,
     FollowUpBegan,
     GivenUp,
     LookBeyond,
@@ -74,10 +73,11 @@ from codio_dht.core.lookup_states import (
     Standing,
     Step,
     StopReason,
-    Wait,
 )
+from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Condition
+from codio_dht.core.steps import Wait
 
 _BY_ITSELF: Final = (StopReason.COMPLETED, StopReason.OVERRUN)
 """Ends of a lookup that more reports may put off."""

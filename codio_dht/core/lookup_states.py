@@ -7,7 +7,9 @@ from enum import Enum
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
+from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
+from codio_dht.core.steps import Wait
 
 
 class PeerState(Enum):
@@ -24,26 +26,6 @@ class PeerState(Enum):
     FAILED = "failed"
     AVOIDED = "avoided"
     """Known to be dead, so not asked."""
-
-
-class FailureReason(Enum):
-    """Why a request got no answer."""
-
-    UNREACHABLE = "unreachable"
-    """No connection."""
-    TIMEOUT = "timeout"
-    """No answer in time, connected or not."""
-    UNSUPPORTED = "unsupported"
-    """Connected, but it does not speak the protocol."""
-    BROKEN = "broken"
-    """Connected, but the stream ended or the answer was not one."""
-    CAPACITY = "capacity"
-    """Not asked at all: this node had no room for the request."""
-
-    @property
-    def reached(self) -> bool:
-        """Whether the peer was there all the same."""
-        return self in (FailureReason.UNSUPPORTED, FailureReason.BROKEN)
 
 
 class StopReason(Enum):
@@ -85,13 +67,6 @@ class LookBeyond:
     peer: PeerId
     point: Key
     cpl: int
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Nothing to do until a report comes, or until ``until`` if that is earlier."""
-
-    until: Monotonic | None
 
 
 class Standing(Enum):

@@ -1,4 +1,6 @@
-"""The DHT's messages as values: six requests, one reply. Closed unions, consumed with ``match``.
+"""The DHT's messages as values: six requests, one reply, and why a reply may be missing.
+
+The unions are closed and consumed with ``match``.
 
 Addresses are binary multiaddrs (``bytes``): the hot path neither parses nor prints them. A trailing
 ``/p2p/<own id>`` is already stripped by the codec. What a message means is decided in
@@ -9,7 +11,7 @@ Addresses are binary multiaddrs (``bytes``): the hot path neither parses nor pri
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 from codio_dht.core.peer import PeerId
 
@@ -120,3 +122,23 @@ class Reply:
     closer_peers: tuple[PeerEntry, ...] = ()
     provider_peers: tuple[PeerEntry, ...] = ()
     cluster_level: int = 0
+
+
+class FailureReason(Enum):
+    """Why a request got no answer."""
+
+    UNREACHABLE = "unreachable"
+    """There is no connection to the peer, and none could be made."""
+    TIMEOUT = "timeout"
+    """No answer came in time, over a connection or without one."""
+    UNSUPPORTED = "unsupported"
+    """The peer is connected and does not speak the protocol."""
+    BROKEN = "broken"
+    """The peer is connected; the stream ended, or what came was no answer."""
+    CAPACITY = "capacity"
+    """This node had no room for the request, which was never sent: it says nothing of the peer."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether the peer was there all the same."""
+        return self in (FailureReason.UNSUPPORTED, FailureReason.BROKEN)

@@ -16,8 +16,7 @@ from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.admission import Admission, OfferOutcome
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.diversity import GroupLimits, over_represented
-from codio_dht.core.lookup_states import FailureReason
-from codio_dht.core.messages import PeerEntry
+from codio_dht.core.messages import FailureReason, PeerEntry
 from codio_dht.core.netsize import NetworkSize
 from codio_dht.core.outage import Outage
 from codio_dht.core.peer import PeerId

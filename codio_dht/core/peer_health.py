@@ -33,7 +33,7 @@ from itertools import chain
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
-from codio_dht.core.lookup_states import FailureReason
+from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
 
 

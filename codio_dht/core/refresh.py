@@ -37,10 +37,10 @@ from dataclasses import dataclass
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, cpl
-from codio_dht.core.lookup_states import Wait
 from codio_dht.core.outage import Outage
 from codio_dht.core.peer import PeerId
 from codio_dht.core.routing_table import RoutingTable
+from codio_dht.core.steps import Wait
 from codio_dht.params import KEY_BITS
 
 

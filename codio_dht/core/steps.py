@@ -1,10 +1,49 @@
-"""What the responder tells its caller to do: a closed union."""
+"""Steps: what the machines of ``core``, and the responder, tell their caller to do.
+
+Each machine says in its own module which of these it returns and how the caller reports back.
+Decides nothing.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from codio_dht.core.messages import Reply
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.messages import Reply, Request
+from codio_dht.core.peer import PeerId
+
+# --- what a machine wants -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Send ``request`` to ``peer``, and report once how that ended, by ``deadline`` at the latest.
+
+    ``began`` is when the step was returned. ``dials`` says that there was no connection to the peer
+    then, so that the answer time will include a dial.
+    """
+
+    peer: PeerId
+    request: Request
+    began: Monotonic
+    deadline: Monotonic
+    dials: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """There is nothing to do until a report comes, or until ``until`` if that is earlier. Without a
+    time, only a report moves the machine."""
+
+    until: Monotonic | None
+
+
+@dataclass(frozen=True, slots=True)
+class Working:
+    """A long computation is under way: let others run, then ask the machine for its next step."""
+
+
+# --- how the responder takes a request ------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

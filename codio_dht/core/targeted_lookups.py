@@ -12,8 +12,8 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.lookup import ClosestPeersLookup
 from codio_dht.core.lookup_rules import LookupRules
-from codio_dht.core.lookup_states import FailureReason, PeerState, StopReason
-from codio_dht.core.messages import PeerEntry
+from codio_dht.core.lookup_states import PeerState, StopReason
+from codio_dht.core.messages import FailureReason, PeerEntry
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import UsageError
 

@@ -20,17 +20,10 @@ import trio
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
-from codio_dht.core.lookup_states import (
-    Done,
-    FailureReason,
-    LookBeyond,
-    LookupEvent,
-    Query,
-    Step,
-    StopReason,
-    Wait,
-)
+from codio_dht.core.lookup_states import Done, LookBeyond, LookupEvent, Query, Step, StopReason
+from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
+from codio_dht.core.steps import Wait
 from codio_dht.errors import NetworkError, RemoteError
 from codio_dht.node.errands import Errands
 from codio_dht.node.rpc import failure_reason

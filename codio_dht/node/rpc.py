@@ -23,8 +23,7 @@ from multiaddr import Multiaddr
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.lookup_states import FailureReason
-from codio_dht.core.messages import AddProvider, MessageType, Reply, Request
+from codio_dht.core.messages import AddProvider, FailureReason, MessageType, Reply, Request
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import PeerHealth
 from codio_dht.errors import (

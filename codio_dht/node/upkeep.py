@@ -24,12 +24,12 @@ from multiaddr import Multiaddr
 from codio_dht import params
 from codio_dht.core import admission, refresh
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.lookup_states import Wait
 from codio_dht.core.messages import FindNode
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.core.preimages import search_preimage
 from codio_dht.core.rng import Rng
+from codio_dht.core.steps import Wait
 from codio_dht.errors import NetworkError, NoPeersError, RemoteError
 from codio_dht.net.host import Host
 from codio_dht.node.arguments import binary

@@ -13,8 +13,7 @@ from functools import partial
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.lookup_states import FailureReason
-from codio_dht.core.messages import AddProvider, PeerEntry
+from codio_dht.core.messages import AddProvider, FailureReason, PeerEntry
 from codio_dht.core.peer import PeerId
 from codio_dht.sim.exchange import Answer
 from codio_dht.sim.node import SimNode

@@ -22,8 +22,7 @@ from typing import Final, Protocol
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.lookup_states import FailureReason
-from codio_dht.core.messages import Reply, Request
+from codio_dht.core.messages import FailureReason, Reply, Request
 from codio_dht.core.peer import PeerId
 from codio_dht.core.steps import NoReply, Refuse
 from codio_dht.errors import RemoteError

@@ -13,9 +13,9 @@ from functools import partial
 from codio_dht import params
 from codio_dht.core import admission, refresh
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.lookup_states import FailureReason, Wait
-from codio_dht.core.messages import FindNode, Reply
+from codio_dht.core.messages import FailureReason, FindNode, Reply
 from codio_dht.core.peer import PeerId
+from codio_dht.core.steps import Wait
 from codio_dht.sim.exchange import Answer
 from codio_dht.sim.node import SimNode
 from codio_dht.sim.population import Member

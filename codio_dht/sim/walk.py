@@ -15,18 +15,10 @@ from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.lookup import ClosestPeersLookup
-from codio_dht.core.lookup_states import (
-    Asked,
-    Done,
-    FailureReason,
-    GivenUp,
-    LookBeyond,
-    Query,
-    StopReason,
-    Wait,
-)
-from codio_dht.core.messages import FindNode, PeerEntry, Reply, Request
+from codio_dht.core.lookup_states import Asked, Done, GivenUp, LookBeyond, Query, StopReason
+from codio_dht.core.messages import FailureReason, FindNode, PeerEntry, Reply, Request
 from codio_dht.core.peer import PeerId
+from codio_dht.core.steps import Wait
 from codio_dht.core.targeted_lookups import ProvidersLookup
 from codio_dht.sim.exchange import Answer, Exchange
 from codio_dht.sim.invariants import check_done, check_query, check_wait

@@ -19,19 +19,12 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, key_of
 from codio_dht.core.lookup import ClosestPeersLookup
 from codio_dht.core.lookup_rules import LookupRules
-from codio_dht.core.lookup_states import (
-    Done,
-    FailureReason,
-    GivenUp,
-    LookBeyond,
-    Query,
-    Standing,
-    StopReason,
-    Wait,
-)
+from codio_dht.core.lookup_states import Done, GivenUp, LookBeyond, Query, Standing, StopReason
+from codio_dht.core.messages import FailureReason
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import PeerHealth
+from codio_dht.core.steps import Wait
 from codio_dht.node.clock import Clock
 from hostile_host import (
     NOTHING_OPEN,

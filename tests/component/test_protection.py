@@ -10,8 +10,7 @@ import trio
 from libp2p.network.config import ConnectionConfig
 
 from codio_dht import DHTManager
-from codio_dht.core.lookup_states import FailureReason
-from codio_dht.core.messages import AddProvider, FindNode
+from codio_dht.core.messages import AddProvider, FailureReason, FindNode
 from codio_dht.core.peer_health import PeerHealth
 from codio_dht.errors import NetworkError
 from codio_dht.net.libp2p_host import Libp2pHost

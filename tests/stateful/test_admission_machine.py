@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from codio_dht.core.admission import Admission, Probe
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
-from codio_dht.core.lookup_states import FailureReason
+from codio_dht.core.messages import FailureReason
 from codio_dht.core.outage import Outage
 from codio_dht.core.peer import PeerId
 from codio_dht.core.routing_table import AddOutcome, RoutingTable

@@ -12,16 +12,11 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.lookup import ClosestPeersLookup
 from codio_dht.core.lookup_rules import LookupRules
-from codio_dht.core.lookup_states import (
-    Done,
-    FailureReason,
-    PeerState,
-    Query,
-    StopReason,
-    Wait,
-)
+from codio_dht.core.lookup_states import Done, PeerState, Query, StopReason
+from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Condition, Outlook
+from codio_dht.core.steps import Wait
 
 TARGET = Key(0)
 SOFT_S = 3.0

@@ -10,9 +10,10 @@ from codio_dht import params
 from codio_dht.core.admission import Admission, Idle, OfferOutcome, Probe
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
-from codio_dht.core.lookup_states import FailureReason, Wait
+from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
 from codio_dht.core.routing_table import AddOutcome, RoutingTable
+from codio_dht.core.steps import Wait
 from codio_dht.params import (
     ADMISSION_BACKOFF_S,
     KEY_BITS,

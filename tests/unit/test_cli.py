@@ -24,7 +24,6 @@ from codio_dht.core.lookup_states import (
     Answered,
     Asked,
     Ended,
-    FailureReason,
     FollowUpBegan,
     GivenUp,
     LookedBeyond,
@@ -33,6 +32,7 @@ from codio_dht.core.lookup_states import (
     RequestFailed,
     StopReason,
 )
+from codio_dht.core.messages import FailureReason
 from codio_dht.daemon.control import ControlServer
 from codio_dht.daemon.datadir import default_data_dir, listening_socket
 from codio_dht.daemon.methods import Methods, raw_cid

@@ -16,7 +16,6 @@ from codio_dht.core.lookup_states import (
     Answered,
     Asked,
     Ended,
-    FailureReason,
     FollowUpBegan,
     GivenUp,
     LookedBeyond,
@@ -25,6 +24,7 @@ from codio_dht.core.lookup_states import (
     RequestFailed,
     StopReason,
 )
+from codio_dht.core.messages import FailureReason
 from codio_dht.daemon.control import ControlServer
 from codio_dht.daemon.datadir import listening_socket, socket_path
 from codio_dht.daemon.methods import Methods, raw_cid, to_json

@@ -19,15 +19,15 @@ from codio_dht.core.lookup_states import (
     Answered,
     Asked,
     Done,
-    FailureReason,
     LookBeyond,
     PeerState,
     Query,
     StopReason,
-    Wait,
 )
+from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Condition, Outlook
+from codio_dht.core.steps import Wait
 from codio_dht.errors import UsageError
 from codio_dht.params import KEY_BITS, K
 from test_lookup import LOCAL, RULES, Node, drive, nearest, networks, peer_at, peers_of

@@ -14,8 +14,7 @@ from codio_dht.core.admission import OfferOutcome
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.diversity import NAMES, GroupLimits, groups_of, ip_group, over_represented
 from codio_dht.core.keyspace import Key, cpl
-from codio_dht.core.lookup_states import FailureReason
-from codio_dht.core.messages import PeerEntry
+from codio_dht.core.messages import FailureReason, PeerEntry
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerId
 from codio_dht.core.routing_table import AddOutcome, RoutingTable

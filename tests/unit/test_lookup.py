@@ -24,16 +24,15 @@ from codio_dht.core.lookup_states import (
     Answered,
     ClosestPeer,
     Done,
-    FailureReason,
     PeerState,
     Query,
     Standing,
     StopReason,
-    Wait,
 )
-from codio_dht.core.messages import PeerEntry
+from codio_dht.core.messages import FailureReason, PeerEntry
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Condition, Outlook
+from codio_dht.core.steps import Wait
 from codio_dht.core.targeted_lookups import PeerLookup, ProvidersLookup
 from codio_dht.errors import UsageError
 from codio_dht.params import KEY_BITS, MAX_CLOSER_PEERS_ACCEPTED, K

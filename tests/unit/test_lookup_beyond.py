@@ -13,16 +13,16 @@ from codio_dht.core.lookup import ClosestPeersLookup
 from codio_dht.core.lookup_rules import LookupRules
 from codio_dht.core.lookup_states import (
     Done,
-    FailureReason,
     LookBeyond,
     LookedBeyond,
     PeerState,
     Query,
     StopReason,
-    Wait,
 )
+from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Condition, Outlook
+from codio_dht.core.steps import Wait
 
 TARGET = Key(0)
 SOFT_S = 0.5

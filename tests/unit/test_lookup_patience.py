@@ -16,7 +16,6 @@ from codio_dht.core.lookup_states import (
     Asked,
     ClosestPeer,
     Done,
-    FailureReason,
     FollowUpBegan,
     GivenUp,
     Overdue,
@@ -25,10 +24,11 @@ from codio_dht.core.lookup_states import (
     RequestFailed,
     Standing,
     StopReason,
-    Wait,
 )
+from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Condition, Outlook
+from codio_dht.core.steps import Wait
 
 TARGET = Key(0)
 UNKNOWN = Outlook(Condition.UNKNOWN, expected_s=0.1, soft_s=0.5, reach_s=2.0, patience_s=2.0)

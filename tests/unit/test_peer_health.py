@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.lookup_states import FailureReason
+from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Condition, PeerHealth
 

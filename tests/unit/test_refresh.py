@@ -6,10 +6,10 @@ import pytest
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
-from codio_dht.core.lookup_states import Wait
 from codio_dht.core.peer import PeerId
 from codio_dht.core.refresh import CplLookup, LivenessProbe, RefreshSchedule, SelfLookup
 from codio_dht.core.routing_table import RoutingTable
+from codio_dht.core.steps import Wait
 from codio_dht.params import (
     CLOSE_LOOKUP_DELAY_S,
     CLOSE_LOOKUP_INTERVAL_S,
