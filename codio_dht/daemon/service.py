@@ -85,7 +85,7 @@ def run(settings: Settings, version: str, open_dht: OpenDht | None = None) -> in
 def open_node(settings: Settings) -> AbstractAsyncContextManager[Dht]:
     """A ``DHTManager`` as the settings say."""
     from codio_dht import DHTConfig, DHTManager  # noqa: PLC0415 - slow, after the checks
-    from codio_dht.net.stack_host.limits import Limits  # noqa: PLC0415 - as above
+    from codio_dht.net.limits import Limits  # noqa: PLC0415 - as above
 
     raise_open_files(Limits().open_files)
 

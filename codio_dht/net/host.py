@@ -2,21 +2,7 @@
 
 Decides nothing; it is the contract that every libp2p stack under the node keeps.
 
-Inbound request-response protocols are served by synchronous objects: the host makes one
-``StreamHandler`` per stream and feeds it what arrives, in order. ``feed`` returns what to send::
-
-    bytes            send these (may be empty) and go on reading
-    Parked(data, on_ready)
-                     send ``data``; the answer to the next request waits for a load from the store.
-                     The host feeds nothing until the callback it gave to ``on_ready`` has been
-                     called, then calls ``feed(b"", now)``. Only this stream waits, never its
-                     connection.
-    Reset(reason)    reset the stream; the handler is finished
-
-At the peer's end of sending the host calls ``eof(now)``: it returns bytes still to send, and the
-stream is then closed normally. However a stream ends, ``closed()`` is called exactly once. None of
-these methods raises on a peer's bytes; if one raises all the same, the host resets that stream,
-counts and logs it, and lives on.
+Inbound request-response protocols are served by the objects of :mod:`codio_dht.net.handlers`.
 
 Addresses are ``multiaddr.Multiaddr``; deadlines are absolute times of the host's monotonic clock
 (``trio.current_time()``).
@@ -33,42 +19,9 @@ from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
+from codio_dht.net.handlers import StreamHandlerFactory
 
-# --- serving --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Parked:
-    """Send ``data``, then wait: see the module's contract."""
-
-    data: bytes
-    on_ready: Callable[[Callable[[], None]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Reset:
-    """Reset the stream. ``reason`` is for counters and logs, a short fixed phrase."""
-
-    reason: str
-
-
-class StreamHandler(Protocol):
-    """One inbound stream of a request-response protocol, sans I/O."""
-
-    def feed(self, data: bytes, now: Monotonic) -> bytes | Parked | Reset:
-        """Take ``data`` as it arrived; say what to do."""
-        ...
-
-    def eof(self, now: Monotonic) -> bytes | Parked | Reset:
-        """The peer has finished sending."""
-        ...
-
-    def closed(self) -> None:
-        """The stream is over, for whatever reason; called exactly once."""
-        ...
-
-
-StreamHandlerFactory = Callable[[PeerId], StreamHandler]
+# --- streams --------------------------------------------------------------------------------------
 
 
 class Stream(Protocol):

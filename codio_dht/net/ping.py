@@ -13,7 +13,8 @@ import trio
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import DeadlineError, StreamError
-from codio_dht.net.host import Parked, Reset, Stream
+from codio_dht.net.handlers import Parked, Reset
+from codio_dht.net.host import Stream
 
 PING: Final = "/ipfs/ping/1.0.0"
 

@@ -24,7 +24,7 @@ from codio_dht.core.peer import PeerId
 from codio_dht.core.responder import Responder
 from codio_dht.core.steps import Load, NoReply, Refuse
 from codio_dht.errors import RemoteError
-from codio_dht.net.host import Parked, Reset
+from codio_dht.net.handlers import Parked, Reset
 from codio_dht.node.clock import Clock
 from codio_dht.wire.codec import decode_request, encode_reply
 from codio_dht.wire.framing import FrameReader, LargeFrames

@@ -12,7 +12,8 @@ from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
-from codio_dht.net.host import Host, HostEvent, Parked, PeerIdentified, Reset, Stream
+from codio_dht.net.handlers import Parked, Reset
+from codio_dht.net.host import Host, HostEvent, PeerIdentified, Stream
 
 TCP = Multiaddr("/ip4/127.0.0.1/tcp/0")
 TCP6 = Multiaddr("/ip6/::1/tcp/0")

@@ -17,15 +17,8 @@ from multiaddr import Multiaddr
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import DeadlineError, DialError, StreamError, UnsupportedProtocolError
-from codio_dht.net.host import (
-    ConnectionInfo,
-    HostEvent,
-    Parked,
-    PeerGone,
-    PeerIdentified,
-    Reset,
-    StreamHandlerFactory,
-)
+from codio_dht.net.handlers import Parked, Reset, StreamHandlerFactory
+from codio_dht.net.host import ConnectionInfo, HostEvent, PeerGone, PeerIdentified
 
 
 def peer_id_of(number: int) -> PeerId:

@@ -23,7 +23,7 @@ from codio_dht.core.messages import FindNode, MessageType, PeerEntry, Reply
 from codio_dht.core.peer import PeerId
 from codio_dht.core.routing_table import RoutingTable
 from codio_dht.errors import DialError
-from codio_dht.net.host import Parked, Reset
+from codio_dht.net.handlers import Parked, Reset
 from codio_dht.params import KAD_PROTOCOL, KEY_BITS, K
 from codio_dht.wire.codec import decode_request, encode_reply
 from codio_dht.wire.framing import FrameReader

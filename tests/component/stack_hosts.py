@@ -16,7 +16,8 @@ from multiaddr import Multiaddr
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
-from codio_dht.net.stack import connection, quic
+from codio_dht.net.quic import connection as quic
+from codio_dht.net.stack import connection
 from codio_dht.net.stack.channel import ServedProtocols
 from codio_dht.net.stack.connection import Connection, ConnectionEnded, Established
 from codio_dht.net.stack.noise import NoiseIdentity

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from codio_dht.net.stack_host.limits import Limits
+from codio_dht.net.limits import Limits
 
 LOW = 300
 NEEDED = Limits().open_files

@@ -31,15 +31,16 @@ from codio_dht.errors import (
     UsageError,
 )
 from codio_dht.net import event_bus
-from codio_dht.net.host import AddrsChanged, Host, Parked, PeerGone, PeerIdentified, Reset, Stream
-from codio_dht.net.ping import PING
-from codio_dht.net.stack.identify_message import (
+from codio_dht.net.handlers import Parked, Reset
+from codio_dht.net.host import AddrsChanged, Host, PeerGone, PeerIdentified, Stream
+from codio_dht.net.identify.introduction import Introduction, Parts
+from codio_dht.net.identify.message import (
     IDENTIFY,
     IDENTIFY_PUSH,
     IdentifyMessage,
     encode_identify,
 )
-from codio_dht.net.stack_host.identify import Introduction, Parts
+from codio_dht.net.ping import PING
 from host_steps import (
     ECHO,
     IDLE_S,

@@ -14,7 +14,7 @@ from codio_dht.core.messages import AddProvider, FailureReason, FindNode
 from codio_dht.core.peer_health import PeerHealth
 from codio_dht.errors import NetworkError
 from codio_dht.net.libp2p_host import Libp2pHost
-from codio_dht.net.stack_host.limits import Limits
+from codio_dht.net.limits import Limits
 from codio_dht.node.rpc import RpcClient
 from codio_dht.params import KAD_PROTOCOL
 from host_steps import Echo, connect, soon

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from codio_dht.net.stack_host.quic_socket import Sender, bind
+from codio_dht.net.quic.udp_socket import Sender, bind
 
 Addr = tuple[str, int]
 

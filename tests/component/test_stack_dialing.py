@@ -14,12 +14,12 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import DeadlineError, DialError, NetworkError
-from codio_dht.net.stack.noise import NoiseIdentity
-from codio_dht.net.stack.security import Security
-from codio_dht.net.stack_host import Limits, StackHost, connections, dialing, tcp
-from codio_dht.net.stack_host.dial_budget import DialBudget
-from codio_dht.net.stack_host.dial_memory import Failures, Refusers
-from codio_dht.net.stack_host.limits import (
+from codio_dht.net.dial import race
+from codio_dht.net.dial.budget import DialBudget
+from codio_dht.net.dial.failures import DialFailedError, DialFailure
+from codio_dht.net.dial.memory import Failures, Refusers
+from codio_dht.net.dial.targets import Ip, dial_target, ranked
+from codio_dht.net.limits import (
     GIVE_WAY_AFTER_S,
     MAX_BACKOFF_S,
     MAX_DIALS_PER_GROUP,
@@ -27,8 +27,9 @@ from codio_dht.net.stack_host.limits import (
     SILENT_BACKOFF_S,
     STRANGER_BACKOFF_S,
 )
-from codio_dht.net.stack_host.link import DialFailedError, DialFailure
-from codio_dht.net.stack_host.targets import Ip, dial_target, ranked
+from codio_dht.net.stack.noise import NoiseIdentity
+from codio_dht.net.stack.security import Security
+from codio_dht.net.stack_host import Limits, StackHost, connections, tcp
 from host_steps import (
     ECHO,
     IDLE_S,
@@ -176,7 +177,7 @@ def test_addresses_are_ranked_by_reach_and_carrier_and_families_take_turns() -> 
 
 async def test_only_a_second_address_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """R9 of py-libp2p: every dial waits."""
-    monkeypatch.setattr(dialing, "DIAL_STAGGER_S", 1e6)
+    monkeypatch.setattr(race, "DIAL_STAGGER_S", 1e6)
     async with made_host() as server, made_host() as client:
         for _ in range(3):
             await connect(client, server)

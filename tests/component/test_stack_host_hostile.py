@@ -22,15 +22,16 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import DialError, StreamError, UsageError
+from codio_dht.net import inbound_links
+from codio_dht.net.dial.targets import of_socket
 from codio_dht.net.host import ConnectionInfo
+from codio_dht.net.identify.message import IDENTIFY, IDENTIFY_PUSH
+from codio_dht.net.inbound_links import Arrivals
+from codio_dht.net.limits import ARRIVALS_PER_IP_PER_S, MAX_ARRIVALS_PER_IP
 from codio_dht.net.stack import connection as connection_module
 from codio_dht.net.stack.channel import ChannelData, ChannelReset
-from codio_dht.net.stack.identify_message import IDENTIFY, IDENTIFY_PUSH
 from codio_dht.net.stack.multistream import HEADER, encode_message
-from codio_dht.net.stack_host import Gate, Limits, StackHost, admission, connections, pump
-from codio_dht.net.stack_host.admission import Arrivals
-from codio_dht.net.stack_host.limits import ARRIVALS_PER_IP_PER_S, MAX_ARRIVALS_PER_IP
-from codio_dht.net.stack_host.targets import of_socket
+from codio_dht.net.stack_host import Gate, Limits, StackHost, connections, pump
 from host_steps import ECHO, IDLE_S, Echo, Echoes, ask, connect, echo_of, identified, soon, until
 from stack_hosts import RawPeer, made_host, quicken, quiet, raw_peer, raw_socket
 
@@ -566,7 +567,7 @@ async def test_loopback_is_not_limited_by_ip_unless_asked_for() -> None:
 async def test_one_ip_that_comes_again_and_again_is_refused_for_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(admission, "MAX_ARRIVALS_PER_IP", 5)
+    monkeypatch.setattr(inbound_links, "MAX_ARRIVALS_PER_IP", 5)
     async with echo_server(limits=Limits(exempt_local=False)) as (server, _):
         admitted = []
         for _ in range(8):
@@ -820,7 +821,7 @@ async def test_a_peer_that_stops_in_the_middle_of_everything_costs_its_stream_on
 
 
 async def test_addresses_of_a_hostile_identify_are_kept_out() -> None:
-    from codio_dht.net.stack_host.identify import Introduction
+    from codio_dht.net.identify.introduction import Introduction
 
     key, other = PrivateKey.generate_ed25519(), PrivateKey.generate_ed25519()
     good = Multiaddr("/ip4/192.0.2.1/tcp/4001")

@@ -42,17 +42,17 @@ from codio_dht.errors import (
     StreamError,
 )
 from codio_dht.net.dnsaddr import MAX_RESOLVED, resolve
-from codio_dht.net.host import Parked, Reset
+from codio_dht.net.handlers import Parked, Reset
+from codio_dht.net.identify.introduction import Parts, merge
+from codio_dht.net.identify.message import IdentifyMessage, encode_identify
+from codio_dht.net.quic.engine import read_header
 from codio_dht.net.stack.connection import ConnectionEnded
-from codio_dht.net.stack.identify_message import IdentifyMessage, encode_identify
 from codio_dht.net.stack.multistream import Dialler, Listener, ProtocolTable
 from codio_dht.net.stack.noise import Noise, NoiseIdentity
 from codio_dht.net.stack.noise_xx import Handshake
-from codio_dht.net.stack.quic_engine import read_header
 from codio_dht.net.stack.tls import Tls, TlsIdentity
 from codio_dht.net.stack.yamux import Yamux
 from codio_dht.net.stack.yamux_stream import YamuxLimits
-from codio_dht.net.stack_host.identify import Parts, merge
 from codio_dht.node.clock import Clock
 from codio_dht.node.server import KadServer
 from codio_dht.store.schema import unpack_addrs

@@ -15,6 +15,12 @@ from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.crypto.peer_record import open_peer_record
 from codio_dht.crypto.protobuf import bytes_field, read_fields, uint_field, uvarint
+from codio_dht.net.identify.message import (
+    IDENTIFY,
+    IdentifyMessage,
+    decode_identify,
+    encode_identify,
+)
 from codio_dht.net.stack.channel import (
     Channel,
     ChannelAccepted,
@@ -25,12 +31,6 @@ from codio_dht.net.stack.channel import (
     ServedProtocols,
 )
 from codio_dht.net.stack.connection import Connection, ConnectionEnded, Established
-from codio_dht.net.stack.identify_message import (
-    IDENTIFY,
-    IdentifyMessage,
-    decode_identify,
-    encode_identify,
-)
 from codio_dht.net.stack.noise import NoiseIdentity
 from codio_dht.net.stack.tls import TlsIdentity
 from peers import Peer, PeerError, PeerLauncher, RawReply, until

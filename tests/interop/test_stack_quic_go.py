@@ -15,7 +15,8 @@ from codio_dht.crypto.keys import PrivateKey
 from codio_dht.crypto.protobuf import bytes_field, read_fields, uint_field, uvarint
 from codio_dht.errors import DialError
 from codio_dht.net.host import PeerIdentified
-from codio_dht.net.stack_host import StackHost, make_stack_host, quic_endpoint
+from codio_dht.net.quic import endpoint as quic_endpoint
+from codio_dht.net.stack_host import StackHost, make_stack_host
 from peers import Peer, PeerError, PeerLauncher, RawReply, until
 
 pytestmark = pytest.mark.interop

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from codio_dht.crypto.protobuf import bytes_field
 from codio_dht.errors import ProtocolError
-from codio_dht.net.stack.identify_message import (
+from codio_dht.net.identify.message import (
     IdentifyMessage,
     decode_identify,
     encode_identify,

@@ -8,7 +8,7 @@ from codio_dht.core.clock import Monotonic, Now, UnixTime
 from codio_dht.core.messages import GetProviders, MessageType, Reply, Request
 from codio_dht.core.peer import PeerId
 from codio_dht.core.steps import Answer, Load
-from codio_dht.net.host import Parked, Reset
+from codio_dht.net.handlers import Parked, Reset
 from codio_dht.node.clock import Clock
 from codio_dht.node.server import KadServer, KadStream, Wake
 from codio_dht.wire.codec import encode_reply, encode_request

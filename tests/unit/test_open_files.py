@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from codio_dht.daemon.open_files import raise_open_files
-from codio_dht.net.stack_host.limits import Limits
+from codio_dht.net.limits import Limits
 
 UNLIMITED = resource.RLIM_INFINITY
 

@@ -17,8 +17,13 @@ from hypothesis import strategies as st
 from codio_dht.core.clock import Monotonic, UnixTime
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import CapacityError, DeadlineError, ProtocolError, StreamError
-from codio_dht.net.host import Parked, Reset
-from codio_dht.net.stack import quic_engine, quic_recovery, quic_sending
+from codio_dht.net.handlers import Parked, Reset
+from codio_dht.net.quic import engine as quic_engine
+from codio_dht.net.quic import recovery as quic_recovery
+from codio_dht.net.quic import sending as quic_sending
+from codio_dht.net.quic.connection import QUIC_V1, Quic, QuicIdentity, QuicState
+from codio_dht.net.quic.engine import EngineMismatchError, check_engine, check_request_flag
+from codio_dht.net.quic.packets import PacketBuilder
 from codio_dht.net.stack.channel import (
     ChannelAccepted,
     ChannelData,
@@ -33,9 +38,6 @@ from codio_dht.net.stack.channel import (
 )
 from codio_dht.net.stack.connection import ConnectionEnded, Established
 from codio_dht.net.stack.multistream import HEADER, encode_message
-from codio_dht.net.stack.quic import QUIC_V1, Quic, QuicIdentity, QuicState
-from codio_dht.net.stack.quic_engine import EngineMismatchError, check_engine, check_request_flag
-from codio_dht.net.stack.quic_packets import PacketBuilder
 from codio_dht.params import (
     HANDSHAKE_STAGE_TIMEOUT_S,
     MAX_OUTBOUND_STREAMS,

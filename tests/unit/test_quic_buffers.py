@@ -11,7 +11,7 @@ from aioquic.quic.stream import FinalSizeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codio_dht.net.stack.quic_buffers import Ledger, Stream
+from codio_dht.net.quic.buffers import Ledger, Stream
 
 ACKED, LOST = QuicDeliveryState.ACKED, QuicDeliveryState.LOST
 FAR = 1 << 40

@@ -7,7 +7,7 @@ from aioquic.tls import Epoch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codio_dht.net.stack.quic_recovery import Pacer, Recovery
+from codio_dht.net.quic.recovery import Pacer, Recovery
 
 SIZE = 1_200
 

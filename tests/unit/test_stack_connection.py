@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from codio_dht.core.clock import Monotonic
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import DeadlineError, ProtocolError, StreamError
-from codio_dht.net.host import Parked, Reset
+from codio_dht.net.handlers import Parked, Reset
 from codio_dht.net.stack.channel import (
     ChannelAccepted,
     ChannelData,

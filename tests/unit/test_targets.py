@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from codio_dht.core import addresses
-from codio_dht.net.stack_host.targets import of_socket, of_udp_socket, parse
+from codio_dht.net.dial.targets import of_socket, of_udp_socket, parse
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ from codio_dht.errors import (
 )
 from codio_dht.net.dnsaddr import NameServers, SystemNameServers
 from codio_dht.net.event_bus import EventBus
-from codio_dht.net.host import ConnectionInfo, HostEvent, Stream, StreamHandlerFactory
+from codio_dht.net.handlers import StreamHandlerFactory
+from codio_dht.net.host import ConnectionInfo, HostEvent, Stream
 from codio_dht.net.libp2p_host import identifying
 from codio_dht.net.libp2p_host.connecting import connect
 from codio_dht.net.libp2p_host.guards.apply import Guards, guard_host

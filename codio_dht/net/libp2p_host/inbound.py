@@ -23,7 +23,7 @@ import trio
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError, StreamError
-from codio_dht.net.host import Parked, Reset, StreamHandler, StreamHandlerFactory
+from codio_dht.net.handlers import Parked, Reset, StreamHandler, StreamHandlerFactory
 from codio_dht.net.libp2p_host.guards.counters import Counters
 from codio_dht.net.libp2p_host.limits import (
     MAX_INBOUND_STREAMS,

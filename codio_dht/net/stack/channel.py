@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from codio_dht.core.clock import Monotonic
-from codio_dht.net.host import StreamHandler, StreamHandlerFactory
+from codio_dht.net.handlers import StreamHandler, StreamHandlerFactory
 from codio_dht.net.stack.multistream import Dialler, Listener, ProtocolTable
 from codio_dht.net.stack.muxer import GoAway, MuxStream, Violation
 from codio_dht.params import NEGOTIATION_TIMEOUT_S, STREAM_IDLE_TIMEOUT_S

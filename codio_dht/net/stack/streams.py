@@ -28,7 +28,7 @@ from typing import Final
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CapacityError, ProtocolError, StreamError
-from codio_dht.net.host import Parked, Reset
+from codio_dht.net.handlers import Parked, Reset
 from codio_dht.net.stack.channel import (
     Channel,
     ChannelAccepted,

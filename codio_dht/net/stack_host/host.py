@@ -24,34 +24,29 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import CapacityError, DialError, NotRunningError, StreamError
+from codio_dht.net.dial.budget import DialBudget
+from codio_dht.net.dial.race import Dialler
 from codio_dht.net.dnsaddr import NameServers
 from codio_dht.net.event_bus import EventBus
-from codio_dht.net.host import (
-    AddrsChanged,
-    ConnectionInfo,
-    HostEvent,
-    Stream,
-    StreamHandlerFactory,
-)
+from codio_dht.net.gate import Gate
+from codio_dht.net.handlers import StreamHandlerFactory
+from codio_dht.net.host import AddrsChanged, ConnectionInfo, HostEvent, Stream
+from codio_dht.net.identify.message import IDENTIFY
+from codio_dht.net.inbound_links import InboundLinks
+from codio_dht.net.limits import PING_IDLE_S, STREAM_TASK_IDLE_S, Limits
+from codio_dht.net.link import Link, LinkContext, LinkState, Transport, now
 from codio_dht.net.observed_addrs import ObservedAddrs
 from codio_dht.net.own_addresses import told_addresses
 from codio_dht.net.ping import PING, PingHandler, round_trip
 from codio_dht.net.stack.channel import Channel, Served, ServedProtocols
-from codio_dht.net.stack.identify_message import IDENTIFY
 from codio_dht.net.stack.security import Authenticated, Security
-from codio_dht.net.stack_host.admission import Admission
 from codio_dht.net.stack_host.connections import Connections
-from codio_dht.net.stack_host.dial_budget import DialBudget
-from codio_dht.net.stack_host.dialing import Dialler
-from codio_dht.net.stack_host.gate import Gate
 from codio_dht.net.stack_host.identifying import Identifier
-from codio_dht.net.stack_host.limits import PING_IDLE_S, STREAM_TASK_IDLE_S, Limits
-from codio_dht.net.stack_host.link import Link, LinkContext, LinkState, Transport, now
 from codio_dht.net.stack_host.reaper import Reaper
 from codio_dht.net.stack_host.stream import StackStream, open_stream
 from codio_dht.net.stack_host.stream_tasks import StreamTasks
 
-TransportFactory = Callable[[LinkContext, Admission, Callable[[], bool]], Transport]
+TransportFactory = Callable[[LinkContext, InboundLinks, Callable[[], bool]], Transport]
 """Makes a transport: what links share, who may connect, and whether there is room for one more."""
 
 
@@ -84,7 +79,7 @@ class StackHost:
         self._running = False
         self._bus = EventBus(self._counters)
         self._connections = Connections(self._peer_id, limits, self._counters)
-        self._admission = Admission(gate, limits, self._counters)
+        self._admission = InboundLinks(gate, limits, self._counters)
         self._stream_tasks = StreamTasks(nursery, self._counters)
         self._identifier = Identifier(
             private_key,

@@ -22,13 +22,14 @@ from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import CapacityError, ProtocolError, StreamError
 from codio_dht.net.event_bus import EventBus
-from codio_dht.net.host import Parked, PeerGone, PeerIdentified, Reset
+from codio_dht.net.handlers import Parked, Reset
+from codio_dht.net.host import PeerGone, PeerIdentified
+from codio_dht.net.identify.introduction import Introduction, Parts, merge
+from codio_dht.net.identify.message import IDENTIFY, IDENTIFY_PUSH
+from codio_dht.net.limits import IDENTIFY_TIMEOUT_S, PUSH_BATCH
+from codio_dht.net.link import Link, now
 from codio_dht.net.stack.channel import Channel, Served, ServedProtocols
-from codio_dht.net.stack.identify_message import IDENTIFY, IDENTIFY_PUSH
 from codio_dht.net.stack_host.connections import Connections
-from codio_dht.net.stack_host.identify import Introduction, Parts, merge
-from codio_dht.net.stack_host.limits import IDENTIFY_TIMEOUT_S, PUSH_BATCH
-from codio_dht.net.stack_host.link import Link, now
 
 _NANOSECONDS: Final = 1_000_000_000
 

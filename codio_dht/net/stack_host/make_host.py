@@ -20,16 +20,16 @@ from codio_dht import __version__
 from codio_dht.core.clock import UnixTime
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import NetworkError, UsageError
+from codio_dht.net.dial.targets import Carrier, Target, parse
 from codio_dht.net.dnsaddr import NameServers, SystemNameServers
+from codio_dht.net.gate import Gate
+from codio_dht.net.limits import Limits
+from codio_dht.net.quic.connection import QuicIdentity
+from codio_dht.net.quic.transport import QuicTransport
 from codio_dht.net.stack.noise import NoiseIdentity
-from codio_dht.net.stack.quic import QuicIdentity
 from codio_dht.net.stack.security import Security
 from codio_dht.net.stack.tls import TlsIdentity
-from codio_dht.net.stack_host.gate import Gate
 from codio_dht.net.stack_host.host import StackHost
-from codio_dht.net.stack_host.limits import Limits
-from codio_dht.net.stack_host.quic_transport import QuicTransport
-from codio_dht.net.stack_host.targets import Carrier, Target, parse
 from codio_dht.net.stack_host.tcp import TcpTransport
 
 AGENT: Final = f"codio-dht/{__version__}"

@@ -16,16 +16,16 @@ import trio
 from trio.lowlevel import checkpoint
 
 from codio_dht.errors import CapacityError
-from codio_dht.net.stack_host.admission import Admission
-from codio_dht.net.stack_host.connections import Connections
-from codio_dht.net.stack_host.limits import (
+from codio_dht.net.inbound_links import InboundLinks
+from codio_dht.net.limits import (
     OWN_ADDRESSES_INTERVAL_S,
     REAP_BATCH,
     REAP_INTERVAL_S,
     REAP_ROUNDS,
     Limits,
 )
-from codio_dht.net.stack_host.link import Link, now
+from codio_dht.net.link import Link, now
+from codio_dht.net.stack_host.connections import Connections
 
 _log = structlog.get_logger(__name__)
 
@@ -36,7 +36,7 @@ class Reaper:
     def __init__(
         self,
         *,
-        admission: Admission,
+        admission: InboundLinks,
         connections: Connections,
         limits: Limits,
         counters: Counter[str],

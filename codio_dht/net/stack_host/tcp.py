@@ -21,24 +21,19 @@ from trio.lowlevel import notify_closing, wait_readable, wait_writable
 
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import DeadlineError, ProtocolError
-from codio_dht.net.stack_host.admission import Admission
-from codio_dht.net.stack_host.dial_memory import Refusers
-from codio_dht.net.stack_host.limits import (
+from codio_dht.net.dial.failures import DialFailedError, DialFailure
+from codio_dht.net.dial.memory import Refusers
+from codio_dht.net.dial.targets import Carrier, Target, of_socket
+from codio_dht.net.inbound_links import InboundLinks
+from codio_dht.net.limits import (
     ACCEPT_BATCH,
     ACCEPT_PAUSE_S,
     CONNECT_TIMEOUT_S,
     LISTEN_BACKLOG,
     UPGRADE_TIMEOUT_S,
 )
-from codio_dht.net.stack_host.link import (
-    DialFailedError,
-    DialFailure,
-    Link,
-    LinkContext,
-    LinkState,
-)
+from codio_dht.net.link import Link, LinkContext, LinkState
 from codio_dht.net.stack_host.pump import Pump
-from codio_dht.net.stack_host.targets import Carrier, Target, of_socket
 
 _log = structlog.get_logger(__name__)
 
@@ -51,10 +46,10 @@ _IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EIN
 
 
 class TcpTransport:
-    """See the module; a :class:`~codio_dht.net.stack_host.link.Transport`."""
+    """See the module; a :class:`~codio_dht.net.link.Transport`."""
 
     def __init__(
-        self, context: LinkContext, admission: Admission, has_room: Callable[[], bool]
+        self, context: LinkContext, admission: InboundLinks, has_room: Callable[[], bool]
     ) -> None:
         self._context = context
         self._admission = admission

@@ -18,31 +18,26 @@ from multiaddr import Multiaddr
 
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import DeadlineError, ProtocolError
-from codio_dht.net.stack.quic import Address, QuicIdentity
-from codio_dht.net.stack_host.admission import Admission
-from codio_dht.net.stack_host.limits import UPGRADE_TIMEOUT_S
-from codio_dht.net.stack_host.link import (
-    DialFailedError,
-    DialFailure,
-    Link,
-    LinkContext,
-    LinkState,
-)
-from codio_dht.net.stack_host.quic_endpoint import Endpoint
-from codio_dht.net.stack_host.quic_link import QuicLink
-from codio_dht.net.stack_host.quic_socket import bind
-from codio_dht.net.stack_host.targets import Carrier, Target, of_udp_socket
+from codio_dht.net.dial.failures import DialFailedError, DialFailure
+from codio_dht.net.dial.targets import Carrier, Target, of_udp_socket
+from codio_dht.net.inbound_links import InboundLinks
+from codio_dht.net.limits import UPGRADE_TIMEOUT_S
+from codio_dht.net.link import Link, LinkContext, LinkState
+from codio_dht.net.quic.connection import Address, QuicIdentity
+from codio_dht.net.quic.endpoint import Endpoint
+from codio_dht.net.quic.link import QuicLink
+from codio_dht.net.quic.udp_socket import bind
 
 _WILDCARDS: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - dials only
 
 
 class QuicTransport:
-    """See the module; a :class:`~codio_dht.net.stack_host.link.Transport`."""
+    """See the module; a :class:`~codio_dht.net.link.Transport`."""
 
     def __init__(
         self,
         context: LinkContext,
-        admission: Admission,
+        admission: InboundLinks,
         has_room: Callable[[], bool],
         identity: QuicIdentity,
         wanted_ports: Mapping[str, int],

@@ -32,9 +32,9 @@ from aioquic.quic.packet import (
 from aioquic.quic.recovery import MAX_ACK_RANGES
 from aioquic.quic.stream import StreamFinishedError
 
-from codio_dht.net.stack.quic_buffers import Stream
-from codio_dht.net.stack.quic_packets import open_packet
-from codio_dht.net.stack.quic_sending import Sending
+from codio_dht.net.quic.buffers import Stream
+from codio_dht.net.quic.packets import open_packet
+from codio_dht.net.quic.sending import Sending
 
 _LONG_HEADER: Final = 0x80
 _RESERVED: Final = 0x18

@@ -2,7 +2,7 @@
 
 Decides which frames go into the next packets, and which streams are served first. aioquic visits
 all streams for every packet it builds, and builds every packet as if it were a handshake's. Here
-only streams in the :class:`~codio_dht.net.stack.quic_buffers.Ledger` are visited, one after the
+only streams in the :class:`~codio_dht.net.quic.buffers.Ledger` are visited, one after the
 other as each has filled a packet; and an established connection on a proven path has a builder of
 its own. The handshake and paths that are not proven are aioquic's to send, as before.
 """
@@ -30,10 +30,10 @@ from aioquic.quic.packet_builder import (
 )
 from aioquic.quic.recovery import QuicPacketSpace
 
-from codio_dht.net.stack.quic_buffers import Stream
-from codio_dht.net.stack.quic_packets import PacketBuilder
-from codio_dht.net.stack.quic_recovery import Recovery
-from codio_dht.net.stack.quic_windows import Windows
+from codio_dht.net.quic.buffers import Stream
+from codio_dht.net.quic.packets import PacketBuilder
+from codio_dht.net.quic.recovery import Recovery
+from codio_dht.net.quic.windows import Windows
 
 _ONE_RTT: Final = tls.Epoch.ONE_RTT
 _SHORT: Final = QuicPacketType.ONE_RTT

@@ -27,6 +27,8 @@ from multiaddr import Multiaddr
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError
+from codio_dht.net.dial.targets import Target
+from codio_dht.net.limits import Limits
 from codio_dht.net.stack.channel import (
     Channel,
     ChannelAccepted,
@@ -43,8 +45,6 @@ from codio_dht.net.stack.connection import ConnectionEnded, ConnectionEvent, Est
 from codio_dht.net.stack.muxer import GoAway, Violation
 from codio_dht.net.stack.security import Authenticated, Security
 from codio_dht.net.stack.streams import Streams
-from codio_dht.net.stack_host.limits import Limits
-from codio_dht.net.stack_host.targets import Target
 
 _log = structlog.get_logger(__name__)
 
@@ -130,27 +130,6 @@ class LinkContext:
     served: ServedProtocols
     limits: Limits
     counters: Counter[str]
-
-
-class DialFailedError(CodioError):
-    """One address did not lead to the peer."""
-
-    def __init__(self, kind: DialFailure, reason: str) -> None:
-        super().__init__(reason)
-        self.kind = kind
-
-
-class DialFailure(Enum):
-    """Why: decides how long the address is left alone."""
-
-    REFUSED = auto()
-    """The machine said no, or there is no way to it."""
-    SILENT = auto()
-    """No answer in time."""
-    STRANGER = auto()
-    """Somebody answered, who is not this peer or speaks no libp2p."""
-    LOCAL = auto()
-    """This machine could not; nothing is said of the address."""
 
 
 class Transport(Protocol):

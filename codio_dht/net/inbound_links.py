@@ -12,18 +12,18 @@ from collections import Counter, OrderedDict
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.errors import CapacityError
-from codio_dht.net.stack_host.gate import Gate
-from codio_dht.net.stack_host.limits import (
+from codio_dht.net.dial.targets import Ip
+from codio_dht.net.gate import Gate
+from codio_dht.net.limits import (
     ARRIVALS_PER_IP_PER_S,
     MAX_ARRIVALS_PER_IP,
     MAX_ARRIVING_IPS,
     Limits,
 )
-from codio_dht.net.stack_host.link import Link, now
-from codio_dht.net.stack_host.targets import Ip
+from codio_dht.net.link import Link, now
 
 
-class Admission:
+class InboundLinks:
     """See the module. Each admitted link is given back once, with ``ended``."""
 
     def __init__(self, gate: Gate, limits: Limits, counters: Counter[str]) -> None:

@@ -1,8 +1,8 @@
 """One QUIC connection as the host sees it: a link over a UDP socket that it shares with others.
 
-The endpoint (:mod:`quic_transport`) hands it the datagrams that carry one of its connection ids,
-sends what it has, and calls it when its timer is due. No task of its own, but for work that became
-ready by itself or that a turn's ration did not cover.
+The endpoint (:mod:`~codio_dht.net.quic.endpoint`) hands it the datagrams that carry one of its
+connection ids, sends what it has, and calls it when its timer is due. No task of its own, but for
+work that became ready by itself or that a turn's ration did not cover.
 
 All methods are safe after its end.
 """
@@ -19,12 +19,12 @@ from trio.lowlevel import checkpoint
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError
-from codio_dht.net.stack.quic import Address, Datagram, Quic, QuicIdentity
+from codio_dht.net.dial.targets import Target
+from codio_dht.net.limits import QUIC_KEEP_ALIVE_BYTES
+from codio_dht.net.link import Link, LinkContext, LinkState, now
+from codio_dht.net.quic.connection import Address, Datagram, Quic, QuicIdentity
 from codio_dht.net.stack.security import Authenticated
 from codio_dht.net.stack.streams import Streams
-from codio_dht.net.stack_host.limits import QUIC_KEEP_ALIVE_BYTES
-from codio_dht.net.stack_host.link import Link, LinkContext, LinkState, now
-from codio_dht.net.stack_host.targets import Target
 
 _log = structlog.get_logger(__name__)
 

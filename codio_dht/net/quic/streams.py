@@ -23,6 +23,7 @@ from typing import Final
 from aioquic.quic import events as quic
 
 from codio_dht.errors import CapacityError, StreamError
+from codio_dht.net.quic.engine import Engine
 from codio_dht.net.stack.muxer import (
     Data,
     Eof,
@@ -32,7 +33,6 @@ from codio_dht.net.stack.muxer import (
     StreamReset,
     StreamWritable,
 )
-from codio_dht.net.stack.quic_engine import Engine
 from codio_dht.params import (
     MAX_CONNECTION_UNSENT_BYTES,
     MAX_OUTBOUND_STREAMS,

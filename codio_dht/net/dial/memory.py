@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
-from codio_dht.net.stack_host.limits import (
+from codio_dht.net.dial.failures import DialFailure
+from codio_dht.net.limits import (
     MAX_BACKOFF_S,
     MAX_REMEMBERED_FAILURES,
     MAX_REMEMBERED_REFUSALS,
@@ -21,7 +22,6 @@ from codio_dht.net.stack_host.limits import (
     SILENT_BACKOFF_S,
     STRANGER_BACKOFF_S,
 )
-from codio_dht.net.stack_host.link import DialFailure
 
 _FIRST_S = {
     DialFailure.REFUSED: REFUSED_BACKOFF_S,

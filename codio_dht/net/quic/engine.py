@@ -1,6 +1,7 @@
 """aioquic's connection with libp2p's handshake, enforced windows and bounded reassembly.
 
-Decides nothing about libp2p's streams; those are :mod:`quic_streams`'s. What it changes, and why:
+Decides nothing about libp2p's streams (:mod:`~codio_dht.net.quic.streams` does). What it changes,
+and why:
 
 - A server asks for the client's certificate (aioquic: a flag "for test purposes only"), and
   certificates of both sides go to ``judge`` while the handshake waits; aioquic would ask an
@@ -8,9 +9,9 @@ Decides nothing about libp2p's streams; those are :mod:`quic_streams`'s. What it
 - Handshake data is bounded, and so are the gaps in any data, before anybody is authenticated:
   aioquic keeps half a megabyte, and looks through all gaps for every frame.
 - No session tickets, no early data.
-- What is sent and received once there are keys is :mod:`quic_sending`'s, :mod:`quic_receiving`'s
-  and :mod:`quic_windows`'s. Together these are the only places that touch what aioquic calls
-  private.
+- Once there are keys, :mod:`~codio_dht.net.quic.sending`, :mod:`~codio_dht.net.quic.receiving` and
+  :mod:`~codio_dht.net.quic.windows` send and receive. Together with this module they are the only
+  places that touch what aioquic calls private.
 - It logs nothing: aioquic logs what peers write.
 
 ``check_engine`` compares the installed aioquic with what is expected here, and refuses loudly: a
@@ -55,7 +56,7 @@ from aioquic.quic.stream import QuicStream, QuicStreamReceiver
 
 from codio_dht.crypto.certificate import OwnCertificate
 from codio_dht.errors import ProtocolError, UsageError
-from codio_dht.net.stack.quic_receiving import Receiving
+from codio_dht.net.quic.receiving import Receiving
 from codio_dht.params import (
     MAX_QUIC_CONNECTION_IDS,
     MAX_QUIC_GAPS,

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from codio_dht.net.stack.quic import Datagram
+from codio_dht.net.quic.connection import Datagram
 
 _SOL_UDP: Final = 17
 _UDP_SEGMENT: Final = 103

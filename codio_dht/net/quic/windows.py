@@ -12,8 +12,8 @@ peer's windows. What it changes of aioquic, and why:
     ready --its own window--> (MAX_STREAM_DATA) --> ready
       +----the connection's--> starved (MAX_DATA) --> ready
 
-Bounds: streams of the peer by ``MAX_QUIC_STREAMS``, ours by :mod:`quic_streams`; bytes received and
-not taken by the windows, which nobody can overrun.
+Bounds: ``MAX_QUIC_STREAMS`` for the peer's streams, :mod:`~codio_dht.net.quic.streams` for ours,
+and the windows, which nobody can overrun, for bytes received and not taken.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream, StreamFinishedError
 
-from codio_dht.net.stack.quic_buffers import Ledger, Stream
+from codio_dht.net.quic.buffers import Ledger, Stream
 from codio_dht.params import MAX_QUIC_STREAMS, QUIC_CONNECTION_WINDOW_BYTES
 
 _BY_SERVER: Final = 0x1

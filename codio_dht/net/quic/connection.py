@@ -36,11 +36,11 @@ from codio_dht.core.peer import PeerId
 from codio_dht.crypto.certificate import make_certificate, verify_certificate
 from codio_dht.crypto.keys import PrivateKey, PublicKey
 from codio_dht.errors import CapacityError, CodioError, DeadlineError, ProtocolError, StreamError
+from codio_dht.net.quic.engine import Engine, configuration
+from codio_dht.net.quic.streams import QuicStreams
 from codio_dht.net.stack.channel import ServedProtocols
 from codio_dht.net.stack.connection import ConnectionEnded, ConnectionEvent, Established
 from codio_dht.net.stack.muxer import MuxerEvent
-from codio_dht.net.stack.quic_engine import Engine, configuration
-from codio_dht.net.stack.quic_streams import QuicStreams
 from codio_dht.net.stack.security import Authenticated
 from codio_dht.net.stack.streams import Streams
 from codio_dht.params import (

@@ -37,19 +37,19 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 from trio.lowlevel import checkpoint, notify_closing, wait_readable
 
 from codio_dht.core.clock import Monotonic
-from codio_dht.net.stack.quic import Address, Datagram
-from codio_dht.net.stack.quic_engine import CONNECTION_ID_BYTES, read_header, refusal_packet
-from codio_dht.net.stack_host.limits import (
+from codio_dht.net.dial.targets import Ip, Target, of_udp_socket
+from codio_dht.net.limits import (
     MAX_UNPROVEN_HANDSHAKES,
     MAX_UNPROVEN_PER_IP,
     MIN_TIMER_S,
     UDP_BATCH,
     UDP_BUFFER_BYTES,
 )
-from codio_dht.net.stack_host.link import LinkContext, LinkState, now
-from codio_dht.net.stack_host.quic_link import QuicLink
-from codio_dht.net.stack_host.quic_socket import Sender
-from codio_dht.net.stack_host.targets import Ip, Target, of_udp_socket
+from codio_dht.net.link import LinkContext, LinkState, now
+from codio_dht.net.quic.connection import Address, Datagram
+from codio_dht.net.quic.engine import CONNECTION_ID_BYTES, read_header, refusal_packet
+from codio_dht.net.quic.link import QuicLink
+from codio_dht.net.quic.udp_socket import Sender
 
 _log = structlog.get_logger(__name__)
 

@@ -11,8 +11,8 @@ of it has ended, and ranges are looked at only where something was lost or came 
 The classes are aioquic's by name and contract, as its handlers of rare frames use them, too. Never
 raises on what a peer sends, but ``FinalSizeError``, which aioquic makes the connection's end.
 
-Bounds: what may wait is :mod:`quic_streams`'s to enforce, by ``Ledger.kept``; what arrives out of
-order, the windows' and ``MAX_QUIC_GAPS``.
+Bounds: :mod:`~codio_dht.net.quic.streams` enforces what may wait, by ``Ledger.kept``; the windows
+and ``MAX_QUIC_GAPS`` bound what arrives out of order.
 """
 
 from __future__ import annotations

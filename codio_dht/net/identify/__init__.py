@@ -1,0 +1,1 @@
+"""Identify and identify push: what peers say of themselves, and what we say of ourselves."""
