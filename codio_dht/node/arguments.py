@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from multiaddr import Multiaddr
 
+from codio_dht.core.mode import Mode
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.errors import PeerIdError, UsageError
+from codio_dht.node.bootstrap import DEFAULT_NAME, PUBLIC_BOOTSTRAP
 from codio_dht.params import MAX_LOOKUP_KEY_BYTES
 
 __all__ = [
@@ -19,6 +22,45 @@ __all__ = [
     "peer_address_argument",
     "peer_argument",
 ]
+
+Addresses = Iterable[Multiaddr | str | bytes]
+
+
+def data_dir_argument(value: object) -> Path | None:
+    """A directory's path, or None for a node that leaves nothing on disk."""
+    if value is None or isinstance(value, str | Path):
+        return None if value is None else Path(value)
+    raise UsageError(f"data_dir must be a path or None, not {value!r}")
+
+
+def mode_argument(value: object) -> str:
+    """``auto``, or the name of a mode."""
+    if value not in ("auto", *(each.value for each in Mode)):
+        raise UsageError(f"mode must be 'auto', 'server' or 'client', not {value!r}")
+    return str(value)
+
+
+def quorum_argument(value: object, most: int) -> int | None:
+    """A number of holders up to ``most``, or None for the configured one."""
+    if value is not None and not (type(value) is int and 1 <= value <= most):
+        raise UsageError(f"quorum must be from 1 to {most}, or None, not {value!r}")
+    return value
+
+
+def bootstrap_argument(values: Addresses, name: str = "bootstrap") -> tuple[list[PeerInfo], bool]:
+    """The peers to join through, those of the public list included, and whether it was named."""
+    if isinstance(values, str | bytes | Multiaddr) or not isinstance(values, Iterable):
+        raise UsageError(f"{name} must be a list of multiaddrs, not {values!r}")
+    given = list(values)
+    named = DEFAULT_NAME in given
+    addrs = [addr for addr in given if addr != DEFAULT_NAME]
+    if named:
+        addrs += PUBLIC_BOOTSTRAP
+    peers: dict[PeerId, PeerInfo] = {}
+    for addr in addrs:
+        info = peer_address_argument(addr, name)
+        peers.setdefault(info.peer_id, PeerInfo(info.peer_id)).addrs.extend(info.addrs)
+    return list(peers.values()), named
 
 
 def multiaddr_argument(value: Multiaddr | str | bytes, name: str) -> Multiaddr:

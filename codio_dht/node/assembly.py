@@ -1,23 +1,20 @@
-"""Puts one node together: which part is made with what. Runs nothing."""
+"""Puts a node together: which part is made with what.
+
+The only place that knows all constructors. Runs nothing and decides nothing else.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-
-from multiaddr import Multiaddr
 
 from codio_dht import params
 from codio_dht.config import DHTConfig
 from codio_dht.core.addresses import KEEP_ALL, PUBLIC_ONLY, AddressFilter
-from codio_dht.core.clock import Monotonic
-from codio_dht.core.lookup_states import ClosestPeer
-from codio_dht.core.messages import PeerEntry
-from codio_dht.core.mode import Mode
 from codio_dht.core.network import Network
-from codio_dht.core.peer import PeerId, PeerInfo
+from codio_dht.core.peer import PeerInfo
 from codio_dht.core.records import ProviderRecords
 from codio_dht.core.reprovide import ReprovideSchedule
 from codio_dht.core.responder import Responder
@@ -29,118 +26,113 @@ from codio_dht.node.errands import Errands
 from codio_dht.node.lookups import Lookups
 from codio_dht.node.protection import TableProtection
 from codio_dht.node.providing import Providing
-from codio_dht.node.results import DHTStats, FoundPeer
 from codio_dht.node.rpc import RpcClient
+from codio_dht.node.runtime import NetworkRuntime
 from codio_dht.node.server import KadServer
+from codio_dht.node.serving import Serving
+from codio_dht.node.shared import Shared
 from codio_dht.node.storage import Storage
 from codio_dht.node.upkeep import Upkeep
-from codio_dht.store.interface import SnapshotPeer, Store
+from codio_dht.store.interface import Store
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class NetworkPlan:
+    """What one network of a node is made from."""
+
+    config: DHTConfig
+    bootstrap: Sequence[PeerInfo] = ()
+    mode: str = "auto"
+    """``auto``, ``server`` or ``client``."""
+
+    public: bool | None = None
+    """Whether it is the public network; None lets the node's addresses say."""
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
-    """The parts of a running node."""
+    """The parts of a node."""
 
-    host: Host
-    network: Network
-    records: ProviderRecords
-    rpc: RpcClient
-    lookups: Lookups
-    upkeep: Upkeep
-    storage: Storage
+    shared: Shared
+    networks: tuple[NetworkRuntime, ...]
+    main: NetworkRuntime
+    """The first network: what a program asks of the node is asked there."""
+
     providing: Providing
-    announcer: Announcer
-    server: KadServer
-    protection: TableProtection
-    clock: Clock
-    errands: Errands
-    failures: Counter[str]
-    """Bugs in background work, by task."""
+    """Keeps the own keys provided, on the main network."""
 
-    def serve(self) -> None:
-        """Answer the DHT protocol, and say so."""
-        self.host.serve(
-            self.network.protocol, self.server, idle_timeout_s=params.STREAM_IDLE_TIMEOUT_S
+
+def make_node(
+    host: Host,
+    store: Store,
+    plans: Sequence[NetworkPlan],
+    clock: Clock,
+    rng: Random,
+    *,
+    public: bool,
+    provider_ttl_s: float,
+) -> Node:
+    """A node on ``host`` and ``store`` with a network for each plan, the main one first. ``public``
+    holds for the plans that do not say."""
+    main_config = plans[0].config
+    shared = make_shared(host, store, main_config, clock, rng, provider_ttl_s=provider_ttl_s)
+    networks = tuple(
+        make_runtime(
+            shared,
+            plan,
+            public=public if plan.public is None else plan.public,
+            keeps_snapshot=plan is plans[0],
         )
-
-    def unserve(self) -> None:
-        """Answer no more."""
-        self.host.unserve(self.network.protocol)
-
-    def addrs_of(self, peer: PeerId) -> list[Multiaddr]:
-        """Where ``peer`` can be reached, as far as is known."""
-        return multiaddrs(self.network.book.addrs(peer, self.clock.monotonic()))
-
-    def info(self, entry: PeerEntry) -> PeerInfo:
-        """A provider as callers see it: where it said it is, else where it is known to be."""
-        return PeerInfo(
-            entry.peer_id, multiaddrs(entry.addrs) if entry.addrs else self.addrs_of(entry.peer_id)
-        )
-
-    def found(self, found: ClosestPeer) -> FoundPeer:
-        """One of the closest peers as callers see it."""
-        alive_at = None
-        if found.alive_at is not None:
-            alive_at = self.clock.unix() - (self.clock.monotonic() - found.alive_at)
-        return FoundPeer(found.peer, self.addrs_of(found.peer), found.standing, alive_at)
-
-    async def find_providers(
-        self, key: bytes, count: int | None, found: Callable[[PeerEntry], None]
-    ) -> None:
-        """The providers of ``key``, this node's own knowledge first."""
-        await self.lookups.providers(key, count, await self._local_providers(key), found)
-
-    def snapshot(self, now: Monotonic) -> list[SnapshotPeer]:
-        """The routing table, nearest first, to be remembered over a restart."""
-        table, book = self.network.table, self.network.book
-        peers = table.nearest(table.local, len(table))
-        return [SnapshotPeer(peer, book.addrs(peer, now)) for peer in peers]
-
-    def stats(self, mode: Mode) -> DHTStats:
-        """Counts at this moment."""
-        records = self.records.stats()
-        return DHTStats(
-            num_peers=len({info.peer_id for info in self.host.connections()}),
-            num_providers=records.records,
-            routing_table_size=len(self.network.table),
-            pending_queries=self.rpc.pending,
-            mode=mode.value,
-            own_keys=len(self.providing),
-            provider_keys=records.keys,
-            unsaved_records=records.unsaved,
-            provider_ttl_s=self.records.ttl_s,
-            bootstrap=self.upkeep.joining.value,
-            lookups=dict(self.lookups.ended),
-            served=dict(self.server.counters),
-            rpc={**self.rpc.counters, **self.announcer.counters},
-            storage={**self.storage.counters, **records.outcomes},
-            host=self.host.stats(),
-            failures=dict(self.failures),
-        )
-
-    async def _local_providers(self, key: bytes) -> list[PeerEntry]:
-        rows = await self.storage.rows(key)
-        now = self.clock.unix()
-        entries = [
-            PeerEntry(row.provider, row.addrs if row.addrs_expire > now else ()) for row in rows
-        ]
-        if self.providing.provides(key):
-            entries.insert(0, PeerEntry(self.network.local, binary(self.host.addrs)))
-        return entries
+        for plan in plans
+    )
+    main = networks[0]
+    providing = Providing(
+        main.network,
+        main.announcer,
+        shared.storage,
+        shared.own_keys,
+        clock,
+        lambda: host.addrs,
+        quorum=main_config.provide_quorum,
+    )
+    return Node(shared, networks, main, providing)
 
 
-def assemble(
+def make_shared(
     host: Host,
     store: Store,
     config: DHTConfig,
     clock: Clock,
     rng: Random,
     *,
-    bootstrap: Sequence[PeerInfo],
-    public: bool,
     provider_ttl_s: float,
-) -> Node:
-    """A node on ``host`` and ``store``; nothing of it runs yet."""
+) -> Shared:
+    """What the networks of one node share."""
+    records = ProviderRecords(
+        ttl_s=provider_ttl_s,
+        max_per_key=config.max_providers_per_key,
+        max_records=config.max_provider_records,
+    )
+    failures: Counter[str] = Counter()
+    return Shared(
+        host=host,
+        storage=Storage(store, records, clock),
+        records=records,
+        own_keys=ReprovideSchedule(
+            interval_s=config.republish_interval, k=config.replication_factor
+        ),
+        clock=clock,
+        rng=rng,
+        errands=Errands(failures),
+        failures=failures,
+    )
+
+
+def make_runtime(
+    shared: Shared, plan: NetworkPlan, *, public: bool, keeps_snapshot: bool
+) -> NetworkRuntime:
+    """One network as planned."""
+    config, host, clock = plan.config, shared.host, shared.clock
     protection = TableProtection(host, config.protocol)
     network = Network(
         host.peer_id,
@@ -152,13 +144,6 @@ def assemble(
         diverse=public and config.protocol == params.KAD_PROTOCOL,
         seen_at=lambda peer: binary(host.remote_addrs(peer)),
     )
-    records = ProviderRecords(
-        ttl_s=provider_ttl_s,
-        max_per_key=config.max_providers_per_key,
-        max_records=config.max_provider_records,
-    )
-    storage = Storage(store, records, clock)
-    schedule = ReprovideSchedule(interval_s=config.republish_interval, k=config.replication_factor)
     rpc = RpcClient(
         host,
         config.protocol,
@@ -167,15 +152,13 @@ def assemble(
         dial_timeout_s=config.dial_timeout,
         request_timeout_s=config.request_timeout,
     )
-    upkeep = Upkeep(network, host, rpc, rng, bootstrap)
-    failures: Counter[str] = Counter()
-    errands = Errands(failures)
+    upkeep = Upkeep(network, host, rpc, shared.rng, plan.bootstrap)
     lookups = Lookups(
         network,
         rpc,
         host,
-        errands,
-        rng,
+        shared.errands,
+        shared.rng,
         upkeep.wait_for_peers,
         upkeep.stir,
         alpha=config.alpha,
@@ -183,41 +166,29 @@ def assemble(
         disjoint_paths=config.disjoint_paths,
         timeout_s=config.query_timeout,
     )
-    announcer = Announcer(network, lookups, rpc, errands)
     responder = Responder(
         host.peer_id,
         table=network.table,
         book=network.book,
-        records=records,
-        rng=rng,
+        records=shared.records,
+        rng=shared.rng,
         address_filter=network.address_filter,
-        own_keys=schedule,
+        own_keys=shared.own_keys,
         k=config.replication_factor,
     )
     responder.set_own_addrs(binary(host.addrs))
-    return Node(
-        host=host,
+    server = KadServer(responder, shared.storage, clock)
+    return NetworkRuntime(
+        shared=shared,
         network=network,
-        records=records,
+        server=server,
+        serving=Serving(host, config.protocol, server, plan.mode, public=public),
         rpc=rpc,
         lookups=lookups,
         upkeep=upkeep,
-        storage=storage,
-        providing=Providing(
-            network,
-            announcer,
-            storage,
-            schedule,
-            clock,
-            lambda: host.addrs,
-            quorum=config.provide_quorum,
-        ),
-        announcer=announcer,
-        server=KadServer(responder, storage, clock),
+        announcer=Announcer(network, lookups, rpc, shared.errands),
         protection=protection,
-        clock=clock,
-        errands=errands,
-        failures=failures,
+        keeps_snapshot=keeps_snapshot,
     )
 
 

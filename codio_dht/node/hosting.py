@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast, get_args
 
 import trio
 from multiaddr import Multiaddr
@@ -64,11 +64,13 @@ def host_of(host: IHost | Host) -> AbstractAsyncContextManager[Host]:
 
 
 def check_stack(stack: Stack) -> None:
-    """Make sure that ``stack`` is there, before anything is opened.
+    """Make sure that there is such a stack, before anything is opened.
 
     Raises:
-        UsageError: py-libp2p cannot be loaded.
+        UsageError: there is none of that name, or py-libp2p cannot be loaded.
     """
+    if stack not in get_args(Stack):
+        raise UsageError(f"stack must be one of {', '.join(get_args(Stack))}, not {stack!r}")
     if stack == "py-libp2p":
         _libp2p_host()
 

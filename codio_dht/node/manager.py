@@ -1,18 +1,19 @@
 """``DHTManager``: the DHT as a program sees it.
 
-Decides in which order host, store and background work start and stop, and checks what callers pass.
-What happens then, the parts decide (:mod:`codio_dht.node.assembly` puts them together).
+Decides in which order host, store, networks and background work start and stop, and checks what
+callers pass. What a call does is decided by the parts that :mod:`codio_dht.node.assembly` makes; a
+call goes to the node's main network.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, get_args
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import structlog
 import trio
@@ -29,10 +30,8 @@ from codio_dht.core.mode import Mode
 from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.errors import DialError, NotRunningError, StorageError, UsageError
 from codio_dht.net.host import ConnectionInfo, Host
-from codio_dht.node import arguments
-from codio_dht.node.assembly import Node, assemble
-from codio_dht.node.background import Background
-from codio_dht.node.bootstrap import DEFAULT_NAME, PUBLIC_BOOTSTRAP
+from codio_dht.node import arguments, background
+from codio_dht.node.assembly import NetworkPlan, Node, make_node
 from codio_dht.node.calls import Calls, ended_with_the_node
 from codio_dht.node.clock import Clock
 from codio_dht.node.hosting import Stack, check_stack, host_of, open_host, open_store
@@ -41,7 +40,7 @@ from codio_dht.node.lookup_driver import Watch
 from codio_dht.node.lookups import ignore
 from codio_dht.node.result_stream import ResultStream, run_search
 from codio_dht.node.results import DHTStats, FoundPeer, ProvideResult, ProviderRecord
-from codio_dht.node.serving import Serving
+from codio_dht.node.runtime import NetworkRuntime
 from codio_dht.store.interface import OwnKey
 
 if TYPE_CHECKING:
@@ -51,7 +50,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MakeHost = Callable[[], AbstractAsyncContextManager[Host]]
-Addresses = Iterable[Multiaddr | str | bytes]
+Addresses = arguments.Addresses
+Found = TypeVar("Found")
 
 
 class DHTManager:
@@ -110,10 +110,8 @@ class DHTManager:
         """
         listen_on = arguments.multiaddr_list_argument(listen, "listen")
         announced = arguments.multiaddr_list_argument(announce, "announce")
-        if stack not in get_args(Stack):
-            raise UsageError(f"stack must be one of {', '.join(get_args(Stack))}, not {stack!r}")
         check_stack(stack)
-        directory = _data_dir(data_dir)
+        directory = arguments.data_dir_argument(data_dir)
         self = cls.__new__(cls)
         self._configure(
             lambda: open_host(directory, listen_on, announced, stack),
@@ -134,22 +132,25 @@ class DHTManager:
     ) -> None:
         if config is not None and not isinstance(config, DHTConfig):
             raise UsageError(f"config must be a DHTConfig, not {config!r}")
-        if mode not in ("auto", *(each.value for each in Mode)):
-            raise UsageError(f"mode must be 'auto', 'server' or 'client', not {mode!r}")
+        mode = arguments.mode_argument(mode)
         quiet_by_default()
         self._make_host = make_host
         self._config = config or DHTConfig()
-        self._data_dir = _data_dir(data_dir)
-        self._bootstrap, self._joins_public_list = _bootstrap_argument(bootstrap)
-        self._wanted_mode = mode
+        self._data_dir = arguments.data_dir_argument(data_dir)
+        peers, self._joins_public_list = arguments.bootstrap_argument(bootstrap)
+        self._plans = [NetworkPlan(self._config, peers, mode)]
         self._clock = Clock()
         self._rng = random.Random()
         self._stack = AsyncExitStack()
         self._calls = Calls()
         self._entered = False
         self._running: Node | None = None
-        self._serving: Serving | None = None
         self._nursery: trio.Nursery
+
+    def _add_network(self, plan: NetworkPlan) -> None:
+        """Run one more network on the same host; to be called before the node is opened."""
+        assert not self._entered, "open already"
+        self._plans.append(plan)
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -174,41 +175,30 @@ class DHTManager:
         async with AsyncExitStack() as stack:
             store = await stack.enter_async_context(open_store(self._data_dir))
             host = await stack.enter_async_context(self._make_host())
-            public = self._is_public(host)
-            node = assemble(
+            node = make_node(
                 host,
                 store,
-                self._config,
+                self._plans,
                 self._clock,
                 self._rng,
-                bootstrap=self._bootstrap,
-                public=public,
+                public=self._is_public(host),
                 provider_ttl_s=self._provider_ttl_s(),
             )
-            self._serving = Serving(
-                self._wanted_mode,
-                public=public,
-                addrs=host.addrs,
-                serve=node.serve,
-                unserve=node.unserve,
-            )
-            await node.storage.open()
+            shared = node.shared
+            await shared.storage.open()
             await node.providing.open()
-            remembered = await node.storage.call(store.load_snapshot)
-            events = await stack.enter_async_context(host.events())
-            stack.callback(node.protection.release)
-            background = Background(node, self._serving)
-            stack.push_async_callback(background.save_snapshot)
-            stack.push_async_callback(node.rpc.aclose)
+            for network in node.networks:
+                await stack.enter_async_context(network.opened())
             self._nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(self._nursery.cancel_scope.cancel)
             self._running = node
             stack.push_async_callback(self._calls.end)
             stack.callback(self._stopped)
-            node.errands.open(self._nursery)
-            background.start(self._nursery, events)
-            self._serving.start()
-            background.remember(remembered)
+            shared.errands.open(self._nursery)
+            work = {**shared.background_work(), "reprovide": node.providing.run}
+            background.start_all(self._nursery, work, shared.failures)
+            for network in node.networks:
+                network.start(self._nursery)
             self._stack = stack.pop_all()
 
     async def __aexit__(
@@ -229,11 +219,12 @@ class DHTManager:
 
     def _stopped(self) -> None:
         if self._running is not None:
-            self._running.unserve()
+            for network in self._running.networks:
+                network.stop()
         self._running = None
 
     def _is_public(self, host: Host) -> bool:
-        bootstrap = [addr for info in self._bootstrap for addr in info.addrs]
+        bootstrap = [addr for info in self._plans[0].bootstrap for addr in info.addrs]
         return node_is_public((), arguments.binary(host.addrs), arguments.binary(bootstrap))
 
     def _provider_ttl_s(self) -> float:
@@ -252,46 +243,54 @@ class DHTManager:
             raise NotRunningError("the DHT is not open: use it inside `async with`")
         return self._running
 
+    @property
+    def _main(self) -> NetworkRuntime:
+        return self._node.main
+
+    @property
+    def _host(self) -> Host:
+        return self._node.shared.host
+
     # --- what the node is -------------------------------------------------------------------------
 
     @property
     def peer_id(self) -> PeerId:
         """Own identity."""
-        return self._node.host.peer_id
+        return self._host.peer_id
 
     @property
     def addrs(self) -> list[Multiaddr]:
         """Own addresses as told to others, without ``/p2p``."""
-        return list(self._node.host.addrs)
+        return list(self._host.addrs)
 
     @property
     def mode(self) -> Mode:
         """Server (answers and is found in others' tables) or client."""
-        return Mode.CLIENT if self._serving is None else self._serving.mode
+        return Mode.CLIENT if self._running is None else self._running.main.mode
 
     @property
     def bootstrap_state(self) -> str:
         """How joining the network goes: ``DHTStats.bootstrap``, without counting all the rest."""
-        return self._node.upkeep.joining.value
+        return self._main.upkeep.joining.value
 
     def connections(self) -> list[ConnectionInfo]:
         """Every open connection."""
-        return self._node.host.connections()
+        return self._host.connections()
 
     def stats(self) -> DHTStats:
         """Counts and counters, at once and without touching the disk."""
-        return self._node.stats(self.mode)
+        return self._main.stats()
 
     # --- the routing table ------------------------------------------------------------------------
 
     def routing_table_peers(self) -> list[PeerId]:
         """The peers in the routing table, longest in it first."""
-        return self._node.network.table.peers()
+        return self._main.network.table.peers()
 
     def get_closest_peers(self, key: bytes | PeerId) -> list[PeerId]:
         """Up to 20 peers of the own routing table closest to ``key``, nearest first."""
         target = key_of(arguments.key_argument(key))
-        return self._node.network.table.nearest(target, self._config.replication_factor)
+        return self._main.network.table.nearest(target, self._config.replication_factor)
 
     @ended_with_the_node
     async def bootstrap(self, addrs: Addresses) -> int:
@@ -300,15 +299,15 @@ class DHTManager:
         Raises:
             DialError: none of them did.
         """
-        node = self._node
-        peers, _ = _bootstrap_argument(addrs, "addrs")
+        upkeep = self._main.upkeep
+        peers, _ = arguments.bootstrap_argument(addrs, "addrs")
         if not peers:
             raise UsageError("addrs must name at least one peer")
-        answered = await node.upkeep.join(peers)
+        answered = await upkeep.join(peers)
         if not answered:
             raise DialError(f"none of the {len(peers)} bootstrap peers answered as a DHT server")
         with trio.move_on_after(self._config.query_timeout):
-            await node.upkeep.refresh_now()
+            await upkeep.refresh_now()
         return answered
 
     @ended_with_the_node
@@ -318,7 +317,7 @@ class DHTManager:
         Raises:
             NoPeersError: the table is empty.
         """
-        await self._node.upkeep.refresh_now()
+        await self._main.upkeep.refresh_now()
 
     # --- peers ------------------------------------------------------------------------------------
 
@@ -329,12 +328,12 @@ class DHTManager:
         Raises:
             DialError, DeadlineError: it could not be reached there.
         """
-        node = self._node
+        host = self._host
         info = arguments.peer_address_argument(addr, "addr")
-        if info.peer_id == node.host.peer_id:
+        if info.peer_id == host.peer_id:
             raise UsageError("addr is this node's own")
         deadline = Monotonic(trio.current_time() + params.BOOTSTRAP_DIAL_TIMEOUT_S)
-        await node.host.connect(info.peer_id, info.addrs, deadline)
+        await host.connect(info.peer_id, info.addrs, deadline)
         return info.peer_id
 
     @ended_with_the_node
@@ -345,19 +344,17 @@ class DHTManager:
         Raises:
             NetworkError: it could not be found, reached, or did not answer.
         """
-        node = self._node
+        host = self._host
         peer = arguments.peer_argument(peer_id)
-        if peer == node.host.peer_id:
+        if peer == host.peer_id:
             raise UsageError("peer_id is this node's own")
-        if not node.host.is_connected(peer):
-            addrs = node.addrs_of(peer) or await self.find_peer(peer)
+        if not host.is_connected(peer):
+            addrs = self._main.addrs_of(peer) or await self.find_peer(peer)
             if not addrs:
                 raise DialError(f"no address of {peer} is known")
             by = Monotonic(trio.current_time() + self._config.dial_timeout)
-            await node.host.connect(peer, addrs, by)
-        return await node.host.ping(
-            peer, Monotonic(trio.current_time() + self._config.request_timeout)
-        )
+            await host.connect(peer, addrs, by)
+        return await host.ping(peer, Monotonic(trio.current_time() + self._config.request_timeout))
 
     @ended_with_the_node
     async def find_peer(self, peer_id: PeerId | ID | str | bytes) -> list[Multiaddr]:
@@ -366,13 +363,13 @@ class DHTManager:
         Raises:
             NoPeersError: there is nobody to ask.
         """
-        node = self._node
+        host, main = self._host, self._main
         peer = arguments.peer_argument(peer_id)
-        if peer == node.host.peer_id:
-            return list(node.host.addrs)
-        if node.host.is_connected(peer) and (addrs := node.addrs_of(peer)):
+        if peer == host.peer_id:
+            return list(host.addrs)
+        if host.is_connected(peer) and (addrs := main.addrs_of(peer)):
             return addrs
-        return node.addrs_of(peer) if await node.lookups.peer(peer) else []
+        return main.addrs_of(peer) if await main.lookups.peer(peer) else []
 
     @ended_with_the_node
     async def find_closest_peers(
@@ -388,9 +385,10 @@ class DHTManager:
         Raises:
             NoPeersError: there is nobody to ask.
         """
-        node = self._node
-        done = await node.lookups.closest(arguments.key_argument(key), watch or ignore)
-        return [node.found(each) for each in done.closest if each.standing is not Standing.HEARD]
+        main = self._main
+        done = await main.lookups.closest(arguments.key_argument(key), watch or ignore)
+        found = [each for each in done.closest if each.standing is not Standing.HEARD]
+        return [main.found_peer(each) for each in found]
 
     def iter_closest_peers(self, key: bytes | PeerId) -> ResultStream[ClosestPeer, FoundPeer]:
         """As :meth:`find_closest_peers`, each peer as soon as it is certain to be among the
@@ -401,11 +399,9 @@ class DHTManager:
         Raises:
             NoPeersError: there is nobody to ask.
         """
-        node, preimage = self._node, arguments.key_argument(key)
-        stream = ResultStream(node.found)
-        self._nursery.start_soon(
-            run_search, stream.search, partial(node.lookups.each_closest, preimage), node.failures
-        )
+        main, preimage = self._main, arguments.key_argument(key)
+        stream = ResultStream(main.found_peer)
+        self._search_into(stream, partial(main.lookups.each_closest, preimage))
         return stream
 
     # --- providers --------------------------------------------------------------------------------
@@ -422,7 +418,7 @@ class DHTManager:
             StorageError: it could not be noted; it is not kept.
             NoPeersError: nobody to tell; it is kept, and announced as soon as there is somebody.
         """
-        wanted = self._quorum_argument(quorum)
+        wanted = arguments.quorum_argument(quorum, self._config.replication_factor)
         return await self._node.providing.provide(arguments.multihash_of(cid), wanted)
 
     @ended_with_the_node
@@ -432,14 +428,8 @@ class DHTManager:
         Raises:
             NoPeersError: nobody to tell.
         """
-        wanted = self._quorum_argument(quorum)
+        wanted = arguments.quorum_argument(quorum, self._config.replication_factor)
         return await self._node.providing.announce(arguments.multihash_of(cid), wanted)
-
-    def _quorum_argument(self, quorum: int | None) -> int | None:
-        most = self._config.replication_factor
-        if quorum is not None and not (type(quorum) is int and 1 <= quorum <= most):
-            raise UsageError(f"quorum must be from 1 to {most}, or None, not {quorum!r}")
-        return quorum
 
     @ended_with_the_node
     async def stop_providing(self, cid: object) -> bool:
@@ -450,14 +440,14 @@ class DHTManager:
     @ended_with_the_node
     async def own_keys(self) -> list[OwnKey]:
         """What this node keeps announced (multihashes)."""
-        node = self._node
-        return await node.storage.call(node.storage.store.own_keys)
+        storage = self._node.shared.storage
+        return await storage.call(storage.store.own_keys)
 
     @ended_with_the_node
     async def provider_records(self, cid: object) -> list[ProviderRecord]:
         """The provider records of others that this node holds for a CID."""
         key = arguments.multihash_of(cid)
-        rows = await self._node.storage.rows(key)
+        rows = await self._node.shared.storage.rows(key)
         return [
             ProviderRecord(
                 cid=key,
@@ -481,9 +471,9 @@ class DHTManager:
         def take(entry: PeerEntry) -> None:
             found[entry.peer_id] = entry
 
-        node, key = self._node, arguments.multihash_of(cid)
-        await node.find_providers(key, arguments.count_argument(count), take)
-        return [node.info(entry) for entry in found.values()]
+        main, key = self._main, arguments.multihash_of(cid)
+        await main.find_providers(key, arguments.count_argument(count), take)
+        return [main.provider(entry) for entry in found.values()]
 
     def iter_providers(
         self, cid: object, count: int | None = None
@@ -495,32 +485,16 @@ class DHTManager:
         Raises:
             NoPeersError: there is nobody to ask.
         """
-        node, key = self._node, arguments.multihash_of(cid)
+        main, key = self._main, arguments.multihash_of(cid)
         wanted = arguments.count_argument(count)
-        stream = ResultStream(node.info)
-        self._nursery.start_soon(
-            run_search, stream.search, partial(node.find_providers, key, wanted), node.failures
-        )
+        stream = ResultStream(main.provider)
+        self._search_into(stream, partial(main.find_providers, key, wanted))
         return stream
 
-
-def _data_dir(value: str | Path | None) -> Path | None:
-    if value is None or isinstance(value, str | Path):
-        return None if value is None else Path(value)
-    raise UsageError(f"data_dir must be a path or None, not {value!r}")
-
-
-def _bootstrap_argument(values: Addresses, name: str = "bootstrap") -> tuple[list[PeerInfo], bool]:
-    """The peers to join through, those of the public list included, and whether it was named."""
-    if isinstance(values, str | bytes | Multiaddr) or not isinstance(values, Iterable):
-        raise UsageError(f"{name} must be a list of multiaddrs, not {values!r}")
-    given = list(values)
-    named = DEFAULT_NAME in given
-    addrs = [addr for addr in given if addr != DEFAULT_NAME]
-    if named:
-        addrs += PUBLIC_BOOTSTRAP
-    peers: dict[PeerId, PeerInfo] = {}
-    for addr in addrs:
-        info = arguments.peer_address_argument(addr, name)
-        peers.setdefault(info.peer_id, PeerInfo(info.peer_id)).addrs.extend(info.addrs)
-    return list(peers.values()), named
+    def _search_into(
+        self,
+        stream: ResultStream[Found, Any],
+        find: Callable[[Callable[[Found], None]], Awaitable[None]],
+    ) -> None:
+        """Run the search ``find`` in the background; ``stream`` takes what it finds."""
+        self._nursery.start_soon(run_search, stream.search, find, self._node.shared.failures)

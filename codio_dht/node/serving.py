@@ -1,9 +1,9 @@
-"""Whether the node answers the DHT protocol: server or client, and when that changes.
+"""Whether one network's protocol is answered: server or client, and when that changes.
 
 Decides when to serve and when to stop, as ``core.mode`` judges the node's addresses; a mode that
 was asked for never changes. States::
 
-    CLIENT <--addrs_changed--> SERVER
+    CLIENT <--addrs_changed, public_changed--> SERVER
 
 An address that only peers see which we dialled is no reason to serve (it may be a hole in a NAT).
 How often addresses change, the host bounds.
@@ -11,57 +11,83 @@ How often addresses change, the host bounds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import structlog
 from multiaddr import Multiaddr
 
+from codio_dht import params
 from codio_dht.core.addresses import is_public
 from codio_dht.core.mode import Mode, chosen_mode
+from codio_dht.net.handlers import StreamHandlerFactory
+from codio_dht.net.host import Host
 
 log = structlog.get_logger(__name__)
 
 
 class Serving:
-    """See the module. ``serve`` and ``unserve`` are called when the mode changes, and by
-    :meth:`start`."""
+    """See the module. ``wanted`` is ``auto``, ``server`` or ``client``; ``public`` says whether the
+    network is the public one."""
 
     def __init__(
         self,
+        host: Host,
+        protocol: str,
+        handler: StreamHandlerFactory,
         wanted: str,
         *,
         public: bool,
-        addrs: Sequence[Multiaddr],
-        serve: Callable[[], None],
-        unserve: Callable[[], None],
     ) -> None:
+        self._host = host
+        self._protocol = protocol
+        self._handler = handler
         self._wanted = wanted
         self._public = public
-        self._serve = serve
-        self._unserve = unserve
-        self.mode = self._mode_at(addrs)
+        self._proven: Sequence[Multiaddr] = host.addrs
+        self._started = False
+        self.mode = self._mode()
 
     def start(self) -> None:
-        """Serve, if that is the mode."""
+        """Follow the mode from now on: answer the protocol while it is SERVER."""
+        self._started = True
         if self.mode is Mode.SERVER:
             self._serve()
 
+    def stop(self) -> None:
+        """Answer the protocol no more, whatever the mode."""
+        self._started = False
+        self._host.unserve(self._protocol)
+
     def addrs_changed(self, addrs: Sequence[Multiaddr], unproven: Sequence[Multiaddr]) -> None:
         """The node is at ``addrs`` now, of which ``unproven`` may be reached by nobody."""
-        mode = self._mode_at([addr for addr in addrs if addr not in unproven])
+        self._proven = [addr for addr in addrs if addr not in unproven]
+        self._follow_mode()
+
+    def public_changed(self, *, public: bool) -> None:
+        """The network is public now, or no longer."""
+        self._public = public
+        self._follow_mode()
+
+    def _follow_mode(self) -> None:
+        mode = self._mode()
         if mode is self.mode:
             return
         self.mode = mode
-        log.info("mode_changed", mode=mode.value)
+        if not self._started:
+            return
+        log.info("mode_changed", network=self._protocol, mode=mode.value)
         match mode:
             case Mode.SERVER:
                 self._serve()
             case Mode.CLIENT:
-                self._unserve()
+                self._host.unserve(self._protocol)
 
-    def _mode_at(self, addrs: Sequence[Multiaddr]) -> Mode:
+    def _serve(self) -> None:
+        self._host.serve(self._protocol, self._handler, idle_timeout_s=params.STREAM_IDLE_TIMEOUT_S)
+
+    def _mode(self) -> Mode:
         return chosen_mode(
             self._wanted,
             public=self._public,
-            has_public_address=any(is_public(addr.to_bytes()) for addr in addrs),
+            has_public_address=any(is_public(addr.to_bytes()) for addr in self._proven),
         )

@@ -164,7 +164,7 @@ async def run_inline(function, *args, limiter=None, **_):
 
 async def plant(node: DHTManager, peers: Sequence[MemoryHost]) -> None:
     """Connect ``peers`` and put them into the node's routing table."""
-    network = node._node.network
+    network = node._node.main.network
     for peer in peers:
         await host_of(node).connect(peer.peer_id, peer.addrs, soon())
         addrs = tuple(addr.to_bytes() for addr in peer.addrs)
@@ -182,15 +182,15 @@ def left_open(node: DHTManager) -> dict[str, int]:
     """What a node must not keep of a request that is over, by name; all zero when nothing leaks."""
     parts = node._node
     return {
-        "pending requests": parts.rpc.pending,
-        "streams beside the kept ones": host_of(node).open_streams - len(parts.rpc._pool),
-        "lookup slots": parts.lookups._slots.borrowed_tokens,
-        "joining": parts.upkeep._joining,
-        "probes": parts.network.admission.probing,
-        "announcements": parts.announcer._running,
+        "pending requests": parts.main.rpc.pending,
+        "streams beside the kept ones": host_of(node).open_streams - len(parts.main.rpc._pool),
+        "lookup slots": parts.main.lookups._slots.borrowed_tokens,
+        "joining": parts.main.upkeep._joining,
+        "probes": parts.main.network.admission.probing,
+        "announcements": parts.main.announcer._running,
         "keys under way": sum(key.running for key in parts.providing._schedule._keys.values()),
-        "store calls": parts.storage._one_at_a_time.borrowed_tokens,
-        "wanted loads": len(parts.storage._wanted),
+        "store calls": parts.shared.storage._one_at_a_time.borrowed_tokens,
+        "wanted loads": len(parts.shared.storage._wanted),
     }
 
 

@@ -125,7 +125,7 @@ async def test_one_machine_gets_few_places_whatever_addresses_its_identities_cla
                 sybil = Claimant(net, numbered_id(7_000 + number), claimed, script)
                 await sybil.connect(host.peer_id, host.addrs, soon())
                 await trio.sleep(1)
-            assert node._node.network._diverse
+            assert node._node.main.network._diverse
             assert len(node.routing_table_peers()) == params.MAX_GROUP_PEERS_PER_TABLE
 
 
@@ -147,8 +147,8 @@ async def test_lookups_and_provides_of_one_key_at_once_leave_nothing_and_keep_th
                 await node.provide(CID)
         assert node._node.providing.provides(KEY)
         await trio.sleep(200)
-        assert node._node.storage.store.own_keys()[0].last_provided is not None
-        assert node._node.errands.running == 0
+        assert node._node.shared.storage.store.own_keys()[0].last_provided is not None
+        assert node._node.shared.errands.running == 0
         assert NOTHING_OPEN == left_open(node)
         assert node.stats().failures == {}
 

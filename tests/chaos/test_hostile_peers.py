@@ -219,8 +219,8 @@ async def test_a_stream_that_brought_the_wrong_type_is_not_used_again(autojump_c
         await plant(node, [liar])
         for _ in range(2):
             with pytest.raises(Exception, match="was told"):
-                await node._node.lookups.ask(liar.peer_id, FindNode(b"x"))
-        assert len(node._node.rpc._pool) == 0
+                await node._node.main.lookups.ask(liar.peer_id, FindNode(b"x"))
+        assert len(node._node.main.rpc._pool) == 0
         assert host_of(node).open_streams == 0
 
 
@@ -229,7 +229,7 @@ async def test_a_request_is_tried_again_on_a_new_connection_if_the_old_one_ended
         await settle([node], 1)
         await node.find_closest_peers(b"x")
         host = host_of(node)
-        [kept] = node._node.rpc._pool._idle.values()
+        [kept] = node._node.main.rpc._pool._idle.values()
         host.peers.pop(server.peer_id)  # the peer is gone, and neither side has noticed
         connected = [True]  # what the host says once, before the stream breaks
 
@@ -238,7 +238,7 @@ async def test_a_request_is_tried_again_on_a_new_connection_if_the_old_one_ended
 
         host.is_connected = is_connected
         cast(MemoryStream, kept.stream).abort()
-        reply = await node._node.lookups.ask(server.peer_id, FindNode(b"y"))
+        reply = await node._node.main.lookups.ask(server.peer_id, FindNode(b"y"))
         assert reply.type is MessageType.FIND_NODE
 
 
@@ -286,7 +286,7 @@ async def test_an_endless_walk_ends_within_its_bounds(autojump_clock, pause_s):
         assert asked <= params.MAX_LOOKUP_PEERS
         await trio.sleep(200)
         assert NOTHING_OPEN == left_open(node)
-        stats = node._node.network.book.stats()
+        stats = node._node.main.network.book.stats()
         assert stats.heard <= params.MAX_HEARD_PEERS
         assert stats.told <= params.MAX_TOLD_PEERS
 
@@ -397,13 +397,13 @@ async def _drain():
 
 async def test_unfinished_large_requests_hold_no_more_than_their_bound(autojump_clock):
     async with memory_net() as net, lab_node(net) as node:
-        node._node.server.large_requests = LargeFrames(1 << 20)
+        node._node.main.server.large_requests = LargeFrames(1 << 20)
         attacker = net.host(1)
         streams = [await _open(attacker, node) for _ in range(100)]
         for stream in streams:
             await stream.write(uvarint(params.MAX_FRAME_BYTES) + bytes(100_000))
         await _drain()
-        large = node._node.server.large_requests
+        large = node._node.main.server.large_requests
         assert large.held <= 1 << 20
         assert 0 < sum(not stream.broken for stream in streams) <= 10
         [reply] = await ask(net.host(2), node, FindNode(b"x"))
@@ -422,7 +422,7 @@ async def test_unfinished_large_answers_hold_no_more_than_their_bound(autojump_c
         await trio.sleep_forever()
 
     async with memory_net() as net, open_nodes(net, 3) as honest, lab_node(net) as node:
-        large = node._node.rpc._large_replies = MostHeld()
+        large = node._node.main.rpc._large_replies = MostHeld()
         await plant(node, [hostile(net, number, begin_a_large_answer) for number in range(100)])
         await plant(node, [host_of(each) for each in honest])
         async with trio.open_nursery() as nursery:
@@ -449,11 +449,11 @@ async def test_streams_that_are_opened_and_reset_leave_nothing_in_the_queue_of_l
     autojump_clock,
 ):
     async with memory_net() as net, lab_node(net) as node:
-        storage = node._node.storage
+        storage = node._node.shared.storage
         client = net.host(1)
         await ask(client, node, *[_provided(client, b"key %d" % n) for n in range(300)])
         await storage.flush()
-        node._node.records._cache.clear()
+        node._node.shared.records._cache.clear()
         disk = trio.Event()
         call = storage.call
 
@@ -478,10 +478,10 @@ async def test_streams_that_want_one_key_on_disk_share_one_load_and_nobody_else_
     autojump_clock,
 ):
     async with memory_net() as net, lab_node(net) as node:
-        storage, client = node._node.storage, net.host(1)
+        storage, client = node._node.shared.storage, net.host(1)
         await ask(client, node, _provided(client, KEY))
         await storage.flush()
-        node._node.records._cache.clear()
+        node._node.shared.records._cache.clear()
         disk, call, loads = trio.Event(), storage.call, 0
 
         async def slow_disk(function):
@@ -512,7 +512,7 @@ async def test_a_flood_of_records_is_bounded_and_refreshes_of_others_are_still_t
     async with memory_net() as net, lab_node(net, config=config) as node:
         honest, attacker = net.host(1), net.host(2)
         await ask(honest, node, _provided(honest, KEY))
-        await node._node.storage.flush()
+        await node._node.shared.storage.flush()
         began = trio.current_time()
         flood = [_provided(attacker, b"key %d" % number) for number in range(5_000)]
         await ask(attacker, node, *flood)
@@ -535,19 +535,21 @@ async def test_a_key_with_100_000_providers_keeps_its_first_thousand_and_refresh
         parts = node._node
         for number in range(100_000):
             entry = entry_of(number)
-            parts.server.responder.respond(
-                entry.peer_id, AddProvider(KEY, (entry,)), parts.clock.now()
+            parts.main.server.responder.respond(
+                entry.peer_id, AddProvider(KEY, (entry,)), parts.shared.clock.now()
             )
             if number % 10_000 == 0:
-                await parts.storage.flush()
-        await parts.storage.flush()
+                await parts.shared.storage.flush()
+        await parts.shared.storage.flush()
         assert len(await node.provider_records(KEY)) == params.MAX_PROVIDERS_PER_KEY
         assert node.stats().num_providers == params.MAX_PROVIDERS_PER_KEY
         [first] = [entry_of(5)]
         await trio.sleep(60)
-        parts.server.responder.respond(first.peer_id, AddProvider(KEY, (first,)), parts.clock.now())
-        await parts.storage.flush()
-        parts.records._cache.clear()
+        parts.main.server.responder.respond(
+            first.peer_id, AddProvider(KEY, (first,)), parts.shared.clock.now()
+        )
+        await parts.shared.storage.flush()
+        parts.shared.records._cache.clear()
         times = {each.provider.peer_id: each.timestamp for each in await node.provider_records(KEY)}
         assert len(times) == params.MAX_PROVIDERS_PER_KEY
         assert times[first.peer_id] == max(times.values()) == min(times.values()) + 60
@@ -588,11 +590,11 @@ async def test_a_thousand_half_open_streams_of_one_peer_do_not_keep_others_waiti
         endless = await _open(attacker, node)
         await endless.write(encode_request(GetProviders(KEY)) * 20_000)
         began = trio.current_time()
-        turns = node._node.server.counters["GetProviders"]
+        turns = node._node.main.server.counters["GetProviders"]
         [reply] = await ask(net.host(2), node, FindNode(b"y"))
         assert reply.type is MessageType.FIND_NODE
         assert trio.current_time() == began
-        assert node._node.server.counters["GetProviders"] - turns < 20_000
+        assert node._node.main.server.counters["GetProviders"] - turns < 20_000
         await trio.sleep(61)
         assert all(stream.broken for stream in streams)
 
@@ -633,8 +635,8 @@ async def test_an_address_of_hundreds_of_components_is_not_taken(autojump_clock)
         client = net.host(1)
         with pytest.raises(StreamError):
             await ask(client, node, AddProvider(KEY, (PeerEntry(client.peer_id, (address,)),)))
-        node._node.network.learn([PeerEntry(entry_of(1).peer_id, (address,))], None, soon())
-        assert node._node.network.book.addrs(entry_of(1).peer_id, soon()) == ()
+        node._node.main.network.learn([PeerEntry(entry_of(1).peer_id, (address,))], None, soon())
+        assert node._node.main.network.book.addrs(entry_of(1).peer_id, soon()) == ()
 
 
 def _provided(host, key):

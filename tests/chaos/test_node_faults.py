@@ -45,7 +45,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def sqlite_store(node: DHTManager) -> SqliteStore:
-    store = node._node.storage.store
+    store = node._node.shared.storage.store
     assert isinstance(store, SqliteStore)
     return store
 
@@ -134,16 +134,16 @@ async def test_a_call_may_be_cancelled_at_any_step_and_leaves_nothing(autojump_c
             step, rounds, under_way = 1, 0, True
             while under_way:
                 await plant(node, [peer])
-                node._node.records._cache.clear()
+                node._node.shared.records._cache.clear()
                 under_way = await cancelled_at(step, lambda: call(node))
                 step += 1
                 rounds += 1
                 await nothing_open(node)
-                kept = {own.key for own in node._node.storage.store.own_keys()}
+                kept = {own.key for own in node._node.shared.storage.store.own_keys()}
                 assert kept == {key for key in [KEY] if node._node.providing.provides(key)}
                 if kept:
                     await trio.sleep(200)
-                    assert node._node.storage.store.own_keys()[0].last_provided is not None
+                    assert node._node.shared.storage.store.own_keys()[0].last_provided is not None
                     await node.stop_providing(CID)
             assert rounds > 1
             assert node.stats().failures == {}
@@ -185,7 +185,7 @@ async def test_a_store_that_fails_at_random_costs_calls_and_not_the_node(autojum
         lab_node(net, through=honest, config=config) as node,
     ):
         await settle([node], 3)
-        store = node._node.storage.store
+        store = node._node.shared.storage.store
         for name in STORE_METHODS:
             setattr(store, name, at_times(getattr(store, name)))
         client = net.host(900)
@@ -194,7 +194,7 @@ async def test_a_store_that_fails_at_random_costs_calls_and_not_the_node(autojum
             key = key_number(number)
             entry = PeerEntry(client.peer_id, (client.addrs[0].to_bytes(),))
             await ask(client, node, AddProvider(key, (entry,)))
-            node._node.records._cache.clear()
+            node._node.shared.records._cache.clear()
             assert len(await ask(client, node, GetProviders(key))) == 1
             for call, noted in ((node.provide, kept.add), (node.stop_providing, kept.discard)):
                 if rng.random() < 0.5:
@@ -223,9 +223,9 @@ async def test_rows_that_are_damaged_on_disk_are_left_out_of_answers(autojump_cl
     good = entry_of(1)
     values = [None, "text", 7, 1.5, b"", b"\x00" * 5, good.peer_id.to_bytes(), rng.randbytes(60)]
     async with memory_net() as net, lab_node(net, data_dir=tmp_path) as node:
-        respond, clock = node._node.server.responder.respond, node._node.clock
+        respond, clock = node._node.main.server.responder.respond, node._node.shared.clock
         respond(good.peer_id, AddProvider(KEY, (good,)), clock.now())
-        await node._node.storage.flush()
+        await node._node.shared.storage.flush()
         database = sqlite_store(node)._records
         database.execute("PRAGMA ignore_check_constraints = ON")
         for number in range(300):
@@ -239,7 +239,7 @@ async def test_rows_that_are_damaged_on_disk_are_left_out_of_answers(autojump_cl
                 database.execute(
                     "INSERT OR IGNORE INTO snapshot VALUES (?,?,?)", (number, *row[:2])
                 )
-        node._node.records._cache.clear()
+        node._node.shared.records._cache.clear()
         [reply] = await ask(net.host(1), node, GetProviders(KEY))
         assert good.peer_id in [entry.peer_id for entry in reply.provider_peers]
     async with memory_net() as net, lab_node(net, data_dir=tmp_path) as node:
@@ -362,14 +362,14 @@ async def test_a_clock_that_jumps_by_days_stops_nothing(autojump_clock, seed):
             await node.provide(CID)
             await honest[0].provide(CID)
             announced = trio.current_time()
-            seen = node._node.rpc.add_provider
+            seen = node._node.main.rpc.add_provider
 
             async def noting(*args):
                 nonlocal announced
                 announced = trio.current_time()
                 return await seen(*args)
 
-            node._node.rpc.add_provider = noting
+            node._node.main.rpc.add_provider = noting
             for _ in range(60):
                 offset += rng.choice((-1, 1)) * rng.choice((1, 60, 3_600, 86_400, 10 * 86_400))
                 add = key_number(rng.randrange(1_000))

@@ -38,13 +38,13 @@ def no_threads(monkeypatch):
 
 def add_record(node: DHTManager, number: int, key: bytes = KEY) -> None:
     entry = entry_of(number)
-    node._node.server.responder.respond(
-        entry.peer_id, AddProvider(key, (entry,)), node._node.clock.now()
+    node._node.main.server.responder.respond(
+        entry.peer_id, AddProvider(key, (entry,)), node._node.shared.clock.now()
     )
 
 
 def stored(node: DHTManager, key: bytes = KEY) -> int:
-    return len(node._node.storage.store.load_providers(key))
+    return len(node._node.shared.storage.store.load_providers(key))
 
 
 async def _silent(stream):
@@ -110,7 +110,7 @@ async def test_leaving_the_block_while_everything_is_under_way_takes_no_time_and
         net.dead.add(numbered_id(1))
         async with trio.open_nursery() as nursery:
             async with lab_node(net, through=honest) as node:
-                store = node._node.storage.store
+                store = node._node.shared.storage.store
                 await plant(node, [hostile(net, number, _silent) for number in range(100, 130)])
                 written: list[int] = []
                 flush = store.flush
@@ -166,7 +166,7 @@ async def test_a_store_that_cannot_be_closed_does_not_hide_the_error_in_the_bloc
         mine = ValueError("mine")
         with pytest.raises(ValueError, match="mine") as caught:  # noqa: PT012 - see above
             async with node:
-                store = node._node.storage.store
+                store = node._node.shared.storage.store
                 close, store.close = store.close, failing
                 raise mine
         assert caught.value is mine
@@ -191,7 +191,7 @@ async def test_records_whose_flush_was_cancelled_before_it_began_are_written_at_
 ):
     async with memory_net(0.01) as net:
         async with lab_node(net, data_dir=tmp_path) as node:
-            storage = node._node.storage
+            storage = node._node.shared.storage
             add_record(node, 1)
             async with storage._one_at_a_time:  # the disk is busy
                 await trio.sleep(2)
@@ -288,7 +288,7 @@ async def test_keys_under_way_when_the_reprovider_breaks_are_announced_all_the_s
     ):
         await settle([node], 2)
         await node.provide(CID)
-        rpc = node._node.rpc
+        rpc = node._node.main.rpc
         rpc.add_provider = once(rpc.add_provider, ZeroDivisionError())
         await trio.sleep(2_000)
         assert node.stats().failures == {"reprovide": 1}
@@ -300,10 +300,10 @@ async def test_keys_under_way_when_the_reprovider_breaks_are_announced_all_the_s
 
 async def test_a_load_that_breaks_leaves_nobody_waiting(autojump_clock):
     async with memory_net() as net, lab_node(net) as node:
-        storage = node._node.storage
+        storage = node._node.shared.storage
         add_record(node, 1)
         await storage.flush()
-        node._node.records._cache.clear()
+        node._node.shared.records._cache.clear()
         storage.store.load_providers = once(storage.store.load_providers, ZeroDivisionError())
         with trio.fail_after(30):
             assert len(await node.provider_records(KEY)) == 1
@@ -312,7 +312,7 @@ async def test_a_load_that_breaks_leaves_nobody_waiting(autojump_clock):
 
 async def test_a_flush_that_breaks_is_made_again(autojump_clock):
     async with memory_net() as net, lab_node(net) as node:
-        storage = node._node.storage
+        storage = node._node.shared.storage
         storage.store.flush = once(storage.store.flush, ZeroDivisionError())
         add_record(node, 1)
         await trio.sleep(10)
@@ -329,7 +329,7 @@ async def test_peers_whose_going_was_not_heard_of_are_forgotten_all_the_same(aut
             peer.factories.clear()
             await host_of(node).connect(peer.peer_id, peer.addrs, soon())
         await trio.testing.wait_all_tasks_blocked()
-        book = node._node.network.book
+        book = node._node.main.network.book
         assert book.stats().kept == 300
         host_of(node).peers.clear()
         await trio.sleep(2 * params.SNAPSHOT_INTERVAL_S)

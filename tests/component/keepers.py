@@ -66,5 +66,5 @@ async def client_of(peers: Keepers, **settings) -> AsyncIterator[DHTManager]:
     """A node that knows all the living."""
     async with lab_node(peers.net, **settings) as client:
         await plant(client, peers.living)
-        await until(lambda: client._node.errands.running == 0)
+        await until(lambda: client._node.shared.errands.running == 0)
         yield client

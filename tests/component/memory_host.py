@@ -187,7 +187,8 @@ class MemoryHost:
     def unserve(self, protocol: str) -> None:
         self.factories.pop(protocol, None)
         for stream in list(self.inbound):
-            stream.abort()
+            if stream.protocol == protocol:
+                stream.abort()
 
     # --- events -----------------------------------------------------------------------------------
 

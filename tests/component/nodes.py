@@ -19,7 +19,7 @@ EPOCH = 1_700_000_000.0
 
 
 def host_of(node: DHTManager) -> MemoryHost:
-    return cast(MemoryHost, node._node.host)
+    return cast(MemoryHost, node._node.shared.host)
 
 
 def soon() -> Monotonic:

@@ -37,8 +37,8 @@ async def test_an_announcement_that_nobody_fails_hands_the_record_to_the_closest
         result = await client.provide_once(CID, quorum=K)
         assert sorted(peers.holding) == sorted(NEAREST[:K])
         assert (result.holders, result.confirmed, result.attempted) == (K, K, K)
-        await until(lambda: client._node.announcer._running == 0)
-        assert client._node.announcer.counters == {"announced": 1, "record_delivered": K}
+        await until(lambda: client._node.main.announcer._running == 0)
+        assert client._node.main.announcer.counters == {"announced": 1, "record_delivered": K}
 
 
 async def test_who_takes_a_record_without_a_word_holds_it_and_has_not_confirmed_it(
@@ -56,8 +56,8 @@ async def test_the_places_of_those_that_refuse_go_to_the_next_closest(autojump_c
         result = await client.provide_once(CID, quorum=K)
         assert sorted(peers.holding) == sorted(NEAREST[3 : K + 3])
         assert (result.holders, result.attempted) == (K, K + 3)
-        await until(lambda: client._node.announcer._running == 0)
-        assert client._node.announcer.counters["record_failed"] == 3
+        await until(lambda: client._node.main.announcer._running == 0)
+        assert client._node.main.announcer.counters["record_failed"] == 3
 
 
 async def test_a_record_that_nobody_takes_is_a_result_without_holders(autojump_clock):
@@ -65,7 +65,7 @@ async def test_a_record_that_nobody_takes_is_a_result_without_holders(autojump_c
         peers.refusing |= set(NEAREST)
         result = await client.provide_once(CID)
         assert (result.holders, result.pending, result.attempted) == (0, 0, KEEPERS)
-        assert client._node.announcer.counters["announce_failed"] == 1
+        assert client._node.main.announcer.counters["announce_failed"] == 1
 
 
 async def test_past_the_bound_on_announcements_a_caller_waits_for_the_end(
@@ -78,7 +78,7 @@ async def test_past_the_bound_on_announcements_a_caller_waits_for_the_end(
         assert first.pending > 0
         second = await client.provide_once(OTHER_CID, quorum=1)
         assert (second.holders, second.pending) == (K, 0)
-        await until(lambda: client._node.announcer._running == 0)
+        await until(lambda: client._node.main.announcer._running == 0)
         third = await client.provide_once(CID, quorum=1)
         assert third.pending > 0
 
@@ -100,5 +100,5 @@ async def test_a_bug_after_the_caller_went_on_is_counted(autojump_clock, monkeyp
         await die(client, 1)
         result = await client.provide_once(CID, quorum=1)
         assert result.pending > 0
-        await until(lambda: client._node.announcer._running == 0)
+        await until(lambda: client._node.main.announcer._running == 0)
         assert client.stats().failures == {"announcement": 1}

@@ -43,7 +43,7 @@ async def test_a_caller_goes_on_at_the_quorum_and_in_the_end_the_closest_living_
         result = await client.provide(CID)
         assert result.holders >= PROVIDE_QUORUM
         assert result.pending > 0
-        await until(lambda: client._node.errands.running == 0)
+        await until(lambda: client._node.shared.errands.running == 0)
         living = [node for node in nodes if node.peer_id not in net.dead]
         assert await holding(living) >= K
 
@@ -62,7 +62,7 @@ async def test_a_caller_whose_early_deliveries_all_failed_is_told_that_nobody_an
             await host_of(client).disconnect(other.peer_id)
         with pytest.raises(NoPeersError):
             await client.provide(CID)
-        assert client._node.announcer.counters["record_failed"] > 0
+        assert client._node.main.announcer.counters["record_failed"] > 0
         assert len(client._node.providing) == 1
 
 
@@ -71,15 +71,15 @@ async def test_a_caller_whose_early_deliveries_all_failed_is_told_that_nobody_an
 async def test_a_caller_cancelled_during_the_walk_leaves_nothing_running(autojump_clock, after_s):
     async with keepers(0.2) as peers, client_of(peers) as client:
         await die_among_the_closest(client, 8)  # so the quorum is not reached soon
-        await until(lambda: client._node.errands.running == 0)
+        await until(lambda: client._node.shared.errands.running == 0)
         with trio.move_on_after(after_s) as scope:
             await client.provide_once(CID, quorum=K)
         assert scope.cancelled_caught
         await trio.testing.wait_all_tasks_blocked()
-        assert client._node.announcer._running == 0
-        assert client._node.errands.running == 0
+        assert client._node.main.announcer._running == 0
+        assert client._node.shared.errands.running == 0
         assert client.stats().pending_queries == 0
-        assert host_of(client).open_streams == len(client._node.rpc._pool)
+        assert host_of(client).open_streams == len(client._node.main.rpc._pool)
 
 
 async def test_a_key_whose_announcement_was_not_over_is_announced_again_after_a_restart(

@@ -40,8 +40,8 @@ async def client_of_peers(
         known = [host for number, host in hosts.items() if number not in CLOSEST[:-5]]
         async with lab_node(net, config=config) as node:
             await plant(node, known)
-            await until(lambda: node._node.errands.running == 0)
-            await node._node.rpc.aclose()  # whoever falls silent now has no open stream
+            await until(lambda: node._node.shared.errands.running == 0)
+            await node._node.main.rpc.aclose()  # whoever falls silent now has no open stream
             yield net, node
 
 
@@ -80,10 +80,10 @@ async def test_leaving_it_early_ends_the_lookup_and_leaves_nothing_behind(autoju
             await trio.sleep(0.05)
             assert client.stats().pending_queries > 0
         await trio.testing.wait_all_tasks_blocked()
-        assert client._node.errands.running == 0
+        assert client._node.shared.errands.running == 0
         assert len(client._nursery.child_tasks) == tasks
         assert client.stats().pending_queries == 0
-        assert host_of(client).open_streams == len(client._node.rpc._pool)
+        assert host_of(client).open_streams == len(client._node.main.rpc._pool)
         assert [each async for each in stream] == []
 
 

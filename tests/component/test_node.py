@@ -178,7 +178,7 @@ async def test_a_record_that_is_only_on_disk_is_answered_from_there(autojump_clo
         await client.provide(CID)
         await trio.sleep(5)
         node = server._node
-        node.records._cache.clear()
+        node.shared.records._cache.clear()
         replies = await ask(
             host_of(client),
             server.peer_id,
@@ -196,7 +196,7 @@ async def test_a_hung_server_is_tried_twice_and_the_lookup_goes_on(autojump_cloc
         await settle(nodes, 5)
         client, hung = host_of(nodes[0]), nodes[3].peer_id
         net.mute.add(hung)
-        await nodes[0]._node.rpc.aclose()
+        await nodes[0]._node.main.rpc.aclose()
         client.opened.clear()
         began = trio.current_time()
         closest = await nodes[0].find_closest_peers(b"some key")
@@ -206,7 +206,7 @@ async def test_a_hung_server_is_tried_twice_and_the_lookup_goes_on(autojump_cloc
         assert [*standing.values()] == [Standing.ANSWERED] * 4
 
         with pytest.raises(Exception, match="out of time"):
-            await nodes[0]._node.lookups.ask(hung, FindNode(b"x"))
+            await nodes[0]._node.main.lookups.ask(hung, FindNode(b"x"))
         assert hung not in nodes[0].routing_table_peers()
         assert client.opened[hung] >= 2
 
@@ -229,7 +229,7 @@ async def test_a_stream_is_reused_for_request_after_request(autojump_clock):
     async with memory_net() as net, open_nodes(net, 2) as [server, client]:
         await settle([server, client], 1)
         host = host_of(client)
-        await client._node.rpc.aclose()
+        await client._node.main.rpc.aclose()
         before = host.opened[server.peer_id]
         for _ in range(20):
             await client.find_closest_peers(b"key")
@@ -286,7 +286,7 @@ async def test_a_dead_peer_that_all_know_does_not_hang_the_search_for_it(autojum
         net.dead.add(target)
         await host_of(client).disconnect(target)
         bad = PeerEntry(target, (b"\x04bad", b"", b"\xff" * 9))
-        client._node.network.learn([bad], target, soon())
+        client._node.main.network.learn([bad], target, soon())
         began = trio.current_time()
         assert await client.find_peer(target) == nodes[5].addrs  # it was dialled, so it is told
         assert trio.current_time() - began < 10
@@ -308,13 +308,13 @@ async def test_a_cancelled_lookup_leaves_no_stream_open(autojump_clock):
         await settle(nodes, 7)
         await trio.sleep(30)
         host = host_of(nodes[0])
-        await nodes[0]._node.rpc.aclose()
+        await nodes[0]._node.main.rpc.aclose()
         with trio.move_on_after(0.7) as scope:
             await nodes[0].find_closest_peers(b"key")
         assert scope.cancelled_caught
         await trio.testing.wait_all_tasks_blocked()
         assert nodes[0].stats().pending_queries == 0
-        assert host.open_streams == len(nodes[0]._node.rpc._pool)
+        assert host.open_streams == len(nodes[0]._node.main.rpc._pool)
 
 
 # --- providing ------------------------------------------------------------------------------------
@@ -337,7 +337,9 @@ async def test_a_holder_that_cannot_be_reached_is_replaced_by_the_next_closest(a
         closest = [info.peer_id for info in await client.find_closest_peers(multihash_of(CID))]
         refusing = closest[3]
         victim = next(node for node in nodes if node.peer_id == refusing)
-        victim._node.server.responder._records = None  # refuses provider records, answers lookups
+        victim._node.main.server.responder._records = (
+            None  # refuses provider records, answers lookups
+        )
         result = await client.provide(CID, quorum=20)
         assert (result.holders, result.attempted) == (20, 21)
 

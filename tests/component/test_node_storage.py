@@ -93,7 +93,7 @@ async def test_the_event_loop_is_never_blocked_while_20_000_records_are_stored(t
     """Lag is counted in CPU time of the loop's own thread, which a busy machine does not change;
     and no call to the store may come from that thread, so its waiting for the disk cannot hide."""
     async with real_time_net() as net, opened(net, 1, tmp_path) as server:
-        storage, loop_thread = server._node.storage, threading.get_ident()
+        storage, loop_thread = server._node.shared.storage, threading.get_ident()
         threads = set()
         flush = storage.store.flush
 
@@ -131,7 +131,7 @@ async def test_the_event_loop_is_never_blocked_while_20_000_records_are_stored(t
 
 async def test_a_store_that_cannot_write_loses_nothing_and_stops_nothing(autojump_clock, tmp_path):
     async with memory_net() as net, opened(net, 1, tmp_path) as server:
-        storage = server._node.storage
+        storage = server._node.shared.storage
         flush, broken = storage.store.flush, True
 
         def failing_flush(batch):
@@ -174,7 +174,7 @@ async def test_a_provide_that_cannot_be_noted_is_refused_and_not_kept(autojump_c
         def failing(*_):
             raise StorageError("the disk is full")
 
-        setattr(nodes[0]._node.storage.store, fault, failing)
+        setattr(nodes[0]._node.shared.storage.store, fault, failing)
         with pytest.raises(StorageError, match="disk is full"):
             await nodes[0].provide(CID)
         assert nodes[0].stats().own_keys == 0

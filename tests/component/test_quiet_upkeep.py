@@ -14,9 +14,9 @@ from nodes import host_of, memory_net, open_nodes, soon
 
 async def test_a_client_that_comes_wakes_nobody_and_a_server_does(autojump_clock) -> None:
     async with memory_net() as net, open_nodes(net, 1) as [node]:
-        upkeep = node._node.upkeep
+        upkeep = node._node.main.upkeep
         identified: list[PeerId] = []
-        network = node._node.network
+        network = node._node.main.network
         tell = network.identified
 
         def noted(peer: PeerId, *about: Any) -> OfferOutcome | None:
@@ -42,7 +42,7 @@ async def test_a_server_that_became_a_client_wakes_whoever_fills_its_place(autoj
     async with memory_net() as net, open_nodes(net, 2) as [node, other]:
         await trio.sleep(5)
         assert [other.peer_id] == node.routing_table_peers()
-        waited_for = node._node.upkeep._moved
+        waited_for = node._node.main.upkeep._moved
         host_of(other).unserve("/ipfs/kad/1.0.0")
         host_of(other).identify_again()
         await trio.sleep(1)

@@ -61,7 +61,7 @@ async def test_after_one_provide_at_least_twenty_of_twenty_five_hold_the_record(
         request, holders = GetProviders(multihash_of(CID)), 0
         for asked in nodes:
             asking = nodes[0] if asked is not nodes[0] else nodes[1]
-            rpc = asking._node.rpc
+            rpc = asking._node.main.rpc
             reply = await rpc.request(asked.peer_id, request, Monotonic(trio.current_time() + 20))
             holders += nodes[3].peer_id in [entry.peer_id for entry in reply.provider_peers]
         assert holders >= 20

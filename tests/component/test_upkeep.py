@@ -68,7 +68,7 @@ async def test_within_ten_seconds_of_a_cold_start_lookups_are_right(autojump_clo
         began = trio.current_time()
         async with node_in(swarm, ordinary(swarm)[:1]) as node:
             with trio.fail_after(10):
-                while not node._node.network.refresh.runs:
+                while not node._node.main.network.refresh.runs:
                     await trio.sleep(0.1)
             assert trio.current_time() - began < 10
             requests = sum(swarm.net.requests.values())
@@ -95,7 +95,7 @@ async def test_a_second_join_repeats_no_whole_refresh(autojump_clock):
     ):
         await trio.sleep(30)
         lookups = node.stats().lookups["completed"]
-        cpls = len(node._node.network.table.cpl_counts())
+        cpls = len(node._node.main.network.table.cpl_counts())
         assert lookups <= cpls
 
 
@@ -140,7 +140,7 @@ async def test_peers_silent_for_too_long_are_asked_and_leave_if_they_do_not_answ
             await host_of(node).disconnect(peer)
         swarm.net.dead.add(victim)
         await trio.sleep(LIVENESS_GRACE_S + 2 * REFRESH_INTERVAL_S)
-        entry = node._node.network.table.entry(other)
+        entry = node._node.main.network.table.entry(other)
         assert victim not in table_of(node)
         assert entry is not None
         assert entry.last_answered > trio.current_time() - LIVENESS_GRACE_S
@@ -156,9 +156,9 @@ async def test_a_suspect_that_does_not_answer_its_probe_leaves_at_once(autojump_
         victim, innocent, *_ = table_of(node)
         for peer in (victim, innocent):
             await host_of(node).disconnect(peer)
-            node._node.network.refresh.suspect(peer)
+            node._node.main.network.refresh.suspect(peer)
         swarm.net.refusing.add(victim)
-        node._node.upkeep.stir()
+        node._node.main.upkeep.stir()
         await trio.sleep(3)
         assert victim not in table_of(node)
         assert innocent in table_of(node)
@@ -170,17 +170,17 @@ async def test_a_peer_that_died_makes_way_for_one_that_found_its_bucket_full(aut
         node_in(swarm, swarm.peers[:1]) as node,
     ):
         await trio.sleep(2 * REFRESH_INTERVAL_S)
-        table = node._node.network.table
+        table = node._node.main.network.table
         assert table.cpl_counts()[0] == K
         for number in range(20):
             await node.find_closest_peers(b"%d" % number)
-        assert node._node.network.admission.replacements > 20
+        assert node._node.main.network.admission.replacements > 20
         victims = [peer for peer in table_of(node) if table.entry(peer).cpl == 0][:5]
         for peer in victims:
             await host_of(node).disconnect(peer)
             swarm.net.refusing.add(peer)
-            node._node.network.refresh.suspect(peer)
-        node._node.upkeep.stir()
+            node._node.main.network.refresh.suspect(peer)
+        node._node.main.upkeep.stir()
         await trio.sleep(5)
         assert not set(victims) & set(table_of(node))
         assert table.cpl_counts()[0] == K
@@ -196,11 +196,11 @@ async def test_an_outage_of_the_own_network_does_not_cost_the_table(autojump_clo
         for number in range(30):
             await node.find_closest_peers(b"%d" % number)
             await trio.sleep(10)
-        assert node._node.network.outage.suspected
+        assert node._node.main.network.outage.suspected
         assert len(table_of(node)) > len(before) - OUTAGE_FAILURES
         swarm.net.cut = False
         with trio.fail_after(30):
-            while node._node.network.outage.suspected:
+            while node._node.main.network.outage.suspected:
                 await trio.sleep(0.5)
         await trio.sleep(30)  # all suspects are judged
         assert len(set(table_of(node)) & set(before)) > 0.95 * len(before)
@@ -220,8 +220,8 @@ async def test_a_node_whose_table_is_empty_joins_again(autojump_clock):
             while len(table_of(node)) < 5:
                 await trio.sleep(1)
         for peer in table_of(node):
-            node._node.network.admission.withdraw(peer, soon())
-        node._node.upkeep.stir()
+            node._node.main.network.admission.withdraw(peer, soon())
+        node._node.main.upkeep.stir()
         assert table_of(node) == []
         with trio.fail_after(LOW_PEERS_CHECK_S):
             while len(table_of(node)) < 5:
@@ -272,7 +272,7 @@ async def test_after_a_restart_remembered_peers_are_verified_before_they_are_han
             while trio.current_time() < began + 10:
                 await trio.sleep(0.05)
                 for peer in table_of(node):
-                    entry = node._node.network.table.entry(peer)
+                    entry = node._node.main.network.table.entry(peer)
                     assert entry.last_answered is not None
                     assert peer not in died
             assert alive <= set(swarm.net.requests)

@@ -14,7 +14,7 @@ from codio_dht.core.keyspace import Key
 from codio_dht.core.lookup import ClosestPeersLookup
 from codio_dht.errors import ConfigError
 from codio_dht.net.host import Host
-from codio_dht.node.assembly import assemble
+from codio_dht.node.assembly import NetworkPlan, make_node
 from codio_dht.node.clock import Clock
 from codio_dht.store.interface import Store
 
@@ -79,13 +79,12 @@ class _Host:
 
 def _node(**settings):
     config = DHTConfig(**settings)
-    return assemble(
+    return make_node(
         cast(Host, _Host()),
         cast(Store, None),
-        config,
+        [NetworkPlan(config)],
         Clock(),
         Random(1),
-        bootstrap=[],
         public=False,
         provider_ttl_s=config.provider_timeout,
     )
@@ -94,22 +93,22 @@ def _node(**settings):
 @pytest.mark.parametrize(
     ("settings", "where", "expected"),
     [
-        ({"replication_factor": 30}, lambda node: node.network.table.bucket_size, 30),
-        ({"provider_timeout": 50_000}, lambda node: node.records.ttl_s, 50_000),
+        ({"replication_factor": 30}, lambda node: node.main.network.table.bucket_size, 30),
+        ({"provider_timeout": 50_000}, lambda node: node.shared.records.ttl_s, 50_000),
         ({"republish_interval": 70}, lambda node: node.providing._schedule._interval_s, 70),
-        ({"query_timeout": 9}, lambda node: node.lookups._timeout_s, 9),
-        ({"request_timeout": 4}, lambda node: node.rpc._request_timeout_s, 4),
-        ({"dial_timeout": 2}, lambda node: node.rpc._dial_timeout_s, 2),
-        ({"refresh_interval": 99}, lambda node: node.network.refresh._interval_s, 99),
-        ({"disjoint_paths": 4}, lambda node: node.lookups._disjoint_paths, 4),
-        ({"alpha": 5}, lambda node: node.lookups._rules().alpha, 5),
+        ({"query_timeout": 9}, lambda node: node.main.lookups._timeout_s, 9),
+        ({"request_timeout": 4}, lambda node: node.main.rpc._request_timeout_s, 4),
+        ({"dial_timeout": 2}, lambda node: node.main.rpc._dial_timeout_s, 2),
+        ({"refresh_interval": 99}, lambda node: node.main.network.refresh._interval_s, 99),
+        ({"disjoint_paths": 4}, lambda node: node.main.lookups._disjoint_paths, 4),
+        ({"alpha": 5}, lambda node: node.main.lookups._rules().alpha, 5),
         ({"provide_quorum": 4}, lambda node: node.providing._quorum, 4),
-        ({"beta": 7}, lambda node: node.lookups._rules().beta, 7),
-        ({"max_provider_records": 10}, lambda node: node.records._max_records, 10),
-        ({"max_providers_per_key": 11}, lambda node: node.records._max_per_key, 11),
-        ({"address_policy": "public"}, lambda node: node.network.address_filter, PUBLIC_ONLY),
-        ({"address_policy": "all"}, lambda node: node.network.address_filter, KEEP_ALL),
-        ({"protocol": "/x/kad/1.0.0"}, lambda node: node.network.protocol, "/x/kad/1.0.0"),
+        ({"beta": 7}, lambda node: node.main.lookups._rules().beta, 7),
+        ({"max_provider_records": 10}, lambda node: node.shared.records._max_records, 10),
+        ({"max_providers_per_key": 11}, lambda node: node.shared.records._max_per_key, 11),
+        ({"address_policy": "public"}, lambda node: node.main.network.address_filter, PUBLIC_ONLY),
+        ({"address_policy": "all"}, lambda node: node.main.network.address_filter, KEEP_ALL),
+        ({"protocol": "/x/kad/1.0.0"}, lambda node: node.main.network.protocol, "/x/kad/1.0.0"),
     ],
 )
 def test_a_setting_arrives_where_it_acts(settings, where, expected):
@@ -118,5 +117,5 @@ def test_a_setting_arrives_where_it_acts(settings, where, expected):
 
 @pytest.mark.parametrize(("paths", "machine"), [(1, ClosestPeersLookup), (4, DisjointLookup)])
 async def test_closest_peers_are_looked_up_along_as_many_paths_as_set(paths, machine):
-    lookups = _node(disjoint_paths=paths).lookups
+    lookups = _node(disjoint_paths=paths).main.lookups
     assert machine is type(lookups._closest_machine(Key(0)))

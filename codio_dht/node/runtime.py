@@ -1,0 +1,250 @@
+"""One network of a node: all that belongs to one protocol id.
+
+Decides how the parts of a network act together: what a host's event means for table, records and
+mode, what is remembered over a restart, how a result looks to a caller. Each part decides its own
+matters; Kademlia's rules are in ``core``.
+
+A node runs one or several networks on one host. They share host, store and clock
+(:mod:`codio_dht.node.shared`) and nothing else: a peer of one network is unknown to the others
+until they meet it too. Each bound of the parts holds for one network.
+
+Life::
+
+    made --opened()--> listens to the host's events, serves nothing
+         --start()---> background work runs, the mode is followed
+         --stop()----> its protocol is answered no more
+         --leaving opened()--> streams closed, table saved, no peer protected
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import structlog
+import trio
+from multiaddr import Multiaddr
+
+from codio_dht import params
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.lookup_states import ClosestPeer
+from codio_dht.core.messages import PeerEntry
+from codio_dht.core.mode import Mode
+from codio_dht.core.network import Network
+from codio_dht.core.peer import PeerId, PeerInfo
+from codio_dht.errors import StorageError
+from codio_dht.net.host import AddrsChanged, HostEvent, PeerGone, PeerIdentified
+from codio_dht.node import background
+from codio_dht.node.announcing import Announcer
+from codio_dht.node.arguments import binary, multiaddrs
+from codio_dht.node.lookups import Lookups
+from codio_dht.node.protection import TableProtection
+from codio_dht.node.results import DHTStats, FoundPeer
+from codio_dht.node.rpc import RpcClient
+from codio_dht.node.server import KadServer
+from codio_dht.node.serving import Serving
+from codio_dht.node.shared import Shared
+from codio_dht.node.upkeep import Upkeep
+from codio_dht.store.interface import SnapshotPeer
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class NetworkRuntime:
+    """See the module. The parts are made by :mod:`codio_dht.node.assembly`."""
+
+    shared: Shared
+    network: Network
+    server: KadServer
+    serving: Serving
+    rpc: RpcClient
+    lookups: Lookups
+    upkeep: Upkeep
+    announcer: Announcer
+    protection: TableProtection
+    keeps_snapshot: bool
+    """Whether the store's snapshot is of this network's table: it holds one table."""
+
+    _events: AsyncIterator[HostEvent] | None = field(default=None, init=False)
+    _remembered: list[PeerInfo] = field(default_factory=list, init=False)
+
+    # --- life -------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """The network may be started inside the block. At its end the background work must be over.
+
+        Raises:
+            StorageError: the snapshot of the routing table could not be read.
+        """
+        async with AsyncExitStack() as stack:
+            await self._load_snapshot()
+            self._events = await stack.enter_async_context(self.shared.host.events())
+            stack.callback(self.protection.release)
+            stack.push_async_callback(self._save_snapshot)
+            stack.push_async_callback(self.rpc.aclose)
+            yield
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start the background work in ``nursery``, and answer the protocol if that is the mode."""
+        background.start_all(nursery, self._background_work(), self.shared.failures)
+        self.serving.start()
+        self.upkeep.remember(self._remembered)
+
+    def stop(self) -> None:
+        """Answer the protocol no more."""
+        self.serving.stop()
+
+    def _background_work(self) -> dict[str, background.Work]:
+        work: dict[str, background.Work] = {
+            "events": self._follow_events,
+            "admission": self.upkeep.run_admission,
+            "bootstrap": self.upkeep.run_bootstrap,
+            "refresh": lambda: self.upkeep.run_refresh(self.lookups),
+            "reconcile": self._run_reconciling,
+        }
+        if self.keeps_snapshot:
+            work["snapshot"] = self._run_snapshots
+        return work
+
+    # --- events of the host -----------------------------------------------------------------------
+
+    async def _follow_events(self) -> None:
+        """Take what the host tells, for ever."""
+        assert self._events is not None, "not opened"
+        async for event in self._events:
+            match event:
+                case PeerIdentified(peer_id, protocols, addrs):
+                    self._identified(peer_id, protocols, addrs)
+                case PeerGone(peer_id):
+                    await self._gone(peer_id)
+                case AddrsChanged(addrs, unproven):
+                    self.server.responder.set_own_addrs(binary(addrs))
+                    self.serving.addrs_changed(addrs, unproven)
+                    log.info(
+                        "addresses_changed",
+                        network=self.network.protocol,
+                        addrs=[str(addr) for addr in addrs],
+                    )
+
+    def _identified(
+        self, peer: PeerId, protocols: frozenset[str], addrs: tuple[Multiaddr, ...]
+    ) -> None:
+        was_in = peer in self.network.table
+        offered = self.network.identified(peer, protocols, binary(addrs), self._now())
+        if offered is not None or was_in:  # most are clients, which nobody waits for
+            self.upkeep.stir()
+
+    async def _gone(self, peer: PeerId) -> None:
+        self.network.gone(peer, self._now())
+        await self.rpc.forget(peer)
+
+    async def _run_reconciling(self) -> None:
+        """Find the peers whose end the host did not tell (it drops events under load), for ever."""
+        while True:
+            await trio.sleep(params.RECONCILE_INTERVAL_S)
+            for peer in self.network.book.connected():
+                if not self.shared.host.is_connected(peer):
+                    await self._gone(peer)
+
+    # --- over a restart ---------------------------------------------------------------------------
+
+    async def _load_snapshot(self) -> None:
+        """Read the peers of an earlier run: each is probed before it enters the table."""
+        if not self.keeps_snapshot:
+            return
+        storage = self.shared.storage
+        peers = await storage.call(storage.store.load_snapshot)
+        self._remembered = [PeerInfo(each.peer_id, multiaddrs(each.addrs)) for each in peers]
+
+    async def _run_snapshots(self) -> None:
+        while True:
+            await trio.sleep(params.SNAPSHOT_INTERVAL_S)
+            await self._save_snapshot()
+
+    async def _save_snapshot(self) -> None:
+        """Save the routing table, nearest first; an empty one does not replace the last."""
+        table, book, now = self.network.table, self.network.book, self._now()
+        nearest = table.nearest(table.local, len(table))
+        peers = [SnapshotPeer(peer, book.addrs(peer, now)) for peer in nearest]
+        if not peers or not self.keeps_snapshot:
+            return
+        storage = self.shared.storage
+        with trio.CancelScope(shield=True):
+            try:
+                await storage.call(lambda: storage.store.save_snapshot(peers))
+            except StorageError as error:
+                log.warning("snapshot_failed", error=str(error))
+
+    # --- what callers get -------------------------------------------------------------------------
+
+    @property
+    def mode(self) -> Mode:
+        """Whether the protocol is answered (server) or not (client)."""
+        return self.serving.mode
+
+    def addrs_of(self, peer: PeerId) -> list[Multiaddr]:
+        """Where ``peer`` can be reached, as far as this network knows."""
+        return multiaddrs(self.network.book.addrs(peer, self._now()))
+
+    def provider(self, entry: PeerEntry) -> PeerInfo:
+        """A provider with the addresses it gave or, if it gave none, those that are known."""
+        return PeerInfo(
+            entry.peer_id, multiaddrs(entry.addrs) if entry.addrs else self.addrs_of(entry.peer_id)
+        )
+
+    def found_peer(self, found: ClosestPeer) -> FoundPeer:
+        """One of the closest peers, with its addresses and its last sign of life in Unix time."""
+        alive_at = None
+        if found.alive_at is not None:
+            alive_at = self.shared.clock.unix() - (self._now() - found.alive_at)
+        return FoundPeer(found.peer, self.addrs_of(found.peer), found.standing, alive_at)
+
+    async def find_providers(
+        self, key: bytes, count: int | None, found: Callable[[PeerEntry], None]
+    ) -> None:
+        """Find providers of ``key``, those that this node knows of first.
+
+        Raises:
+            NoPeersError: none is known here, and there is nobody to ask.
+        """
+        await self.lookups.providers(key, count, await self._local_providers(key), found)
+
+    async def _local_providers(self, key: bytes) -> list[PeerEntry]:
+        shared = self.shared
+        rows = await shared.storage.rows(key)
+        now = shared.clock.unix()
+        entries = [
+            PeerEntry(row.provider, row.addrs if row.addrs_expire > now else ()) for row in rows
+        ]
+        if key in shared.own_keys:
+            entries.insert(0, PeerEntry(self.network.local, binary(shared.host.addrs)))
+        return entries
+
+    def stats(self) -> DHTStats:
+        """Count what there is at this moment: of this network, of the store, of the host."""
+        shared = self.shared
+        records = shared.records.stats()
+        return DHTStats(
+            num_peers=len({info.peer_id for info in shared.host.connections()}),
+            num_providers=records.records,
+            routing_table_size=len(self.network.table),
+            pending_queries=self.rpc.pending,
+            mode=self.mode.value,
+            own_keys=len(shared.own_keys),
+            provider_keys=records.keys,
+            unsaved_records=records.unsaved,
+            provider_ttl_s=shared.records.ttl_s,
+            bootstrap=self.upkeep.joining.value,
+            lookups=dict(self.lookups.ended),
+            served=dict(self.server.counters),
+            rpc={**self.rpc.counters, **self.announcer.counters},
+            storage={**shared.storage.counters, **records.outcomes},
+            host=shared.host.stats(),
+            failures=dict(shared.failures),
+        )
+
+    def _now(self) -> Monotonic:
+        return self.shared.clock.monotonic()
