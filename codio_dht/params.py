@@ -497,113 +497,7 @@ MAX_TOLD_PEERS: Final = 8_192
 """Peers in the book that gave an address themselves and are neither connected nor in the table;
 the one that did so least recently is forgotten."""
 
-# --- the libp2p stack ---------------------------------------------------------------------------
-
-MAX_NEGOTIATION_MESSAGE_BYTES: Final = 512
-"""Longest multistream-select message read from an authenticated peer, newline included (GO reads
-1,024; protocol ids in use stay under 100)."""
-
-MAX_UNAUTHENTICATED_NEGOTIATION_MESSAGE_BYTES: Final = 128
-"""The same before the peer is authenticated, where only security protocols are proposed."""
-
-MAX_NEGOTIATION_ROUNDS: Final = 32
-"""Proposals (or ``ls``) answered in one negotiation; the next one is a protocol error."""
-
-MAX_NOISE_HANDSHAKE_MESSAGE_BYTES: Final = 8 * 1024
-"""Longest Noise handshake message: an RSA-8192 key and signature with room for extensions."""
-
-MAX_TLS_HANDSHAKE_BYTES: Final = 16 * 1024
-"""What a peer may send until a TLS handshake is done: two records of the largest certificate taken
-and a key share of a kilobyte and more; OpenSSL alone would take ten times that."""
-
-MAX_TLS_EMPTY_BYTES: Final = 64 * 1024
-"""Bytes of TLS records without plaintext in a row (a record not yet whole, session tickets, key
-updates); more ends the connection."""
-
-MAX_EARLY_MUXERS: Final = 16
-"""Stream muxers read from a peer's Noise extensions; the rest is ignored."""
-
-QUIC_DATAGRAM_BYTES: Final = 1_232
-"""Payload of a datagram: the smallest MTU of IPv6, less the headers of IPv6 and UDP. Paths are not
-probed for more."""
-
-QUIC_IDLE_TIMEOUT_S: Final = 30.0
-"""A QUIC connection on which nothing arrives ends after this, seconds (GO 30; RS 10; the smaller of
-both sides' counts)."""
-
-QUIC_KEEP_ALIVE_INTERVAL_S: Final = 15.0
-"""A quiet QUIC connection is pinged this often, seconds (GO 15), or twice within a peer's shorter
-idle time-out."""
-
-QUIC_ACK_DELAY_S: Final = 0.02
-"""How long an acknowledgement waits for something to go with, seconds (25 ms are announced)."""
-
-QUIC_STREAM_WINDOW_BYTES: Final = 256 * 1024
-"""Bytes a peer may send on a QUIC stream ahead of what was taken (GO 512 KiB, growing)."""
-
-QUIC_CONNECTION_WINDOW_BYTES: Final = 2 * 1024 * 1024
-"""The same for all streams of a connection; it bounds what reassembly holds, too (GO 768 KiB,
-growing to 15 MiB)."""
-
-QUIC_HOLD_BYTES: Final = 256 * 1024
-"""Bytes sent on a QUIC connection that the peer does not have yet; past it no more requests are
-answered until it has half of them."""
-
-MAX_QUIC_STREAMS: Final = 256
-"""Streams a QUIC peer may have open; more it cannot open (GO, RS 256)."""
-
-QUIC_STREAM_BYTES: Final = 1_024
-"""What a stream takes that the peer opened (with one frame, and many below it with the same), and
-wrote nothing on, bytes: as measured, and a bit."""
-
-MAX_QUIC_GAPS: Final = 64
-"""Gaps in one stream's received data; more end the connection. Loss on a long path makes a few
-dozen at most, and every frame is compared with all of them."""
-
-MAX_QUIC_LATE_CRYPTO_BYTES: Final = 64 * 1024
-"""Handshake data after the handshake, such as session tickets (RS sends some hundred bytes); more
-ends the connection."""
-
-MAX_QUIC_CONNECTION_IDS: Final = 4_096
-"""Connection ids that a peer issues in the life of a connection, as far as they are remembered;
-more end it."""
-
-YAMUX_WINDOW_BYTES: Final = 256 * 1024
-"""Receive window of a stream; the specification fixes its initial size (GO and RS raise it for
-bulk transfers, which the DHT has none of)."""
-
-MAX_INBOUND_STREAMS: Final = 512
-"""Streams one connection's peer may have open; a further one is reset (RS 512)."""
-
-MAX_INBOUND_BACKLOG: Final = 256
-"""Inbound streams that have not agreed on a protocol yet; a further one is reset (GO, SPEC)."""
-
-MAX_OUTBOUND_STREAMS: Final = 384
-"""Own streams on one connection: RS ends a connection with more than 512 in both directions."""
-
-MAX_ACK_BACKLOG: Final = 256
-"""Own streams the peer has not acknowledged; the specification allows no more (GO, RS)."""
-
-MAX_CONNECTION_UNREAD_BYTES: Final = 4 * 1024 * 1024
-"""Bytes received on all streams of a connection and not yet taken by their protocols; the stream
-whose data goes past it is reset."""
-
-MAX_STREAM_UNSENT_BYTES: Final = 4 * 1024 * 1024 + 64 * 1024
-"""Bytes of one stream that wait for the peer's window: the largest frame, and a bit."""
-
-MAX_CONNECTION_UNSENT_BYTES: Final = 8 * 1024 * 1024
-"""The same over all streams of one connection."""
-
-MAX_UNFLUSHED_CONTROL_BYTES: Final = 64 * 1024
-"""Answers to pings and refused streams that wait for a peer that does not read; past it the
-connection ends."""
-
-HANDSHAKE_STAGE_TIMEOUT_S: Final = 10.0
-"""Each stage of a connection's upgrade (security agreed, authenticated, muxer agreed), seconds (GO
-15 for all; RS 10). A round trip to a very slow peer takes 3 s, and the first one is two."""
-
-NEGOTIATION_TIMEOUT_S: Final = 10.0
-"""Agreeing on a protocol on an inbound stream, seconds (GO 10); then it is reset."""
+# --- the libp2p stack, as far as more than ``net`` needs it ---------------------------------------
 
 KEEP_ALIVE_INTERVAL_S: Final = 30.0
 """A quiet connection is pinged this often, seconds (GO, JS)."""
@@ -612,55 +506,9 @@ KEEP_ALIVE_TIMEOUT_S: Final = 10.0
 """A ping without an answer, and nothing else received, ends the connection after this, seconds (GO
 ``ConnectionWriteTimeout``)."""
 
-MAX_FEEDS_PER_TURN: Final = 32
-"""Pieces handed to protocol handlers before a connection lets others run."""
-
-MAX_FEED_BYTES: Final = 2 * 1024
-"""Size of such a piece: some 30 small requests, under 2 ms of work."""
-
-MAX_FEED_BYTES_PER_TURN: Final = 8 * 1024
-"""All pieces of one turn together."""
-
-STREAM_SWEEP_INTERVAL_S: Final = 5.0
-"""How often a connection looks for streams past their idle time, seconds."""
-
-MAX_IDENTIFY_BYTES: Final = 64 * 1024
-"""Largest identify message, all of its parts together (GO: 8 KiB a part, signed record up to 64
-KiB in all)."""
-
-MAX_IDENTIFY_PROTOCOLS: Final = 256
-"""Protocols kept from one identify message; later ones are dropped (GO 128, later 1,800 seen in an
-attack)."""
-
-MAX_IDENTIFY_TEXT_BYTES: Final = 256
-"""Agent, protocol version and protocol ids longer than this are dropped."""
-
 MAX_MULTIADDR_BYTES: Final = 512
 """A binary multiaddr longer than this is dropped; the longest in use (WebTransport behind a relay)
 have some 200."""
 
 MAX_ENVELOPE_BYTES: Final = 16 * 1024
 """Largest signed envelope looked at: 32 addresses and an RSA key fit in 8 KiB."""
-
-# --- own addresses as peers see them ------------------------------------------------------------
-
-MIN_OBSERVER_GROUPS: Final = 4
-"""IP groups whose peers must have seen us at an address before it is told (GO
-``ActivationThresh`` 4, but of single IPv4 addresses, which one owner of a /24 has)."""
-
-OBSERVER_SHARE: Final = 4
-"""An address is told only if it has at least one in so many of the votes that the address seen by
-most groups has."""
-
-MAX_OBSERVED_TOLD: Final = 3
-"""Addresses told of one transport and IP version because peers see us there (GO 3)."""
-
-OBSERVATION_TTL_S: Final = 40 * 60.0
-"""What a peer saw counts for this long after its connection ended, seconds (GO 40 min, until it
-took to forgetting with the connection, which makes a DHT's many short visits count for nothing)."""
-
-MAX_OBSERVATIONS: Final = 4_096
-"""Addresses by groups that saw us there; past it the oldest of an ended connection is forgotten."""
-
-MAX_OBSERVATIONS_PER_GROUP: Final = 8
-"""Addresses that one IP group may have seen us at; likewise."""

@@ -28,11 +28,11 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from codio_dht import params
 from codio_dht.core.addresses import P_IP4, P_IP6, P_QUIC_V1, P_TCP, P_UDP, is_public, split
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.diversity import ip_group
 from codio_dht.errors import AddressError
+from codio_dht.net import limits
 
 _Kind = tuple[int, ...]
 """The protocols of an address, in order: its IP version and transport."""
@@ -107,7 +107,7 @@ class ObservedAddrs:
         if key is not None:
             vote = self._votes[key]
             vote.open -= 1
-            vote.until = Monotonic(now + params.OBSERVATION_TTL_S)
+            vote.until = Monotonic(now + limits.OBSERVATION_TTL_S)
 
     def addrs(self, now: Monotonic) -> list[ObservedAddr]:
         """The addresses that are believed, those seen by most groups first, by kind."""
@@ -119,14 +119,14 @@ class ObservedAddrs:
             groups[addr] = groups.get(addr, 0) + 1
             diallers[addr] = diallers.get(addr, 0) + vote.dialled
         return [
-            ObservedAddr(addr, diallers[addr] >= params.MIN_OBSERVER_GROUPS)
+            ObservedAddr(addr, diallers[addr] >= limits.MIN_OBSERVER_GROUPS)
             for addr in _believed(groups)
         ]
 
     def _has_room_for(self, group: str) -> bool:
-        if self._of_group.get(group, 0) >= params.MAX_OBSERVATIONS_PER_GROUP:
+        if self._of_group.get(group, 0) >= limits.MAX_OBSERVATIONS_PER_GROUP:
             return self._forget_one(key for key in self._votes if key[0] == group)
-        if len(self._votes) >= params.MAX_OBSERVATIONS:
+        if len(self._votes) >= limits.MAX_OBSERVATIONS:
             return self._forget_one(iter(self._votes))
         return True
 
@@ -150,9 +150,9 @@ def _believed(groups: dict[bytes, int]) -> Iterator[bytes]:
         of_kind.setdefault(_kind(addr), []).append(addr)
     for addrs in of_kind.values():
         most = groups[addrs[0]]
-        for addr in addrs[: params.MAX_OBSERVED_TOLD]:
-            enough = groups[addr] >= params.MIN_OBSERVER_GROUPS
-            if enough and groups[addr] * params.OBSERVER_SHARE >= most:
+        for addr in addrs[: limits.MAX_OBSERVED_TOLD]:
+            enough = groups[addr] >= limits.MIN_OBSERVER_GROUPS
+            if enough and groups[addr] * limits.OBSERVER_SHARE >= most:
                 yield addr
 
 

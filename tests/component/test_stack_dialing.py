@@ -17,9 +17,7 @@ from codio_dht.errors import DeadlineError, DialError, NetworkError
 from codio_dht.net.dial import race
 from codio_dht.net.dial.budget import DialBudget
 from codio_dht.net.dial.failures import DialFailedError, DialFailure
-from codio_dht.net.dial.memory import Failures, Refusers
-from codio_dht.net.dial.targets import Ip, dial_target, ranked
-from codio_dht.net.limits import (
+from codio_dht.net.dial.limits import (
     GIVE_WAY_AFTER_S,
     MAX_BACKOFF_S,
     MAX_DIALS_PER_GROUP,
@@ -27,6 +25,8 @@ from codio_dht.net.limits import (
     SILENT_BACKOFF_S,
     STRANGER_BACKOFF_S,
 )
+from codio_dht.net.dial.memory import Failures, Refusers
+from codio_dht.net.dial.targets import Ip, dial_target, ranked
 from codio_dht.net.stack.noise import NoiseIdentity
 from codio_dht.net.stack.security import Security
 from codio_dht.net.stack_host import Limits, StackHost, connections, tcp

@@ -11,9 +11,9 @@ from multiaddr import Multiaddr
 
 from codio_dht.net import observed_addrs
 from codio_dht.net.host import AddrsChanged
+from codio_dht.net.limits import MIN_OBSERVER_GROUPS
 from codio_dht.net.link import Link
 from codio_dht.net.stack_host import StackHost
-from codio_dht.params import MIN_OBSERVER_GROUPS
 from host_steps import TCP, connect, identified, next_event, until
 from stack_hosts import made_host
 

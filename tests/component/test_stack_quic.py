@@ -14,12 +14,9 @@ from multiaddr import Multiaddr
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import DeadlineError, DialError
 from codio_dht.net.gate import Gate
-from codio_dht.net.limits import (
-    MAX_UNPROVEN_HANDSHAKES,
-    MAX_UNPROVEN_PER_IP,
-    Limits,
-)
+from codio_dht.net.limits import Limits
 from codio_dht.net.quic import endpoint as quic_endpoint
+from codio_dht.net.quic.limits import MAX_UNPROVEN_HANDSHAKES, MAX_UNPROVEN_PER_IP
 from codio_dht.net.quic.transport import QuicTransport
 from codio_dht.net.stack_host import StackHost
 from host_steps import ECHO, IDLE_S, QUIC, TCP, Echoes, connect, echo_of, identified, soon, until

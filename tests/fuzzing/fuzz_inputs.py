@@ -27,8 +27,8 @@ from codio_dht.core.messages import (
 )
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.protobuf import uvarint
+from codio_dht.net.stack.limits import MAX_NEGOTIATION_MESSAGE_BYTES
 from codio_dht.net.stack.multistream import HEADER, encode_message
-from codio_dht.params import MAX_NEGOTIATION_MESSAGE_BYTES
 
 Pieces = list[bytes]
 """Bytes as they arrive, one piece after the other."""

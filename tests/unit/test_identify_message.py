@@ -6,18 +6,17 @@ from hypothesis import strategies as st
 
 from codio_dht.crypto.protobuf import bytes_field
 from codio_dht.errors import ProtocolError
+from codio_dht.net.identify.limits import (
+    MAX_IDENTIFY_BYTES,
+    MAX_IDENTIFY_PROTOCOLS,
+    MAX_IDENTIFY_TEXT_BYTES,
+)
 from codio_dht.net.identify.message import (
     IdentifyMessage,
     decode_identify,
     encode_identify,
 )
-from codio_dht.params import (
-    MAX_ADDRS_PER_PEER,
-    MAX_IDENTIFY_BYTES,
-    MAX_IDENTIFY_PROTOCOLS,
-    MAX_IDENTIFY_TEXT_BYTES,
-    MAX_MULTIADDR_BYTES,
-)
+from codio_dht.params import MAX_ADDRS_PER_PEER, MAX_MULTIADDR_BYTES
 
 ADDR = b"\x04\x7f\x00\x00\x01\x06\x0f\xa1"
 short = st.binary(min_size=1, max_size=30)

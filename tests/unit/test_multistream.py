@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codio_dht.errors import ProtocolError
+from codio_dht.net.stack.limits import MAX_NEGOTIATION_MESSAGE_BYTES, MAX_NEGOTIATION_ROUNDS
 from codio_dht.net.stack.multistream import (
     HEADER,
     Dialler,
@@ -17,7 +18,6 @@ from codio_dht.net.stack.multistream import (
     accept_at_once,
     encode_message,
 )
-from codio_dht.params import MAX_NEGOTIATION_MESSAGE_BYTES, MAX_NEGOTIATION_ROUNDS
 from fuzz_inputs import negotiation, negotiation_message
 
 KAD = "/ipfs/kad/1.0.0"

@@ -7,16 +7,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from multiaddr import Multiaddr
 
-from codio_dht import params
 from codio_dht.core.clock import Monotonic
-from codio_dht.net.observed_addrs import ObservedAddr, ObservedAddrs
-from codio_dht.params import (
+from codio_dht.net import limits
+from codio_dht.net.limits import (
     MAX_OBSERVATIONS,
     MAX_OBSERVATIONS_PER_GROUP,
     MAX_OBSERVED_TOLD,
     MIN_OBSERVER_GROUPS,
     OBSERVATION_TTL_S,
 )
+from codio_dht.net.observed_addrs import ObservedAddr, ObservedAddrs
 
 OURS = "/ip4/5.6.7.8/tcp/4001"
 START = Monotonic(0.0)
@@ -277,7 +277,7 @@ class Crowd(RuleBasedStateMachine):
         }
         groups = {addr: sum(key[1] == addr for key in standing) for addr in range(4)}
         believed = sorted(
-            (addr for addr, count in groups.items() if count >= params.MIN_OBSERVER_GROUPS),
+            (addr for addr, count in groups.items() if count >= limits.MIN_OBSERVER_GROUPS),
             key=lambda addr: (-groups[addr], addr),
         )
         expected = [f"/ip4/5.6.7.8/tcp/{addr + 1}" for addr in believed[:MAX_OBSERVED_TOLD]]

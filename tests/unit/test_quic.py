@@ -23,6 +23,16 @@ from codio_dht.net.quic import recovery as quic_recovery
 from codio_dht.net.quic import sending as quic_sending
 from codio_dht.net.quic.connection import QUIC_V1, Quic, QuicIdentity, QuicState
 from codio_dht.net.quic.engine import EngineMismatchError, check_engine, check_request_flag
+from codio_dht.net.quic.limits import (
+    MAX_QUIC_GAPS,
+    MAX_QUIC_STREAMS,
+    QUIC_ACK_DELAY_S,
+    QUIC_CONNECTION_WINDOW_BYTES,
+    QUIC_IDLE_TIMEOUT_S,
+    QUIC_KEEP_ALIVE_INTERVAL_S,
+    QUIC_STREAM_BYTES,
+    QUIC_STREAM_WINDOW_BYTES,
+)
 from codio_dht.net.quic.packets import PacketBuilder
 from codio_dht.net.stack.channel import (
     ChannelAccepted,
@@ -37,22 +47,14 @@ from codio_dht.net.stack.channel import (
     StreamFault,
 )
 from codio_dht.net.stack.connection import ConnectionEnded, Established
-from codio_dht.net.stack.multistream import HEADER, encode_message
-from codio_dht.params import (
+from codio_dht.net.stack.limits import (
     HANDSHAKE_STAGE_TIMEOUT_S,
     MAX_OUTBOUND_STREAMS,
-    MAX_QUIC_GAPS,
-    MAX_QUIC_STREAMS,
     MAX_STREAM_UNSENT_BYTES,
     MAX_TLS_HANDSHAKE_BYTES,
     NEGOTIATION_TIMEOUT_S,
-    QUIC_ACK_DELAY_S,
-    QUIC_CONNECTION_WINDOW_BYTES,
-    QUIC_IDLE_TIMEOUT_S,
-    QUIC_KEEP_ALIVE_INTERVAL_S,
-    QUIC_STREAM_BYTES,
-    QUIC_STREAM_WINDOW_BYTES,
 )
+from codio_dht.net.stack.multistream import HEADER, encode_message
 from forged_certificates import NOW as UNIX_NOW
 from forged_certificates import Forged
 

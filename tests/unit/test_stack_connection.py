@@ -25,17 +25,17 @@ from codio_dht.net.stack.channel import (
     StreamFault,
 )
 from codio_dht.net.stack.connection import Connection, ConnectionEnded, Established, Stage
-from codio_dht.net.stack.multistream import HEADER, encode_message
-from codio_dht.net.stack.muxer import GoAway
-from codio_dht.net.stack.noise import NOISE, Noise, NoiseIdentity
-from codio_dht.net.stack.security import Security
-from codio_dht.params import (
+from codio_dht.net.stack.limits import (
     HANDSHAKE_STAGE_TIMEOUT_S,
     MAX_FEED_BYTES,
     MAX_FEEDS_PER_TURN,
     MAX_INBOUND_STREAMS,
     NEGOTIATION_TIMEOUT_S,
 )
+from codio_dht.net.stack.multistream import HEADER, encode_message
+from codio_dht.net.stack.muxer import GoAway
+from codio_dht.net.stack.noise import NOISE, Noise, NoiseIdentity
+from codio_dht.net.stack.security import Security
 from fuzz_inputs import stream_traffic
 
 ALICE = PrivateKey.from_ed25519_seed(b"a" * 32)

@@ -15,8 +15,8 @@ from OpenSSL import SSL
 from codio_dht.core.clock import UnixTime
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import CapacityError, ProtocolError
+from codio_dht.net.stack.limits import MAX_TLS_EMPTY_BYTES, MAX_TLS_HANDSHAKE_BYTES
 from codio_dht.net.stack.tls import TLS, Tls, TlsIdentity
-from codio_dht.params import MAX_TLS_EMPTY_BYTES, MAX_TLS_HANDSHAKE_BYTES
 from forged_certificates import IDENTITIES, NOW, Forged
 
 YAMUX = "/yamux/1.0.0"

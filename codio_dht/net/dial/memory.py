@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.net.dial.failures import DialFailure
-from codio_dht.net.limits import (
+from codio_dht.net.dial.limits import (
     MAX_BACKOFF_S,
     MAX_REMEMBERED_FAILURES,
     MAX_REMEMBERED_REFUSALS,

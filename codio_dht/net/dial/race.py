@@ -26,17 +26,17 @@ from codio_dht.core.peer import PeerId
 from codio_dht.errors import DeadlineError, DialError, NetworkError
 from codio_dht.net.dial.budget import DialBudget
 from codio_dht.net.dial.failures import DialFailedError, DialFailure
-from codio_dht.net.dial.memory import Failures
-from codio_dht.net.dial.targets import Target, dial_target, ranked
-from codio_dht.net.dnsaddr import NameServers, resolve
-from codio_dht.net.gate import Gate
-from codio_dht.net.limits import (
+from codio_dht.net.dial.limits import (
     DIAL_STAGGER_S,
     DNS_TIMEOUT_S,
     MAX_ADDRS_PER_DIAL,
     MAX_DIALS_PER_PEER,
     SILENT_AFTER_S,
 )
+from codio_dht.net.dial.memory import Failures
+from codio_dht.net.dial.targets import Target, dial_target, ranked
+from codio_dht.net.dnsaddr import NameServers, resolve
+from codio_dht.net.gate import Gate
 from codio_dht.net.link import Link, Transport, now
 
 _EXAMPLE_IP: Final = "/ip4/192.0.2.1"

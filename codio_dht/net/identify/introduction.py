@@ -23,13 +23,12 @@ from codio_dht.crypto.peer_record import open_peer_record, seal_peer_record
 from codio_dht.crypto.protobuf import bytes_field, uvarint
 from codio_dht.errors import ProtocolError
 from codio_dht.net.host import PeerIdentified
+from codio_dht.net.identify.limits import MAX_IDENTIFY_BYTES, MAX_KNOWN_PROTOCOL_BYTES
 from codio_dht.net.identify.message import (
     IdentifyMessage,
     decode_identify,
     encode_identify,
 )
-from codio_dht.net.limits import MAX_KNOWN_PROTOCOL_BYTES
-from codio_dht.params import MAX_IDENTIFY_BYTES
 
 PROTOCOL_VERSION: Final = "ipfs/0.1.0"
 

@@ -15,13 +15,12 @@ from typing import Final
 
 from codio_dht.crypto.protobuf import bytes_field, read_fields
 from codio_dht.errors import ProtocolError
-from codio_dht.params import (
-    MAX_ADDRS_PER_PEER,
+from codio_dht.net.identify.limits import (
     MAX_IDENTIFY_BYTES,
     MAX_IDENTIFY_PROTOCOLS,
     MAX_IDENTIFY_TEXT_BYTES,
-    MAX_MULTIADDR_BYTES,
 )
+from codio_dht.params import MAX_ADDRS_PER_PEER, MAX_MULTIADDR_BYTES
 
 IDENTIFY: Final = "/ipfs/id/1.0.0"
 IDENTIFY_PUSH: Final = "/ipfs/id/push/1.0.0"

@@ -37,20 +37,19 @@ from codio_dht.crypto.certificate import make_certificate, verify_certificate
 from codio_dht.crypto.keys import PrivateKey, PublicKey
 from codio_dht.errors import CapacityError, CodioError, DeadlineError, ProtocolError, StreamError
 from codio_dht.net.quic.engine import Engine, configuration
-from codio_dht.net.quic.streams import QuicStreams
-from codio_dht.net.stack.channel import ServedProtocols
-from codio_dht.net.stack.connection import ConnectionEnded, ConnectionEvent, Established
-from codio_dht.net.stack.muxer import MuxerEvent
-from codio_dht.net.stack.security import Authenticated
-from codio_dht.net.stack.streams import Streams
-from codio_dht.params import (
-    HANDSHAKE_STAGE_TIMEOUT_S,
+from codio_dht.net.quic.limits import (
     QUIC_ACK_DELAY_S,
     QUIC_HOLD_BYTES,
     QUIC_KEEP_ALIVE_INTERVAL_S,
     QUIC_STREAM_BYTES,
-    STREAM_SWEEP_INTERVAL_S,
 )
+from codio_dht.net.quic.streams import QuicStreams
+from codio_dht.net.stack.channel import ServedProtocols
+from codio_dht.net.stack.connection import ConnectionEnded, ConnectionEvent, Established
+from codio_dht.net.stack.limits import HANDSHAKE_STAGE_TIMEOUT_S, STREAM_SWEEP_INTERVAL_S
+from codio_dht.net.stack.muxer import MuxerEvent
+from codio_dht.net.stack.security import Authenticated
+from codio_dht.net.stack.streams import Streams
 
 QUIC_V1: Final = "/quic-v1"
 """What carries and secures the connection, for people and counters."""

@@ -38,16 +38,16 @@ from trio.lowlevel import checkpoint, notify_closing, wait_readable
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.net.dial.targets import Ip, Target, of_udp_socket
-from codio_dht.net.limits import (
+from codio_dht.net.link import LinkContext, LinkState, now
+from codio_dht.net.quic.connection import Address, Datagram
+from codio_dht.net.quic.engine import CONNECTION_ID_BYTES, read_header, refusal_packet
+from codio_dht.net.quic.limits import (
     MAX_UNPROVEN_HANDSHAKES,
     MAX_UNPROVEN_PER_IP,
     MIN_TIMER_S,
     UDP_BATCH,
     UDP_BUFFER_BYTES,
 )
-from codio_dht.net.link import LinkContext, LinkState, now
-from codio_dht.net.quic.connection import Address, Datagram
-from codio_dht.net.quic.engine import CONNECTION_ID_BYTES, read_header, refusal_packet
 from codio_dht.net.quic.link import QuicLink
 from codio_dht.net.quic.udp_socket import Sender
 

@@ -56,18 +56,18 @@ from aioquic.quic.stream import QuicStream, QuicStreamReceiver
 
 from codio_dht.crypto.certificate import OwnCertificate
 from codio_dht.errors import ProtocolError, UsageError
-from codio_dht.net.quic.receiving import Receiving
-from codio_dht.params import (
+from codio_dht.net.quic.limits import (
     MAX_QUIC_CONNECTION_IDS,
     MAX_QUIC_GAPS,
     MAX_QUIC_LATE_CRYPTO_BYTES,
-    MAX_TLS_HANDSHAKE_BYTES,
     QUIC_ACK_DELAY_S,
     QUIC_CONNECTION_WINDOW_BYTES,
     QUIC_DATAGRAM_BYTES,
     QUIC_IDLE_TIMEOUT_S,
     QUIC_STREAM_WINDOW_BYTES,
 )
+from codio_dht.net.quic.receiving import Receiving
+from codio_dht.net.stack.limits import MAX_TLS_HANDSHAKE_BYTES
 
 AIOQUIC_VERSION: Final = "1.7.2"
 """The release whose source this was written against."""

@@ -24,6 +24,12 @@ from aioquic.quic import events as quic
 
 from codio_dht.errors import CapacityError, StreamError
 from codio_dht.net.quic.engine import Engine
+from codio_dht.net.quic.limits import MAX_QUIC_STREAMS, QUIC_STREAM_WINDOW_BYTES
+from codio_dht.net.stack.limits import (
+    MAX_CONNECTION_UNSENT_BYTES,
+    MAX_OUTBOUND_STREAMS,
+    MAX_STREAM_UNSENT_BYTES,
+)
 from codio_dht.net.stack.muxer import (
     Data,
     Eof,
@@ -32,13 +38,6 @@ from codio_dht.net.stack.muxer import (
     StreamOpened,
     StreamReset,
     StreamWritable,
-)
-from codio_dht.params import (
-    MAX_CONNECTION_UNSENT_BYTES,
-    MAX_OUTBOUND_STREAMS,
-    MAX_QUIC_STREAMS,
-    MAX_STREAM_UNSENT_BYTES,
-    QUIC_STREAM_WINDOW_BYTES,
 )
 
 _RESET_BY_PEER: Final = "reset by peer"

@@ -19,9 +19,9 @@ from multiaddr import Multiaddr
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import DeadlineError, ProtocolError
 from codio_dht.net.dial.failures import DialFailedError, DialFailure
+from codio_dht.net.dial.limits import UPGRADE_TIMEOUT_S
 from codio_dht.net.dial.targets import Carrier, Target, of_udp_socket
 from codio_dht.net.inbound_links import InboundLinks
-from codio_dht.net.limits import UPGRADE_TIMEOUT_S
 from codio_dht.net.link import Link, LinkContext, LinkState
 from codio_dht.net.quic.connection import Address, QuicIdentity
 from codio_dht.net.quic.endpoint import Endpoint

@@ -35,7 +35,7 @@ from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream, StreamFinishedError
 
 from codio_dht.net.quic.buffers import Ledger, Stream
-from codio_dht.params import MAX_QUIC_STREAMS, QUIC_CONNECTION_WINDOW_BYTES
+from codio_dht.net.quic.limits import MAX_QUIC_STREAMS, QUIC_CONNECTION_WINDOW_BYTES
 
 _BY_SERVER: Final = 0x1
 _UNIDIRECTIONAL: Final = 0x2

@@ -11,9 +11,10 @@ from typing import Any
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.net.handlers import StreamHandler, StreamHandlerFactory
+from codio_dht.net.stack.limits import NEGOTIATION_TIMEOUT_S
 from codio_dht.net.stack.multistream import Dialler, Listener, ProtocolTable
 from codio_dht.net.stack.muxer import GoAway, MuxStream, Violation
-from codio_dht.params import NEGOTIATION_TIMEOUT_S, STREAM_IDLE_TIMEOUT_S
+from codio_dht.params import STREAM_IDLE_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True)

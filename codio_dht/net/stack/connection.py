@@ -36,17 +36,17 @@ from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PublicKey
 from codio_dht.errors import CapacityError, CodioError, DeadlineError, ProtocolError, StreamError
 from codio_dht.net.stack.channel import ServedProtocols, StreamsEvent
+from codio_dht.net.stack.limits import (
+    HANDSHAKE_STAGE_TIMEOUT_S,
+    MAX_UNAUTHENTICATED_NEGOTIATION_MESSAGE_BYTES,
+    STREAM_SWEEP_INTERVAL_S,
+)
 from codio_dht.net.stack.multistream import Dialler, Listener, ProtocolTable, Refused
 from codio_dht.net.stack.muxer import GoAway, Violation
 from codio_dht.net.stack.security import Authenticated, Security, SecurityLayer
 from codio_dht.net.stack.streams import Streams
 from codio_dht.net.stack.yamux import YAMUX, Yamux
 from codio_dht.net.stack.yamux_stream import YamuxLimits
-from codio_dht.params import (
-    HANDSHAKE_STAGE_TIMEOUT_S,
-    MAX_UNAUTHENTICATED_NEGOTIATION_MESSAGE_BYTES,
-    STREAM_SWEEP_INTERVAL_S,
-)
 
 _MUXERS: Final = (YAMUX,)
 _MUXER_TABLE: Final = ProtocolTable(_MUXERS)

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from codio_dht.errors import ProtocolError
-from codio_dht.params import MAX_NEGOTIATION_MESSAGE_BYTES, MAX_NEGOTIATION_ROUNDS
+from codio_dht.net.stack.limits import MAX_NEGOTIATION_MESSAGE_BYTES, MAX_NEGOTIATION_ROUNDS
 
 _LAYER: Final = "multistream"
 _VERSION: Final = b"/multistream/1.0.0\n"

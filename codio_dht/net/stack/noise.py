@@ -22,9 +22,9 @@ from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey, PublicKey
 from codio_dht.crypto.protobuf import bytes_field, read_fields
 from codio_dht.errors import CodioError, ProtocolError
+from codio_dht.net.stack.limits import MAX_EARLY_MUXERS, MAX_NOISE_HANDSHAKE_MESSAGE_BYTES
 from codio_dht.net.stack.noise_xx import TAG_BYTES, CipherState, Handshake
 from codio_dht.net.stack.security import Authenticated, Security
-from codio_dht.params import MAX_EARLY_MUXERS, MAX_NOISE_HANDSHAKE_MESSAGE_BYTES
 
 NOISE: Final = "/noise"
 _LAYER: Final = "noise"

@@ -42,6 +42,12 @@ from codio_dht.net.stack.channel import (
     StreamFault,
     StreamsEvent,
 )
+from codio_dht.net.stack.limits import (
+    MAX_FEED_BYTES,
+    MAX_FEED_BYTES_PER_TURN,
+    MAX_FEEDS_PER_TURN,
+    NEGOTIATION_TIMEOUT_S,
+)
 from codio_dht.net.stack.multistream import (
     Dialler,
     Listener,
@@ -60,12 +66,6 @@ from codio_dht.net.stack.muxer import (
     StreamReset,
     StreamWritable,
     Violation,
-)
-from codio_dht.params import (
-    MAX_FEED_BYTES,
-    MAX_FEED_BYTES_PER_TURN,
-    MAX_FEEDS_PER_TURN,
-    NEGOTIATION_TIMEOUT_S,
 )
 
 _ENDED_EARLY: Final = "ended before a protocol was agreed on"

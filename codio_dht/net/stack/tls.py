@@ -31,8 +31,8 @@ from codio_dht.core.peer import PeerId
 from codio_dht.crypto.certificate import make_certificate, verify_certificate
 from codio_dht.crypto.keys import PrivateKey, PublicKey
 from codio_dht.errors import CapacityError, ProtocolError
+from codio_dht.net.stack.limits import MAX_TLS_EMPTY_BYTES, MAX_TLS_HANDSHAKE_BYTES
 from codio_dht.net.stack.security import Authenticated, Security
-from codio_dht.params import MAX_TLS_EMPTY_BYTES, MAX_TLS_HANDSHAKE_BYTES
 
 TLS: Final = "/tls/1.0.0"
 _LAYER: Final = "tls"

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from codio_dht.errors import CapacityError, ProtocolError, StreamError
+from codio_dht.net.stack.limits import YAMUX_WINDOW_BYTES
 from codio_dht.net.stack.muxer import MuxStream
 from codio_dht.net.stack.yamux_frame import (
     ACK,
@@ -31,7 +32,6 @@ from codio_dht.net.stack.yamux_frame import (
     WINDOW_UPDATE,
 )
 from codio_dht.net.stack.yamux_stream import YamuxLimits, YamuxStream
-from codio_dht.params import YAMUX_WINDOW_BYTES
 
 LAYER: Final = "yamux"
 """Its name in errors."""

@@ -17,14 +17,14 @@ from collections.abc import Iterator
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CapacityError
-from codio_dht.net.limits import (
+from codio_dht.net.limits import Limits
+from codio_dht.net.link import Link
+from codio_dht.net.stack_host.limits import (
     DUPLICATE_IDLE_S,
     IDLE_CONNECTION_S,
     MAX_CLOSED_AT_ONCE,
     MAX_CONNECTIONS_PER_PEER,
-    Limits,
 )
-from codio_dht.net.link import Link
 
 
 class Connections:

@@ -33,7 +33,7 @@ from codio_dht.net.handlers import StreamHandlerFactory
 from codio_dht.net.host import AddrsChanged, ConnectionInfo, HostEvent, Stream
 from codio_dht.net.identify.message import IDENTIFY
 from codio_dht.net.inbound_links import InboundLinks
-from codio_dht.net.limits import PING_IDLE_S, STREAM_TASK_IDLE_S, Limits
+from codio_dht.net.limits import Limits
 from codio_dht.net.link import Link, LinkContext, LinkState, Transport, now
 from codio_dht.net.observed_addrs import ObservedAddrs
 from codio_dht.net.own_addresses import told_addresses
@@ -42,6 +42,7 @@ from codio_dht.net.stack.channel import Channel, Served, ServedProtocols
 from codio_dht.net.stack.security import Authenticated, Security
 from codio_dht.net.stack_host.connections import Connections
 from codio_dht.net.stack_host.identifying import Identifier
+from codio_dht.net.stack_host.limits import PING_IDLE_S, STREAM_TASK_IDLE_S
 from codio_dht.net.stack_host.reaper import Reaper
 from codio_dht.net.stack_host.stream import StackStream, open_stream
 from codio_dht.net.stack_host.stream_tasks import StreamTasks

@@ -25,8 +25,8 @@ from codio_dht.net.event_bus import EventBus
 from codio_dht.net.handlers import Parked, Reset
 from codio_dht.net.host import PeerGone, PeerIdentified
 from codio_dht.net.identify.introduction import Introduction, Parts, merge
+from codio_dht.net.identify.limits import IDENTIFY_TIMEOUT_S, PUSH_BATCH
 from codio_dht.net.identify.message import IDENTIFY, IDENTIFY_PUSH
-from codio_dht.net.limits import IDENTIFY_TIMEOUT_S, PUSH_BATCH
 from codio_dht.net.link import Link, now
 from codio_dht.net.stack.channel import Channel, Served, ServedProtocols
 from codio_dht.net.stack_host.connections import Connections

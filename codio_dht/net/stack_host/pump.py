@@ -28,17 +28,17 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CapacityError, CodioError, DeadlineError
 from codio_dht.net.dial.targets import Target
-from codio_dht.net.limits import (
+from codio_dht.net.link import Link, LinkContext, LinkState, now
+from codio_dht.net.stack.connection import Connection
+from codio_dht.net.stack.security import Authenticated
+from codio_dht.net.stack.streams import Streams
+from codio_dht.net.stack_host.limits import (
     HOLD_BYTES,
     KEEP_ALIVE_BYTES,
     MAX_BACKLOG_BYTES,
     READ_BYTES,
     WRITE_TIMEOUT_S,
 )
-from codio_dht.net.link import Link, LinkContext, LinkState, now
-from codio_dht.net.stack.connection import Connection
-from codio_dht.net.stack.security import Authenticated
-from codio_dht.net.stack.streams import Streams
 
 _log = structlog.get_logger(__name__)
 

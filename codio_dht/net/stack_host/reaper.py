@@ -17,15 +17,15 @@ from trio.lowlevel import checkpoint
 
 from codio_dht.errors import CapacityError
 from codio_dht.net.inbound_links import InboundLinks
-from codio_dht.net.limits import (
+from codio_dht.net.limits import Limits
+from codio_dht.net.link import Link, now
+from codio_dht.net.stack_host.connections import Connections
+from codio_dht.net.stack_host.limits import (
     OWN_ADDRESSES_INTERVAL_S,
     REAP_BATCH,
     REAP_INTERVAL_S,
     REAP_ROUNDS,
-    Limits,
 )
-from codio_dht.net.link import Link, now
-from codio_dht.net.stack_host.connections import Connections
 
 _log = structlog.get_logger(__name__)
 

@@ -15,9 +15,9 @@ from trio.lowlevel import checkpoint
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CapacityError, DeadlineError, StreamError, UnsupportedProtocolError
-from codio_dht.net.limits import WRITE_PIECE_BYTES
 from codio_dht.net.link import Link, now
 from codio_dht.net.stack.channel import Channel
+from codio_dht.net.stack_host.limits import WRITE_PIECE_BYTES
 
 _ENDED: Final = "the stream is ended"
 

@@ -15,7 +15,7 @@ import trio
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import StreamError
 from codio_dht.net.host import Stream
-from codio_dht.net.limits import MAX_STREAM_TASKS, MAX_STREAM_TASKS_PER_PEER
+from codio_dht.net.stack_host.limits import MAX_STREAM_TASKS, MAX_STREAM_TASKS_PER_PEER
 from codio_dht.net.stack_host.stream import StackStream
 
 _log = structlog.get_logger(__name__)

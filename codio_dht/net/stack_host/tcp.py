@@ -22,17 +22,12 @@ from trio.lowlevel import notify_closing, wait_readable, wait_writable
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import DeadlineError, ProtocolError
 from codio_dht.net.dial.failures import DialFailedError, DialFailure
+from codio_dht.net.dial.limits import CONNECT_TIMEOUT_S, UPGRADE_TIMEOUT_S
 from codio_dht.net.dial.memory import Refusers
 from codio_dht.net.dial.targets import Carrier, Target, of_socket
 from codio_dht.net.inbound_links import InboundLinks
-from codio_dht.net.limits import (
-    ACCEPT_BATCH,
-    ACCEPT_PAUSE_S,
-    CONNECT_TIMEOUT_S,
-    LISTEN_BACKLOG,
-    UPGRADE_TIMEOUT_S,
-)
 from codio_dht.net.link import Link, LinkContext, LinkState
+from codio_dht.net.stack_host.limits import ACCEPT_BATCH, ACCEPT_PAUSE_S, LISTEN_BACKLOG
 from codio_dht.net.stack_host.pump import Pump
 
 _log = structlog.get_logger(__name__)
