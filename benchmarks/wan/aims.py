@@ -1,4 +1,4 @@
-"""The aims of issue 5 for our client, and whether they are met. Pure."""
+"""The aims for our client, and whether they are met. Pure."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from benchmarks.wan.figures import (
     took,
     true_share,
 )
+from benchmarks.wan.oracle import NEAR_RATIO, ORACLE, pairs
 
 ENOUGH_HOLDERS = 20
 CLOSEST_P50_S, CLOSEST_P90_S, CLOSEST_LONGEST_S = 1.0, 2.0, 5.0
@@ -46,6 +47,7 @@ def verdicts(results: Iterable[Result]) -> list[Verdict]:
         ours = clients.get("ours")
         if ours:
             found += _closest_verdicts(network, ours, clients.get("go", []))
+            found += _oracle_verdicts(network, ours, clients.get(ORACLE, []))
             found += _search_verdicts(network, ours, clients.get("go", []))
             found += _provide_verdicts(network, ours, clients.get("go-optimistic", []))
     return found
@@ -79,6 +81,29 @@ def _closest_verdicts(
         aim = f"closest peers: fewer requests than go ({theirs:.1f})"
         found.append(Verdict(network, aim, f"{mine:.1f}", mine < theirs))
     return found
+
+
+def _oracle_verdicts(
+    network: Network, ours: Sequence[Result], oracle: Sequence[Result]
+) -> list[Verdict]:
+    beside = pairs(ours, oracle, "closest")
+    ratios = {
+        "the oracle's": [one.to_all for one in beside],
+        "the oracle's for as many answers": [
+            one.to_as_many for one in beside if one.to_as_many is not None
+        ],
+    }
+    return [
+        Verdict(
+            network,
+            f"closest peers: median at most {NEAR_RATIO:g} times {what}",
+            f"{median:.2f}",
+            median <= NEAR_RATIO,
+        )
+        for what, values in ratios.items()
+        if values
+        for median in [quantile(values, 0.5)]
+    ]
 
 
 def _search_verdicts(

@@ -19,10 +19,11 @@ BASE_SEEDS = (1, 2, 3)
 DEAD_SHARES = (0.0, BASE_DEAD, 0.4)
 SIZES = (100, BASE_SERVERS, 1000)
 
-CLIENTS = ("ours", "go", "go-optimistic", "rust", "js")
-"""In the order of the tables. go-optimistic is go with its optimistic provide; it only provides."""
+CLIENTS = ("ours", "oracle", "go", "go-optimistic", "rust", "js")
+"""In the order of the tables. go-optimistic is go with its optimistic provide; it only provides.
+oracle is told the true closest peers of each target; it only looks up."""
 
-LONGEST_FIRST = ("rust", "js", "go", "go-optimistic", "ours")
+LONGEST_FIRST = ("rust", "js", "go", "go-optimistic", "ours", "oracle")
 """In the order of running, which lets two at once end together."""
 
 MARKS = ("answered", "alive", "heard")

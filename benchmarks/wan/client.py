@@ -56,13 +56,18 @@ class Plan:
     operations: int
     cold: int
     provides_only: bool = False
+    is_oracle: bool = False
+    """It is told whom a lookup should end with, and only looks up."""
 
 
 def programs(tree: Path | None = None) -> dict[str, tuple[str, ...]]:
-    """The clients' commands, of those that can be built here; ours runs the code of ``tree``."""
-    found: dict[str, tuple[str, ...]] = {"ours": (sys.executable, str(HERE / "our_client.py"))}
-    if tree:
-        found["ours"] = ("env", f"PYTHONPATH={tree.resolve()}", *found["ours"])
+    """The clients' commands, of those that can be built here; ours and the oracle run the code of
+    ``tree``."""
+    path = ("env", f"PYTHONPATH={tree.resolve()}") if tree else ()
+    found: dict[str, tuple[str, ...]] = {
+        name: (*path, sys.executable, str(HERE / f"{file}.py"))
+        for name, file in (("ours", "our_client"), ("oracle", "oracle_client"))
+    }
     for name in ("go", "rust", "js"):
         try:
             found[name] = peer_builds.ensure_built(name)
@@ -83,13 +88,13 @@ async def measure(
     first: list[tuple[Subject, bytes]] = []
     for index in range(0 if plan.provides_only else plan.cold):
         async with launcher.start(**options) as process:
-            subject = Subject(swarm, cell, process[0])
+            subject = Subject(swarm, cell, process[0], is_oracle=plan.is_oracle)
             await subject.until_usable()
             first.append((subject, preimage(cell, "cold", index)))
             result["cold"].append(await subject.look_up(first[-1][1]))
     launched = trio.current_time()
     async with launcher.start(**options) as process:
-        subject = Subject(swarm, cell, process[0])
+        subject = Subject(swarm, cell, process[0], is_oracle=plan.is_oracle)
         result["join"] = await subject.join(launched)
         result |= await subject.operate(plan)
     for (subject, key), facts in zip(first, result["cold"], strict=True):
@@ -100,8 +105,8 @@ async def measure(
 class Subject:
     """A client that runs."""
 
-    def __init__(self, swarm: Swarm, cell: Cell, peer: Peer) -> None:
-        self._swarm, self._cell, self._peer = swarm, cell, peer
+    def __init__(self, swarm: Swarm, cell: Cell, peer: Peer, *, is_oracle: bool) -> None:
+        self._swarm, self._cell, self._peer, self._is_oracle = swarm, cell, peer, is_oracle
 
     async def account(self) -> Facts:
         return await self._swarm.ask("account", client=self._peer.peer_id)
@@ -149,6 +154,8 @@ class Subject:
         if plan.provides_only:
             # After as many lookups as the others had: it needs them for its estimate of the size.
             phases = {"warm_up": phases["closest"], "provide": phases["provide"]}
+        if plan.is_oracle:
+            phases = {"closest": phases["closest"]}
         for name, operation in phases.items():
             cpu_s, before = self._peer.process.cpu_seconds(), await self.account()
             result[name] = await self._phase(name, operation, plan.operations)
@@ -178,7 +185,12 @@ class Subject:
         return done
 
     async def look_up(self, key: bytes) -> Facts:
-        facts, found = await self._timed("get_closest", key_hex=key.hex())
+        if self._is_oracle:
+            addrs = (await self._swarm.ask("closest", key=key))["addrs"]
+            facts, found = await self._timed("ask_all", key_hex=key.hex(), addrs=addrs)
+            facts["answers_s"] = found.get("answers_s", [])
+        else:
+            facts, found = await self._timed("get_closest", key_hex=key.hex())
         return facts | {"peers": found.get("peers", []), "said": found.get("standing", [])}
 
     async def look_back(self, key: bytes, facts: Facts) -> None:
@@ -205,6 +217,10 @@ class Subject:
             "true_found": len(truth) - len(missed),
             "true_known": sum(
                 peer in truth and mark["mark"] != "heard"
+                for peer, mark in zip(returned, marks, strict=True)
+            ),
+            "true_answered": sum(
+                peer in truth and mark["mark"] == "answered"
                 for peer, mark in zip(returned, marks, strict=True)
             ),
             "true_in_all": len(truth),

@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
 import structlog
@@ -21,6 +21,8 @@ from codio_dht import DHTManager
 LISTEN = "/ip4/127.0.0.1/tcp/0"
 
 _READ_BYTES = 1 << 16
+
+Command = Callable[[DHTManager, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 async def get_closest(dht: DHTManager, args: dict[str, Any]) -> dict[str, Any]:
@@ -51,7 +53,7 @@ async def stats(dht: DHTManager, _: dict[str, Any]) -> dict[str, Any]:
     return {name: getattr(told, name) for name in ("lookups", "rpc", "host", "failures")}
 
 
-COMMANDS = {
+COMMANDS: Mapping[str, Command] = {
     "get_closest": get_closest,
     "provide": provide,
     "find_providers": find_providers,
@@ -60,12 +62,12 @@ COMMANDS = {
 }
 
 
-async def answer(dht: DHTManager, request: dict[str, Any]) -> None:
+async def answer(dht: DHTManager, commands: Mapping[str, Command], request: dict[str, Any]) -> None:
     started = trio.current_time()
     line: dict[str, Any] = {"id": request["id"]}
     try:
         with trio.fail_after(request["timeout_s"]):
-            line["result"] = await COMMANDS[request["command"]](dht, request["args"])
+            line["result"] = await commands[request["command"]](dht, request["args"])
         line["ok"] = True
     except Exception as error:  # noqa: BLE001 - said to the one who asked
         line |= {"ok": False, "error": f"{type(error).__name__}: {error}"}
@@ -73,18 +75,19 @@ async def answer(dht: DHTManager, request: dict[str, Any]) -> None:
     print(json.dumps(line), flush=True)
 
 
-async def main(bootstrap: list[str], mode: str) -> None:
-    async with (
-        DHTManager.open(listen=[LISTEN], bootstrap=bootstrap, mode=mode) as dht,
-        trio.open_nursery() as nursery,
-    ):
+async def serve(dht: DHTManager, implementation: str, commands: Mapping[str, Command]) -> None:
+    """Do what the lines on stdin say until one says ``quit``, or they end."""
+    async with dht, trio.open_nursery() as nursery:
         me = {"peer_id": str(dht.peer_id), "addrs": [str(addr) for addr in dht.addrs]}
-        print(json.dumps({"ready": True, "implementation": "ours", "peers": [me]}), flush=True)
+        print(
+            json.dumps({"ready": True, "implementation": implementation, "peers": [me]}),
+            flush=True,
+        )
         async for line in lines():
             request = json.loads(line)
             if request["command"] == "quit":
                 break
-            nursery.start_soon(answer, dht, request)
+            nursery.start_soon(answer, dht, commands, request)
         nursery.cancel_scope.cancel()
 
 
@@ -98,10 +101,20 @@ async def lines() -> AsyncGenerator[bytes]:
             yield line
 
 
-if __name__ == "__main__":
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--bootstrap", action="append", default=[])
     parser.add_argument("--mode", default="client")
-    options, _ = parser.parse_known_args()
+    known, _ = parser.parse_known_args()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    trio.run(main, options.bootstrap, options.mode)
+    return known
+
+
+async def main(bootstrap: list[str], mode: str) -> None:
+    node = DHTManager.open(listen=[LISTEN], bootstrap=bootstrap, mode=mode)
+    await serve(node, "ours", COMMANDS)
+
+
+if __name__ == "__main__":
+    given = options()
+    trio.run(main, given.bootstrap, given.mode)

@@ -26,6 +26,7 @@ from benchmarks.wan.figures import (
     took,
     true_share,
 )
+from benchmarks.wan.oracle import oracle_table
 from benchmarks.wan.plot import Panel, svg
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -176,8 +177,11 @@ def summary(results: Sequence[Result]) -> str:
         for kind, (title, _, _) in TABLES.items()
         if any(kind in one.facts for one in results)
     ]
-    found = verdicts(results)
-    return "\n\n".join([*parts, *([f"### Aims\n\n{verdict_table(found)}"] if found else [])])
+    if beside := oracle_table(grouped(results)):
+        parts.insert(1, f"### Closest peers, as a multiple of the oracle's time\n\n{beside}")
+    if found := verdicts(results):
+        parts.append(f"### Aims\n\n{verdict_table(found)}")
+    return "\n\n".join(parts)
 
 
 def conditions(results: Sequence[Result]) -> str:

@@ -73,7 +73,12 @@ class Run:
 
     async def _one(self, name: str, program: tuple[str, ...]) -> None:
         options = self._options
-        plan = Plan(options.operations, options.cold, provides_only=name == "go-optimistic")
+        plan = Plan(
+            options.operations,
+            options.cold,
+            provides_only=name == "go-optimistic",
+            is_oracle=name == "oracle",
+        )
         started, busy = time.time(), busy_s()
         say(f"{self._cell.name} {name} ..")
         try:

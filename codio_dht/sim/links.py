@@ -74,6 +74,12 @@ class Links:
             taken_s += self.flight_s(a, b)
         return taken_s
 
+    def least_answer_s(self, a: Member, b: Member, *, connected: bool) -> float:
+        """The least time in which ``b`` can answer a request of ``a``, with the dial where they are
+        not connected: the bare delays, without jitter and loss. Draws nothing."""
+        trips = 1.0 if connected else 1.0 + self._part.dial_round_trips
+        return 2 * trips * self.one_way_s(a, b)
+
     def reached_s(self, a: Member, b: Member) -> float:
         """From the start of a dial until it is known that somebody is there."""
         return 2 * self._part.reached_round_trips * self.one_way_s(a, b)

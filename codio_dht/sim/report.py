@@ -43,6 +43,41 @@ class LookupResult:
     """How many of them are liars."""
     returned: int
     reason: str
+    oracle_s: float = 0.0
+    """When all of the true closest would have answered the oracle (:mod:`codio_dht.sim.workload`);
+    0 if there were none."""
+    oracle_as_many_s: float = 0.0
+    """When as many of them would have answered it as answered this lookup; 0 if none did."""
+
+
+@dataclass(frozen=True, slots=True)
+class OracleFigures:
+    """How a set of lookups compares with the oracle's of the same targets. Times are virtual
+    seconds, ratios multiples of the oracle's time, 0 where there was none to compare with."""
+
+    p50_s: float
+    p90_s: float
+    ratio_p50: float
+    """Median of the lookups' times, each over the oracle's time until all had answered."""
+    ratio_p90: float
+    as_many_p50: float
+    """The same, over the oracle's time until it had as many answers of the true closest."""
+    as_many_p90: float
+
+    @classmethod
+    def of(cls, results: Sequence[LookupResult]) -> OracleFigures:
+        """The figures of ``results``."""
+        times = [each.oracle_s for each in results]
+        ratios = [each.took_s / each.oracle_s for each in results if each.oracle_s]
+        as_many = [each.took_s / each.oracle_as_many_s for each in results if each.oracle_as_many_s]
+        return cls(
+            p50_s=quantile(times, 0.5),
+            p90_s=quantile(times, 0.9),
+            ratio_p50=quantile(ratios, 0.5),
+            ratio_p90=quantile(ratios, 0.9),
+            as_many_p50=quantile(as_many, 0.5),
+            as_many_p90=quantile(as_many, 0.9),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +102,7 @@ class LookupFigures:
     lying: float
     """Share of the returned peers that lie."""
     reasons: dict[str, int]
+    oracle: OracleFigures
 
     @classmethod
     def of(cls, results: Sequence[LookupResult]) -> LookupFigures:
@@ -89,6 +125,7 @@ class LookupFigures:
             answered=sum(each.answered for each in results) / returned if returned else 0.0,
             lying=sum(each.lying for each in results) / returned if returned else 0.0,
             reasons=_counts(each.reason for each in results),
+            oracle=OracleFigures.of(results),
         )
 
 
@@ -208,6 +245,15 @@ class Report:
             yield (
                 "latency",
                 f"p50 {looked.p50_s:.3f} s, p90 {looked.p90_s:.3f} s, max {looked.max_s:.3f} s",
+            )
+            told = looked.oracle
+            yield "oracle's latency", f"p50 {told.p50_s:.3f} s, p90 {told.p90_s:.3f} s"
+            yield (
+                "times the oracle's",
+                (
+                    f"p50 {told.ratio_p50:.2f}, p90 {told.ratio_p90:.2f}; for as many answers "
+                    f"p50 {told.as_many_p50:.2f}, p90 {told.as_many_p90:.2f}"
+                ),
             )
             yield (
                 "requests per lookup",

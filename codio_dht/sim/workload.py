@@ -1,6 +1,8 @@
 """What is asked of the network: lookups of random keys, from clients or from its members.
 
-Decides who looks up what and when, and compares each result with the truth at the moment it came.
+Decides who looks up what and when, and compares each result with the truth at the moment it came,
+and its time with that of an oracle: a client with the same connections that is told the closest
+peers when the lookup begins, and only connects to them and asks them, all at once.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
+from codio_dht.core.keyspace import Key, key_of
 from codio_dht.core.lookup_states import Standing
 from codio_dht.sim.node import SimNode
 from codio_dht.sim.population import Member
@@ -57,7 +60,8 @@ class Lookups:
         self._begun += 1
         world = self._simulation.world
         world.trace.note(world.queue.now, "looks", node.member.index)
-        node.closest(preimage, lambda report: self._ended(node, report))
+        oracle_s = self._oracle(node, key_of(preimage))
+        node.closest(preimage, lambda report: self._ended(node, report, oracle_s))
 
     def _choose(self) -> SimNode:
         simulation = self._simulation
@@ -70,17 +74,30 @@ class Lookups:
             if member.online and not member.character.lies:
                 return simulation.activate_filled(member)
 
-    def _ended(self, node: SimNode, report: WalkReport) -> None:
-        world = self._simulation.world
-        true = world.population.nearest(
-            report.target,
-            self._simulation.scenario.network.k,
-            partial(_is_within_reach, node),
+    def _true(self, node: SimNode, target: Key) -> list[Member]:
+        """The closest peers that ``node`` can find now, nearest first."""
+        simulation = self._simulation
+        return simulation.world.population.nearest(
+            target, simulation.scenario.network.k, partial(_is_within_reach, node)
         )
+
+    def _oracle(self, node: SimNode, target: Key) -> list[float]:
+        """After how long each answer would be there for the oracle, the first first."""
+        world = self._simulation.world
+        return sorted(
+            world.links.least_answer_s(
+                node.member, each, connected=world.connections.are_open(node.member, each)
+            )
+            for each in self._true(node, target)
+        )
+
+    def _ended(self, node: SimNode, report: WalkReport, oracle_s: Sequence[float]) -> None:
+        world = self._simulation.world
+        true = self._true(node, report.target)
         by_id = world.population.by_id
         named = [by_id(each.peer) for each in report.done.closest]
         lying = sum(each is not None and each.character.lies for each in named)
-        result = _measure(report, true, lying)
+        result = _measure(report, true, lying, oracle_s)
         self.results.append(result)
         world.trace.note(
             world.queue.now,
@@ -102,9 +119,13 @@ def _is_within_reach(node: SimNode, member: Member) -> bool:
     return not member.nat or node.is_connected(member.peer)
 
 
-def _measure(report: WalkReport, true: Sequence[Member], lying: int) -> LookupResult:
+def _measure(
+    report: WalkReport, true: Sequence[Member], lying: int, oracle_s: Sequence[float]
+) -> LookupResult:
     closest = report.done.closest
     returned = dict.fromkeys(each.peer for each in closest)
+    answered = dict.fromkeys(each.peer for each in closest if each.standing is Standing.ANSWERED)
+    as_many = min(sum(each.peer in answered for each in true), len(oracle_s))
     return LookupResult(
         began_s=report.began,
         took_s=report.took_s,
@@ -113,8 +134,10 @@ def _measure(report: WalkReport, true: Sequence[Member], lying: int) -> LookupRe
         hops=report.hops,
         true_found=sum(each.peer in returned for each in true),
         true_all=len(true),
-        answered=sum(each.standing is Standing.ANSWERED for each in closest),
+        answered=len(answered),
         lying=lying,
         returned=len(closest),
         reason=report.done.reason.value,
+        oracle_s=oracle_s[-1] if oracle_s else 0.0,
+        oracle_as_many_s=oracle_s[as_many - 1] if as_many else 0.0,
     )

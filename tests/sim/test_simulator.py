@@ -122,6 +122,37 @@ def test_a_client_joins_by_real_lookups_and_its_tables_hold_only_the_living() ->
     assert report.tables["living"] > 0.95, replay(report)
 
 
+# --- the oracle -----------------------------------------------------------------------------------
+
+
+def test_no_lookup_has_its_answers_before_an_oracle_that_only_asks_the_closest() -> None:
+    simulation = Simulation(scenario_of(network={"nodes": 300, "dead": 0.2}, lookups={"count": 20}))
+    report = simulation.run()
+    for each in simulation.lookups.results:
+        assert 0 < each.oracle_as_many_s <= each.oracle_s
+        assert each.oracle_as_many_s <= each.took_s
+    assert 1 <= report.lookups.oracle.as_many_p50 <= report.lookups.oracle.as_many_p90
+
+
+@pytest.mark.parametrize(
+    ("network", "source", "least_s"),
+    [({"nodes": 100}, "members", 0.3), ({"nodes": 15}, "clients", 0.1)],
+)
+def test_the_oracle_dials_whom_the_node_is_not_connected_to_and_asks_the_others_at_once(
+    network: dict[str, Any], source: str, least_s: float
+) -> None:
+    simulation = Simulation(
+        scenario_of(
+            network=network,
+            links={"rtt_median_s": 0.1, "rtt_sigma": 0.0, "dial_round_trips": 2},
+            lookups={"count": 1, "source": source},
+        )
+    )
+    simulation.run()
+    (lookup,) = simulation.lookups.results
+    assert (lookup.oracle_s, lookup.oracle_as_many_s) == pytest.approx((least_s, least_s))
+
+
 # --- liars ----------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.wan import aims, cells, figures, plot, report
+from benchmarks.wan import aims, cells, figures, oracle, plot, report
 from benchmarks.wan.aims import Verdict
 from benchmarks.wan.cells import Cell
 from benchmarks.wan.figures import Network, Result
@@ -200,6 +200,73 @@ def test_a_client_that_only_provides_has_no_row_elsewhere() -> None:
     assert len(report.table("provide", results).splitlines()) == 3
 
 
+# --- beside the oracle ----------------------------------------------------------------------------
+
+
+def told(*answers_s: float) -> dict[str, Any]:
+    """A lookup of the oracle."""
+    return closest_operation(s=max(answers_s), answers_s=list(answers_s))
+
+
+def test_a_lookup_is_compared_with_the_oracles_whole_time_and_with_its_time_for_as_many() -> None:
+    mine = closest_operation(s=2.0, true_answered=2)
+    assert oracle.beside(mine, told(0.5, 4.0, 1.0)) == oracle.Beside(to_all=0.5, to_as_many=2.0)
+
+
+@pytest.mark.parametrize("answered", [0, 4])
+def test_without_answers_or_with_more_than_the_oracle_only_the_whole_time_is_compared(
+    answered: int,
+) -> None:
+    mine = closest_operation(s=2.0, true_answered=answered)
+    assert oracle.beside(mine, told(1.0, 1.0, 4.0)) == oracle.Beside(0.5, None)
+
+
+def test_only_lookups_of_the_same_target_are_compared() -> None:
+    mine = [
+        result(cell=Cell(seed=1), closest=[closest_operation(s=1.0), closest_operation(s=9.0)]),
+        result(cell=Cell(seed=2), closest=[closest_operation(s=6.0)]),
+        result(cell=Cell(seed=3), closest=[closest_operation(s=7.0)]),
+    ]
+    others = [
+        result("oracle", cell=Cell(seed=2), closest=[told(3.0), told(5.0)]),
+        result("oracle", cell=Cell(seed=1), closest=[told(2.0)]),
+    ]
+    assert [one.to_all for one in oracle.pairs(mine, others, "closest")] == [0.5, 2.0]
+
+
+def test_the_oracles_table_has_a_row_for_each_client_that_it_can_be_compared_with() -> None:
+    mine = [closest_operation(s=s, true_answered=20) for s in (1.0, 2.0, 3.0)]
+    reference = result("oracle", cold=[told(*[1.0] * 20)] * 3, closest=[told(*[1.0] * 19, 2.0)] * 3)
+    groups = figures.grouped(
+        [
+            result(cold=mine, closest=mine),
+            reference,
+            result("go", closest=mine),
+            result("js", Cell(dead=0.4), closest=mine),
+        ]
+    )
+    table = oracle.oracle_table(groups)
+    assert len(table.splitlines()) == 4
+    assert cells_of(table) == [
+        *("300, 20 % dead", "ours", "2.00 / 3.00", "1.00 / 1.50"),
+        *("2.00 / 3.00", "1.00 / 1.50", "1.00 / 1.50", "2 of 3"),
+    ]
+    assert cells_of(table, 1)[:3] == ["300, 20 % dead", "go", "-"]
+    without = figures.grouped([result(closest=mine)])
+    assert oracle.oracle_table(without) == ""
+
+
+def test_the_summary_tells_of_the_oracle_where_it_was_measured() -> None:
+    mine = result(
+        closest=[closest_operation(s=1.3, true_answered=20)], provide=[provide_operation()]
+    )
+    reference = result("oracle", closest=[told(*[1.0] * 20)])
+    assert "multiple of the oracle's time" not in report.summary([mine])
+    summary = report.summary([mine, reference])
+    assert "multiple of the oracle's time" in summary
+    assert "| closest peers: median at most 1.3 times the oracle's | 1.30 |" in summary
+
+
 # --- verdicts -------------------------------------------------------------------------------------
 
 
@@ -249,6 +316,20 @@ def test_aims_that_compare_need_the_other_to_have_been_measured_in_that_network(
     beside = aims.verdicts([result(**ours), result("go", **ours)])
     assert not verdict(beside, "fewer requests than go (60.0)").met
     assert not verdict(beside, "half of go's (0.05 s)").met
+
+
+@pytest.mark.parametrize(
+    ("s", "answered", "met"),
+    [(1.4, 20, [True, True]), (1.4, 19, [True, False]), (1.6, 19, [False, False])],
+)
+def test_a_lookup_may_take_no_more_than_its_share_of_the_oracles_time(
+    s: float, answered: int, met: list[bool]
+) -> None:
+    done = [closest_operation(s=s, true_answered=answered)]
+    mine = result(closest=done, provide=[provide_operation()])
+    reference = result("oracle", closest=[told(*[1.0] * 19, 1.2)])
+    found = aims.verdicts([mine, reference])
+    assert [one.met for one in found if "the oracle's" in one.aim] == met
 
 
 def test_a_peer_called_more_certain_than_it_was_misses_an_aim_and_silence_is_no_aim() -> None:

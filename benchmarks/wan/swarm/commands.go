@@ -35,7 +35,7 @@ type request struct {
 type command func(s *swarm, r request, key []byte, client peer.ID) (fields, error)
 
 var commands = map[string]command{
-	"closest":   closest,     // key -> peers: the living ones closest to it
+	"closest":   closest,     // key -> peers: the living ones closest to it; addrs of the same
 	"place":     placeRecord, // key, index -> provider: its record is at the living closest
 	"holders":   holders,     // key, client -> holders of its record, holders_among_closest
 	"account":   accountOf,   // client -> what it did since it came
@@ -93,7 +93,12 @@ func (s *swarm) describe() fields {
 }
 
 func closest(s *swarm, _ request, key []byte, _ peer.ID) (fields, error) {
-	return fields{"peers": idTexts(s.closest(key))}, nil
+	found := s.closest(key)
+	addrs := []string{}
+	for _, n := range found {
+		addrs = append(addrs, n.fullAddr())
+	}
+	return fields{"peers": idTexts(found), "addrs": addrs}, nil
 }
 
 // placeRecord puts a record of the living server that index names where a perfect provide would.
