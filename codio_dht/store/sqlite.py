@@ -63,14 +63,15 @@ _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _PRIMARY_CODE: Final = 0xFF
 """The part of an SQLite error code that tells the kind."""
 
-# A row is replaced if it exists; else added, unless its key is full.
+# A row is replaced if it exists; else added, unless its key is full. Plain placeholders: Python
+# 3.12.0 to 3.12.3 warn of numbered ones.
 _REPLACE_ROW: Final = """
-    UPDATE providers SET record = ?3, expires = ?4 WHERE key = ?1 AND provider = ?2
+    UPDATE providers SET record = ?, expires = ? WHERE key = ? AND provider = ?
 """
 _ADD_ROW: Final = """
     INSERT OR IGNORE INTO providers (key, provider, record, expires)
-    SELECT ?1, ?2, ?3, ?4
-    WHERE (SELECT count(*) FROM (SELECT 1 FROM providers WHERE key = ?1 LIMIT {limit})) < {limit}
+    SELECT ?, ?, ?, ?
+    WHERE (SELECT count(*) FROM (SELECT 1 FROM providers WHERE key = ? LIMIT {limit})) < {limit}
 """
 
 
@@ -111,12 +112,15 @@ class SqliteStore:
     def flush(self, batch: Flush) -> int:
         """Apply a batch in one transaction; how many rows had no older version."""
         last = {(row.key, row.provider.to_bytes()): row for row in batch.rows}
-        values = [(*place, pack_record(row), row.expires) for place, row in last.items()]
+        values = [(pack_record(row), row.expires, *place) for place, row in last.items()]
         with self._using_records("write provider records"), _transaction(self._records) as records:
             records.executemany(_REPLACE_ROW, values)
             if batch.max_per_key <= 0:
                 return 0
-            return records.executemany(_ADD_ROW.format(limit=batch.max_per_key), values).rowcount
+            return records.executemany(
+                _ADD_ROW.format(limit=batch.max_per_key),
+                [(key, provider, *kept, key) for *kept, key, provider in values],
+            ).rowcount
 
     def provider_keys(self) -> Iterator[tuple[bytes, int]]:
         """Every key with rows and how many it has, a page at a time: writes may come between."""
