@@ -23,7 +23,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-import structlog
 import trio
 
 from codio_dht.daemon.methods import Emit, Method, code_of
@@ -47,6 +46,7 @@ from codio_dht.daemon.protocol import (
     encode_answer,
 )
 from codio_dht.errors import CodioError
+from codio_dht.logger import get_logger
 
 _READ_BYTES: Final = 64 * 1024
 
@@ -59,7 +59,7 @@ _LAST_WORDS_TIMEOUT_S: Final = 1.0
 _OUTBOX_LINES: Final = 16
 """Answers that wait for a client that does not read; then its requests wait."""
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class ControlServer:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import resource
 
-import structlog
+from codio_dht.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def raise_open_files(wanted: int) -> int:

@@ -22,7 +22,6 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final
 
-import structlog
 import trio
 
 from codio_dht.daemon import logs
@@ -35,6 +34,7 @@ from codio_dht.daemon.protocol import API_VERSION, Hello
 from codio_dht.daemon.settings import DEFAULT_LISTEN_IP4, DEFAULT_LISTEN_IP6, Settings
 from codio_dht.daemon.stopping import Stopping
 from codio_dht.errors import CodioError, IdentityError, UsageError
+from codio_dht.logger import get_logger
 
 OpenDht = Callable[[Settings], AbstractAsyncContextManager[Dht]]
 
@@ -50,7 +50,7 @@ _OK: Final = 0
 _RUNTIME_ERROR: Final = 1
 _USAGE_ERROR: Final = 2
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def run(settings: Settings, version: str, open_dht: OpenDht | None = None) -> int:

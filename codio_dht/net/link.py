@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
-import structlog
 import trio
 from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError
+from codio_dht.logger import get_logger
 from codio_dht.net.dial.targets import Target
 from codio_dht.net.limits import Limits
 from codio_dht.net.stack.channel import (
@@ -46,7 +46,7 @@ from codio_dht.net.stack.muxer import GoAway, Violation
 from codio_dht.net.stack.security import Authenticated, Security
 from codio_dht.net.stack.streams import Streams
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 def now() -> Monotonic:

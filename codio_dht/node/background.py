@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 
-import structlog
 import trio
 
 from codio_dht import params
+from codio_dht.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Work = Callable[[], Awaitable[None]]
 """A task that runs until it is cancelled."""

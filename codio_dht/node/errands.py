@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-import structlog
 import trio
 
-log = structlog.get_logger(__name__)
+from codio_dht.logger import get_logger
+
+log = get_logger(__name__)
 
 
 class Errands:

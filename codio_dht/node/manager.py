@@ -15,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import structlog
 import trio
 from multiaddr import Multiaddr
 
@@ -29,13 +28,13 @@ from codio_dht.core.messages import PeerEntry
 from codio_dht.core.mode import Mode
 from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.errors import DialError, NotRunningError, StorageError, UsageError
+from codio_dht.logger import get_logger
 from codio_dht.net.host import ConnectionInfo, Host
 from codio_dht.node import arguments, background
 from codio_dht.node.assembly import NetworkPlan, Node, make_node
 from codio_dht.node.calls import Calls, ended_with_the_node
 from codio_dht.node.clock import Clock
 from codio_dht.node.hosting import Stack, check_stack, host_of, open_host, open_store
-from codio_dht.node.logs import quiet_by_default
 from codio_dht.node.lookup_driver import Watch
 from codio_dht.node.lookups import ignore
 from codio_dht.node.result_stream import ResultStream, run_search
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from libp2p.abc import IHost
     from libp2p.peer.id import ID
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 MakeHost = Callable[[], AbstractAsyncContextManager[Host]]
 Addresses = arguments.Addresses
@@ -133,7 +132,6 @@ class DHTManager:
         if config is not None and not isinstance(config, DHTConfig):
             raise UsageError(f"config must be a DHTConfig, not {config!r}")
         mode = arguments.mode_argument(mode)
-        quiet_by_default()
         self._make_host = make_host
         self._config = config or DHTConfig()
         self._data_dir = arguments.data_dir_argument(data_dir)

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-import structlog
 import trio
 from multiaddr import Multiaddr
 
@@ -22,13 +21,14 @@ from codio_dht import params
 from codio_dht.core.network import Network
 from codio_dht.core.reprovide import ReprovideSchedule
 from codio_dht.errors import NetworkError, StorageError
+from codio_dht.logger import get_logger
 from codio_dht.node.announcing import Announcer, AtEnd
 from codio_dht.node.arguments import binary
 from codio_dht.node.clock import Clock
 from codio_dht.node.results import ProvideResult
 from codio_dht.node.storage import Storage
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Providing:

@@ -12,12 +12,12 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, Self, TypeVar
 
-import structlog
 import trio
 
 from codio_dht.errors import CodioError, NotRunningError
+from codio_dht.logger import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 Found = TypeVar("Found")
 """What the lookup finds."""

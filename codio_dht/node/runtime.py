@@ -22,7 +22,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-import structlog
 import trio
 from multiaddr import Multiaddr
 
@@ -34,6 +33,7 @@ from codio_dht.core.mode import Mode
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.errors import StorageError
+from codio_dht.logger import get_logger
 from codio_dht.net.host import AddrsChanged, HostEvent, PeerGone, PeerIdentified
 from codio_dht.node import background
 from codio_dht.node.announcing import Announcer
@@ -48,7 +48,7 @@ from codio_dht.node.shared import Shared
 from codio_dht.node.upkeep import Upkeep
 from codio_dht.store.interface import SnapshotPeer
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(slots=True)

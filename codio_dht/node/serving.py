@@ -13,16 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import structlog
 from multiaddr import Multiaddr
 
 from codio_dht import params
 from codio_dht.core.addresses import is_public
 from codio_dht.core.mode import Mode, chosen_mode
+from codio_dht.logger import get_logger
 from codio_dht.net.handlers import StreamHandlerFactory
 from codio_dht.net.host import Host
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Serving:

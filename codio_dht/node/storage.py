@@ -13,18 +13,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-import structlog
 import trio
 
 from codio_dht import params
 from codio_dht.core.records import ProviderRecords, ProviderRow
 from codio_dht.core.steps import Load
 from codio_dht.errors import StorageError
+from codio_dht.logger import get_logger
 from codio_dht.node.clock import Clock
 from codio_dht.store.interface import Store
 
 T = TypeVar("T")
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Storage:

@@ -17,7 +17,6 @@ import math
 from collections.abc import Sequence
 from enum import Enum
 
-import structlog
 import trio
 from multiaddr import Multiaddr
 
@@ -31,13 +30,14 @@ from codio_dht.core.preimages import search_preimage
 from codio_dht.core.rng import Rng
 from codio_dht.core.steps import Wait
 from codio_dht.errors import NetworkError, NoPeersError, RemoteError
+from codio_dht.logger import get_logger
 from codio_dht.net.host import Host
 from codio_dht.node.arguments import binary
 from codio_dht.node.bootstrap import Backoff
 from codio_dht.node.lookups import Lookups
 from codio_dht.node.rpc import RpcClient, failure_reason
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Joining(Enum):

@@ -21,12 +21,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.peer import PeerId
 from codio_dht.core.records import Flush, ProviderRow
 from codio_dht.errors import PeerIdError, StorageError
+from codio_dht.logger import get_logger
 from codio_dht.store.directory import OwnedDirectory
 from codio_dht.store.interface import OwnKey, SnapshotPeer
 from codio_dht.store.schema import (
@@ -40,7 +39,7 @@ from codio_dht.store.schema import (
     unpack_row,
 )
 
-log = structlog.get_logger(__name__)
+log = get_logger(__name__)
 
 _PRAGMAS: Final = (
     "journal_mode = WAL",

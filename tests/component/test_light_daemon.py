@@ -26,26 +26,3 @@ def test_a_node_on_our_own_stack_does_not_import_py_libp2p():
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
-
-
-LOGGING = """
-import trio
-from codio_dht import DHTManager
-
-NOBODY = "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWKnDdG3iXw9eTFijk3EWSunZcFi54Zka4wmtqtt6rPxc8"
-
-async def main():
-    async with DHTManager.open(listen=["/ip4/127.0.0.1/tcp/0"], bootstrap=[NOBODY]) as dht:
-        while dht.stats().bootstrap != "unreachable":
-            await trio.sleep(0.05)
-
-trio.run(main)
-"""
-
-
-def test_in_a_program_log_lines_never_go_to_stdout():
-    done = subprocess.run(
-        [sys.executable, "-c", LOGGING], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "")
-    assert "bootstrap_unreachable" in done.stderr

@@ -47,7 +47,7 @@ def tree(tmp_path: Path) -> Path:
     for layer in LAYERS:
         (package / layer).mkdir()
         (package / layer / "__init__.py").write_text(f'"""The layer {layer}."""\n')
-    for module in ("__init__", "params", "errors", "config", "core/peer"):
+    for module in ("__init__", "params", "errors", "logger", "config", "core/peer"):
         (package / f"{module}.py").write_text(f'"""The module {module}."""\n')
     # The one import of core that is allowed, so that the contract's exception is used.
     (package / "core" / "peer.py").write_text(
@@ -128,6 +128,11 @@ def test_ruff_turns_red_on(tree: Path, module: str, code: str, rule: str) -> Non
         ("node/manager.py", "from codio_dht import daemon"),
         ("daemon/process.py", "from codio_dht import cli"),
         ("params.py", "from codio_dht import core"),
+        ("core/lookup.py", "import structlog"),
+        ("net/host.py", "import structlog"),
+        ("node/manager.py", "import logging"),
+        ("node/manager.py", "import signal"),
+        ("store/sqlite.py", "import warnings"),
         ("helpers.py", "value = 1"),  # every module of the package has its layer
     ],
 )

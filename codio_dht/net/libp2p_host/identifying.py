@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import structlog
 import trio
 from libp2p.abc import INetConn, INetStream, INetwork, INotifee
 from libp2p.custom_types import StreamHandlerFn, TProtocol
@@ -27,6 +26,7 @@ from multiaddr import Multiaddr
 
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError
+from codio_dht.logger import get_logger
 from codio_dht.net.event_bus import EventBus
 from codio_dht.net.host import AddrsChanged, PeerGone, PeerIdentified
 from codio_dht.net.libp2p_host.guards.counters import Counters
@@ -49,7 +49,7 @@ from codio_dht.net.libp2p_host.limits import (
 )
 from codio_dht.net.libp2p_host.stream import Libp2pStream
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 SYMBOLS = (
     Symbol("libp2p.host.basic_host", "BasicHost._schedule_identify", ("self", "peer_id", "reason")),

@@ -17,12 +17,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import structlog
 import trio
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError, StreamError
+from codio_dht.logger import get_logger
 from codio_dht.net.handlers import Parked, Reset, StreamHandler, StreamHandlerFactory
 from codio_dht.net.libp2p_host.guards.counters import Counters
 from codio_dht.net.libp2p_host.limits import (
@@ -34,7 +34,7 @@ from codio_dht.net.libp2p_host.limits import (
 )
 from codio_dht.net.libp2p_host.stream import Libp2pStream
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 def now() -> Monotonic:

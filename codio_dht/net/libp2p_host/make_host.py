@@ -11,7 +11,6 @@ import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 
-import structlog
 import trio
 from libp2p.abc import INetConn, ITransport
 from libp2p.crypto.ed25519 import Ed25519PrivateKey
@@ -40,6 +39,7 @@ from multiaddr import Multiaddr
 
 from codio_dht.crypto.keys import KeyType, PrivateKey
 from codio_dht.errors import IdentityError, NetworkError, UsageError
+from codio_dht.logger import get_logger
 from codio_dht.net.dnsaddr import NameServers
 from codio_dht.net.libp2p_host.adapter import Libp2pHost
 from codio_dht.net.libp2p_host.guards.apply import guard_host
@@ -52,7 +52,7 @@ from codio_dht.net.libp2p_host.limits import (
 )
 from codio_dht.net.libp2p_host.shielding import shielded
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _ED25519_SEED_BYTES = 32
 

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-import structlog
 import trio
 from libp2p.abc import INetStream
 
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError, StreamError
+from codio_dht.logger import get_logger
 from codio_dht.net.libp2p_host.limits import (
     CLOSE_LINGER_S,
     MAX_LINGERING_STREAMS,
@@ -29,7 +29,7 @@ from codio_dht.net.libp2p_host.limits import (
 from codio_dht.net.libp2p_host.negotiation import Answer
 from codio_dht.net.libp2p_host.shielding import shielded
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _SWEEP_INTERVAL_S: Final = 1.0
 _MAX_REASON_CHARS: Final = 200

@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Final
 
-import structlog
 import trio
 from aioquic.quic.packet import (
     QuicHeader,
@@ -37,6 +36,7 @@ from aioquic.quic.retry import QuicRetryTokenHandler
 from trio.lowlevel import checkpoint, notify_closing, wait_readable
 
 from codio_dht.core.clock import Monotonic
+from codio_dht.logger import get_logger
 from codio_dht.net.dial.targets import Ip, Target, of_udp_socket
 from codio_dht.net.link import LinkContext, LinkState, now
 from codio_dht.net.quic.connection import Address, Datagram
@@ -51,7 +51,7 @@ from codio_dht.net.quic.limits import (
 from codio_dht.net.quic.link import QuicLink
 from codio_dht.net.quic.udp_socket import Sender
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _LONG_HEADER: Final = 0x80
 _MIN_FIRST_BYTES: Final = 1_200

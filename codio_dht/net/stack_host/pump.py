@@ -20,13 +20,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, cast
 
-import structlog
 import trio
 from trio.lowlevel import checkpoint, current_clock, notify_closing, wait_readable, wait_writable
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CapacityError, CodioError, DeadlineError
+from codio_dht.logger import get_logger
 from codio_dht.net.dial.targets import Target
 from codio_dht.net.link import Link, LinkContext, LinkState, now
 from codio_dht.net.stack.connection import Connection
@@ -40,7 +40,7 @@ from codio_dht.net.stack_host.limits import (
     WRITE_TIMEOUT_S,
 )
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _RELEASE_BYTES: Final = HOLD_BYTES // 2
 _PIECE_BYTES: Final = 4 * 1024

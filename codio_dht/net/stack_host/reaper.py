@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-import structlog
 import trio
 from trio.lowlevel import checkpoint
 
 from codio_dht.errors import CapacityError
+from codio_dht.logger import get_logger
 from codio_dht.net.inbound_links import InboundLinks
 from codio_dht.net.limits import Limits
 from codio_dht.net.link import Link, now
@@ -27,7 +27,7 @@ from codio_dht.net.stack_host.limits import (
     REAP_ROUNDS,
 )
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Reaper:

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 
-import structlog
 import trio
 
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import StreamError
+from codio_dht.logger import get_logger
 from codio_dht.net.host import Stream
 from codio_dht.net.stack_host.limits import MAX_STREAM_TASKS, MAX_STREAM_TASKS_PER_PEER
 from codio_dht.net.stack_host.stream import StackStream
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 StreamTask = Callable[[Stream], Awaitable[None]]
 

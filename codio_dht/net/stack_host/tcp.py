@@ -14,13 +14,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Final
 
-import structlog
 import trio
 from multiaddr import Multiaddr
 from trio.lowlevel import notify_closing, wait_readable, wait_writable
 
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import DeadlineError, ProtocolError
+from codio_dht.logger import get_logger
 from codio_dht.net.dial.failures import DialFailedError, DialFailure
 from codio_dht.net.dial.limits import CONNECT_TIMEOUT_S, UPGRADE_TIMEOUT_S
 from codio_dht.net.dial.memory import Refusers
@@ -30,7 +30,7 @@ from codio_dht.net.link import Link, LinkContext, LinkState
 from codio_dht.net.stack_host.limits import ACCEPT_BATCH, ACCEPT_PAUSE_S, LISTEN_BACKLOG
 from codio_dht.net.stack_host.pump import Pump
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _OURS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EACCES}

@@ -15,16 +15,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import structlog
 from libp2p.abc import INetStream
 from libp2p.network.swarm import Swarm
 
+from codio_dht.logger import get_logger
 from codio_dht.net.libp2p_host.guards.counters import Counters
 from codio_dht.net.libp2p_host.guards.upstream import Symbol, check, replace
 from codio_dht.net.libp2p_host.limits import STREAM_END_TIMEOUT_S
 from codio_dht.net.libp2p_host.shielding import shielded
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 StreamHandler = Callable[[INetStream], Awaitable[None]]
 

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
 import trio
 from libp2p.abc import INetConn
 from libp2p.network.exceptions import SwarmDialAllFailedError, SwarmException
@@ -30,6 +29,7 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStoreError
 from multiaddr import Multiaddr
 
+from codio_dht.logger import get_logger
 from codio_dht.net.libp2p_host.guards.counters import Counters
 from codio_dht.net.libp2p_host.guards.upstream import Symbol, check, replace
 from codio_dht.net.libp2p_host.limits import (
@@ -41,7 +41,7 @@ from codio_dht.net.libp2p_host.limits import (
 )
 from codio_dht.net.libp2p_host.shielding import shielded
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 SYMBOLS = (
     Symbol("libp2p.network.swarm", "Swarm.dial_peer", ("self", "peer_id")),

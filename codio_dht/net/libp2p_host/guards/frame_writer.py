@@ -21,10 +21,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-import structlog
 import trio
 from libp2p.io.exceptions import ConnectionClosedError
 
+from codio_dht.logger import get_logger
 from codio_dht.net.libp2p_host.guards.counters import Counters
 from codio_dht.net.libp2p_host.limits import (
     CONNECTION_WRITE_TIMEOUT_S,
@@ -32,7 +32,7 @@ from codio_dht.net.libp2p_host.limits import (
     WRITE_BATCH_BYTES,
 )
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class FrameWriter:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import structlog
 import trio
 from libp2p.abc import IMuxedConn
 from libp2p.io.abc import ReadWriteCloser
@@ -29,6 +28,7 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.swarm import Swarm
 from multiaddr import Multiaddr
 
+from codio_dht.logger import get_logger
 from codio_dht.net.libp2p_host.guards.counters import Counters
 from codio_dht.net.libp2p_host.guards.upstream import Symbol, check, replace
 from codio_dht.net.libp2p_host.limits import (
@@ -38,7 +38,7 @@ from codio_dht.net.libp2p_host.limits import (
 )
 from codio_dht.net.libp2p_host.shielding import shielded
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 SYMBOLS = (
     Symbol(

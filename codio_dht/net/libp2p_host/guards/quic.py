@@ -29,7 +29,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import structlog
 import trio
 from aioquic.quic.events import ConnectionTerminated
 from libp2p.abc import IMuxedConn
@@ -38,9 +37,10 @@ from libp2p.transport.quic.connection import QUICConnection
 from libp2p.transport.quic.exceptions import QUICStreamResetError
 from libp2p.transport.quic.stream import QUICStream, StreamState
 
+from codio_dht.logger import get_logger
 from codio_dht.net.libp2p_host.guards.upstream import Symbol, check
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _STREAM = "libp2p.transport.quic.stream"
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import structlog
 import trio
 from libp2p.abc import IMuxedConn
 from libp2p.security.secure_session import SecureSession
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.stream_muxer.yamux.yamux import Yamux, YamuxStream
 
+from codio_dht.logger import get_logger
 from codio_dht.net.libp2p_host.guards import frame_gate
 from codio_dht.net.libp2p_host.guards.counters import Counters
 from codio_dht.net.libp2p_host.guards.frame_gate import FrameGate, FrameViolationError
@@ -36,7 +36,7 @@ from codio_dht.net.libp2p_host.limits import (
 )
 from codio_dht.net.libp2p_host.shielding import shielded
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _YAMUX = "libp2p.stream_muxer.yamux.yamux"
 
