@@ -23,16 +23,15 @@ set, read a clock.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
+from typing import Final
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.keyspace import Key
+from codio_dht.core.keyspace import Key, distance
 from codio_dht.core.lookup import ClosestPeersLookup
-from codio_dht.core.lookup_rules import LookupRules
 from codio_dht.core.lookup_states import (
     ClosestPeer,
     Done,
@@ -40,10 +39,11 @@ from codio_dht.core.lookup_states import (
     FollowUpBegan,
     LookBeyond,
     LookupEvent,
+    LookupRules,
+    LookupStep,
     PeerState,
     Query,
     Standing,
-    Step,
     StopReason,
 )
 from codio_dht.core.messages import FailureReason
@@ -52,8 +52,25 @@ from codio_dht.core.peer_health import Condition
 from codio_dht.core.steps import Wait
 from codio_dht.errors import UsageError
 
-_LATE = (PeerState.UNRESPONSIVE, PeerState.FAILED)
-_BY_PROMISE = (Standing.HEARD, Standing.ALIVE, Standing.ANSWERED)
+_NOT_NEAREST: Final = (PeerState.UNRESPONSIVE, PeerState.GIVEN_UP, PeerState.FAILED)
+_BY_PROMISE: Final = (Standing.HEARD, Standing.ALIVE, Standing.ANSWERED)
+
+
+@dataclass(slots=True)
+class _Request:
+    """The one request to a peer. Without ``took_s`` and ``why`` it has no report yet."""
+
+    path: int
+    """The path that asked, which alone hears whom the peer named."""
+    asked: Monotonic
+    took_s: float | None = None
+    """After how long the peer answered."""
+    why: FailureReason | None = None
+    """Why the peer did not answer."""
+
+    @property
+    def is_open(self) -> bool:
+        return self.took_s is None and self.why is None
 
 
 class DisjointLookup:
@@ -71,46 +88,38 @@ class DisjointLookup:
         if paths < 2:
             raise UsageError(f"disjoint paths are at least 2, not {paths}")
         others = [peer for peer in dict.fromkeys(seeds) if peer.key != rules.local.key]
-        self._seeds = sorted(others, key=lambda peer: peer.key ^ target)
-        self._dead: list[PeerId] = []
-        """Seeds kept back."""
         self._target = target
         self._rules = rules
-        self._k = rules.k
         self._most = paths
+        self._seeds = self._ranked(others)
+        self._dead: list[PeerId] = []
+        """Seeds kept back, for they are thought to be dead."""
         self._paths: list[ClosestPeersLookup] = []
         self._told: list[int] = []
         """Events of each path that were looked at."""
         self._turn = 0
         """The path to go on first."""
-        self._owner: dict[PeerId, int] = {}
-        """Everybody asked, and the path that asked."""
-        self._asked: dict[PeerId, Monotonic] = {}
-        """Requests without a report yet, since when."""
-        self._took_s: dict[PeerId, float] = {}
-        """Who answered, after how long."""
-        self._failed: dict[PeerId, FailureReason] = {}
-        self._beyond: dict[tuple[PeerId, Key], int] = {}
+        self._requests: dict[PeerId, _Request] = {}
+        """The request to everybody who was asked for the target."""
+        self._looks: dict[tuple[PeerId, Key], int] = {}
         """Looks beyond without a report yet, and the path that wants them."""
         self._following_up = False
-        self._stopped: StopReason | None = None
         self._done: Done | None = None
         self.requests = 0
-        """Requests so far."""
-        self.failures: Counter[FailureReason] = Counter()
-        """Requests that failed, by reason."""
+        """Requests so far, looks beyond the horizon included."""
         self.events: list[LookupEvent] = []
         """What happened, in order: of a peer, what its own path saw."""
 
     # --- the machine ------------------------------------------------------------------------------
 
-    def next(self, now: Monotonic) -> Step:
-        """What to do now. To be called until it is not a ``Query``, and again after each report."""
+    def next(self, now: Monotonic) -> LookupStep:
+        """What to do now. Call it until it returns ``Wait`` or ``Done``, and again after each
+        report."""
         if self._done is not None:
             return self._done
         if not self._paths:
             self._begin(now)
-        if len(self._asked) + len(self._beyond) >= params.MAX_LOOKUP_TASKS:
+        if self._open_requests() >= params.MAX_LOOKUP_TASKS:
             return Wait(None)
         waits: list[Monotonic] = []
         over = 0
@@ -125,26 +134,25 @@ class DisjointLookup:
                     waits += [] if until is None else [until]
                 case Done():
                     over += 1
-        if over == len(self._paths):
-            done = self._merged()
-            if done.reason is StopReason.NOBODY_ANSWERED and self._dead:
-                self._deal(self._dead)
-                self._dead = []
-                return self.next(now)
-            self._done = done
-            return done
-        return Wait(min(waits, default=None))
+        if over < len(self._paths):
+            return Wait(min(waits, default=None))
+        done = self._merged()
+        if done.reason is StopReason.NOBODY_ANSWERED and self._dead:
+            self._deal(self._dead)
+            self._dead = []
+            return self.next(now)
+        self._done = done
+        return done
 
     def on_reply(self, peer: PeerId, closer: Sequence[PeerId], now: Monotonic) -> None:
         """``peer`` answered, with ``closer`` peers, of which its own path alone hears."""
-        asked = self._asked.pop(peer, None)
-        if asked is None or self._done is not None:
+        request = self._open_request(peer)
+        if request is None:
             return
-        self._took_s[peer] = now - asked
-        owner = self._owner[peer]
+        request.took_s = now - request.asked
         for index, path in enumerate(self._paths):
             path.resume()
-            if index == owner:
+            if index == request.path:
                 path.on_reply(peer, closer, now)
             else:
                 path.on_answered_elsewhere(peer, now)
@@ -152,10 +160,10 @@ class DisjointLookup:
 
     def on_failure(self, peer: PeerId, why: FailureReason, now: Monotonic) -> None:
         """The request to ``peer`` ended without an answer."""
-        if self._asked.pop(peer, None) is None or self._done is not None:
+        request = self._open_request(peer)
+        if request is None:
             return
-        self._failed[peer] = why
-        self.failures[why] += 1
+        request.why = why
         for index, path in enumerate(self._paths):
             path.resume()
             path.on_failure(peer, why, now)
@@ -163,46 +171,48 @@ class DisjointLookup:
 
     def on_beyond(self, peer: PeerId, point: Key, closer: Sequence[PeerId], now: Monotonic) -> None:
         """The answer to a ``LookBeyond``; without ``closer`` peers if it failed."""
-        index = self._beyond.pop((peer, point), None)
+        index = self._looks.pop((peer, point), None)
         if index is not None:
             self._paths[index].on_beyond(peer, point, closer, now)
 
     def stop(self, reason: StopReason) -> None:
-        """End the lookup now, with what it has; nothing if it is over already."""
-        if self._done is None and self._stopped is None:
-            self._stopped = reason
+        """End the lookup now, with what it has; without effect if it is over already."""
+        if self._done is None:
             for path in self._paths:
                 path.stop(reason)
-            self._done = self._merged()
+            self._done = self._merged(reason)
 
     # --- questions --------------------------------------------------------------------------------
 
     def state_of(self, peer: PeerId) -> PeerState | None:
         """Where ``peer`` stands in this lookup, or None if it was not heard of."""
-        if peer in self._took_s:
-            return PeerState.QUERIED
-        if peer in self._failed:
-            return PeerState.FAILED
-        if peer in self._owner:
-            return self._paths[self._owner[peer]].state_of(peer)
+        request = self._requests.get(peer)
+        if request is not None:
+            if request.took_s is not None:
+                return PeerState.QUERIED
+            if request.why is not None:
+                return PeerState.FAILED
+            return self._paths[request.path].state_of(peer)
         states = (path.state_of(peer) for path in self._paths)
         return next((state for state in states if state is not None), None)
 
     def nearest(self) -> list[PeerId]:
-        """The k nearest live peers that are not late, nearest first, asked or not."""
+        """The k nearest live peers that are not unresponsive, nearest first, asked or not."""
         known = dict.fromkeys(peer for path in self._paths for peer in path.nearest())
-        live = [peer for peer in known if self.state_of(peer) not in _LATE]
-        return sorted(live, key=lambda peer: peer.key ^ self._target)[: self._k]
+        live = [peer for peer in known if self.state_of(peer) not in _NOT_NEAREST]
+        return self._ranked(live)[: self._rules.k]
 
     def certain(self) -> list[ClosestPeer]:
-        """Nobody before the end: what they have in common is known then only."""
+        """The peers of the result, once the lookup is over: before that nobody is certain, for what
+        the paths have in common is not known."""
         return [] if self._done is None else list(self._done.closest)
 
     def useful_seeds(self) -> list[PeerId]:
         """The seeds that answered within twice the time of the fastest one (GO), nearest first."""
-        took_s = {peer: self._took_s[peer] for peer in self._seeds if peer in self._took_s}
+        asked = {peer: self._requests[peer] for peer in self._seeds if peer in self._requests}
+        took_s = {peer: each.took_s for peer, each in asked.items() if each.took_s is not None}
         limit_s = 2 * min(took_s.values(), default=0.0)
-        return [peer for peer in took_s if took_s[peer] <= limit_s]
+        return [peer for peer, each in took_s.items() if each <= limit_s]
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -225,26 +235,37 @@ class DisjointLookup:
             self._paths.append(ClosestPeersLookup(self._target, seeds[first::count], rules))
             self._told.append(0)
 
-    def _advance(self, index: int, now: Monotonic) -> Step:
+    def _open_requests(self) -> int:
+        """Requests without a report yet, looks beyond the horizon included."""
+        return len(self._looks) + sum(each.is_open for each in self._requests.values())
+
+    def _open_request(self, peer: PeerId) -> _Request | None:
+        """The request to ``peer`` if a report of it is expected."""
+        request = self._requests.get(peer)
+        if self._done is not None or request is None or not request.is_open:
+            return None
+        return request
+
+    def _advance(self, index: int, now: Monotonic) -> LookupStep:
         """The path's next step that is for the network: what others asked already it is told."""
         path = self._paths[index]
         while True:
             step = path.next(now)
             match step:
                 case Query(peer):
-                    first = self._owner.setdefault(peer, index) == index
-                    if first:
-                        self._asked[peer] = now
-                    elif peer in self._took_s:
+                    request = self._requests.get(peer)
+                    if request is None:
+                        self._requests[peer] = _Request(index, now)
+                    elif request.took_s is not None:
                         path.on_answered_elsewhere(peer, now)
-                    elif peer in self._failed:
-                        path.on_failure(peer, self._failed[peer], now)
+                    elif request.why is not None:
+                        path.on_failure(peer, request.why, now)
                     self._collect(index)
-                    if first:
+                    if request is None:
                         return step
                 case LookBeyond(peer, point):
                     self._collect(index)
-                    self._beyond[peer, point] = index
+                    self._looks[peer, point] = index
                     return step
                 case Wait() | Done():
                     self._collect(index)
@@ -258,31 +279,28 @@ class DisjointLookup:
                 if not self._following_up:
                     self.events.append(event)
                 self._following_up = True
-            elif not isinstance(event, Ended) and self._owner[event.peer] == index:
+            elif not isinstance(event, Ended) and self._requests[event.peer].path == index:
                 self.events.append(event)
         self._told[index] = len(events)
 
-    def _merged(self) -> Done:
-        """The results of all paths as one. Those of a path in which nobody answered only count if
-        nobody did in any."""
+    def _merged(self, stopped: StopReason | None = None) -> Done:
+        """The results of all paths as one. Unless it was ``stopped``, those of a path in which
+        nobody answered only count if nobody did in any."""
         ends = [end for path in self._paths if isinstance(end := path.next(_OVER), Done)]
         reached = [end for end in ends if end.reason in (StopReason.COMPLETED, StopReason.OVERRUN)]
-        if self._stopped is not None:
-            reason = self._stopped
-        elif reached:
+        reason = stopped or ends[0].reason
+        if reached and stopped is None:
             completed = any(end.reason is StopReason.COMPLETED for end in reached)
             reason = StopReason.COMPLETED if completed else StopReason.OVERRUN
             ends = reached
-        else:
-            reason = ends[0].reason
-        best = self._best(ends)
-        ranked = sorted(best, key=lambda peer: peer.key ^ self._target)
+        best, k = self._best(ends), self._rules.k
+        ranked = self._ranked(best)
         # A path with fewer than k was cut short: nothing that it found can have been pushed out.
-        full = [end.closest for end in ends if len(end.closest) == self._k]
-        wanted = dict.fromkeys((*ranked[: self._k], *(each.peer for end in full for each in end)))
+        full = [end.closest for end in ends if len(end.closest) == k]
+        wanted = dict.fromkeys((*ranked[:k], *(each.peer for end in full for each in end)))
         first = [best[peer] for peer in ranked if peer in wanted]
         further = [best[peer] for peer in ranked if peer not in wanted]
-        return Done(reason, tuple(first), tuple(further[: self._k]))
+        return Done(reason, tuple(first), tuple(further[:k]))
 
     def _best(self, ends: Sequence[Done]) -> dict[PeerId, ClosestPeer]:
         """Each peer once, with the best that is promised of it."""
@@ -293,9 +311,13 @@ class DisjointLookup:
                 best[each.peer] = each
         return best
 
+    def _ranked(self, peers: Iterable[PeerId]) -> list[PeerId]:
+        """The ``peers``, nearest to the target first."""
+        return sorted(peers, key=lambda peer: distance(peer.key, self._target))
 
-_OVER = Monotonic(float("inf"))
-"""For a path that is over: its result does not depend on the time."""
+
+_OVER: Final = Monotonic(float("inf"))
+"""The time for a path that is over: its result does not depend on it."""
 
 
 def _promise(found: ClosestPeer) -> int:

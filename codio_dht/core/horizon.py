@@ -17,38 +17,36 @@ from typing import Final
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.keyspace import Key
-from codio_dht.core.lookup_candidate import Candidate
-from codio_dht.core.lookup_rules import LookupRules
-from codio_dht.core.lookup_states import LookBeyond
+from codio_dht.core.keyspace import Key, distance
+from codio_dht.core.lookup_states import Candidate, LookBeyond, LookupRules
 from codio_dht.core.peer import PeerId
 
 EVERYWHERE: Final = 1 << params.KEY_BITS
-"""Past every distance: the reach of a reply that named all that its peer knows."""
+"""A distance past every other: the reach of a reply that named all that its peer knows."""
 
 
 class Horizon:
-    """See the module."""
+    """Where the replies of one lookup end, and which looks beyond are under way."""
 
     def __init__(self, target: Key, rules: LookupRules) -> None:
         self._target = target
         self._rules = rules
         self._beta = min(rules.beta, rules.k)
-        self._out: dict[tuple[PeerId, Key], Monotonic] = {}
-        """Looks under way: until when they are waited for."""
+        self._looks: dict[tuple[PeerId, Key], Monotonic] = {}
+        """Looks under way: until when each is waited for."""
         self._looked_at: Counter[int] = Counter()
         """How many peers were asked for a key at a distance of this many bits."""
 
     @property
     def waits(self) -> Collection[Monotonic]:
         """Until when each look that is under way is waited for."""
-        return self._out.values()
+        return self._looks.values()
 
     def reach(self, closer: Sequence[PeerId]) -> int:
-        """How far a reply reaches: its peer has named everybody it knows up to there."""
+        """The distance up to which a reply with ``closer`` peers named everybody its peer knows."""
         if 4 * len(closer) < 3 * self._rules.k:  # all that it knows, less what was not taken
             return EVERYWHERE
-        return max(peer.key ^ self._target for peer in closer)
+        return max(distance(peer.key, self._target) for peer in closer)
 
     def of(self, nearest: Sequence[Candidate]) -> int:
         """The distance up to which ``beta`` of the k ``nearest`` named everybody they know."""
@@ -56,11 +54,11 @@ class Horizon:
         return reached[-min(self._beta, len(reached))] if reached else EVERYWHERE
 
     def next_look(self, nearest: Sequence[Candidate], now: Monotonic) -> LookBeyond | None:
-        """A look at what lies between the horizon and the last of the k ``nearest`` live peers,
-        where nobody looked enough."""
+        """A look at what lies between the horizon and the last of the k ``nearest`` live peers, at
+        a distance where not enough peers were asked; None if there is none."""
         horizon, last = self.of(nearest), EVERYWHERE - 1
         if len(nearest) == self._rules.k:
-            last = nearest[-1].peer.key ^ self._target
+            last = nearest[-1].distance
         if last <= horizon or self._looked_at.total() >= params.MAX_LOOKS_BEYOND:
             return None
         answered = [each.peer for each in nearest if each.reach is not None]
@@ -75,17 +73,17 @@ class Horizon:
         self, place: int, times: int, answered: Sequence[PeerId], now: Monotonic
     ) -> LookBeyond:
         point = Key(self._target ^ place)
-        peer = sorted(answered, key=lambda each: each.key ^ point)[times]
+        peer = sorted(answered, key=lambda each: distance(each.key, point))[times]
         self._looked_at[place.bit_length()] += 1
-        self._out[peer, point] = Monotonic(now + self._rules.outlook(peer, now).soft_s)
+        self._looks[peer, point] = Monotonic(now + self._rules.outlook(peer, now).soft_s)
         cpl = params.KEY_BITS - place.bit_length() + 1 + params.BEYOND_PRECISION_BITS
         return LookBeyond(peer, point, min(cpl, params.MAX_REFRESH_CPL))
 
     def ended(self, peer: PeerId, point: Key) -> bool:
         """A look was reported; whether it was still waited for."""
-        return self._out.pop((peer, point), None) is not None
+        return self._looks.pop((peer, point), None) is not None
 
     def expire(self, now: Monotonic) -> None:
         """Wait no longer for looks that are late."""
-        for look in [each for each, until in self._out.items() if until <= now]:
-            del self._out[look]
+        for look in [each for each, until in self._looks.items() if until <= now]:
+            del self._looks[look]

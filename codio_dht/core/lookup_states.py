@@ -1,51 +1,166 @@
-"""The vocabulary of lookups: states of a peer, steps, events, results. Decides nothing."""
+"""The vocabulary of lookups: the states of a peer, the steps, the events and the results.
+
+Decides what each state means for a peer's place in the result; :mod:`codio_dht.core.lookup` moves
+peers from one state to another.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
+from codio_dht.core.peer_health import Condition, Outlook
 from codio_dht.core.steps import Wait
+from codio_dht.errors import UsageError
+
+# --- a peer within one lookup ---------------------------------------------------------------------
 
 
 class PeerState(Enum):
-    """A peer within one lookup."""
+    """Where a peer stands within one lookup."""
 
     HEARD = "heard"
-    """Named by somebody, not asked yet."""
+    """Somebody named it, and it was not asked yet."""
     WAITING = "waiting"
-    """Asked, within its soft deadline."""
+    """It was asked, and its soft deadline has not passed."""
     QUERIED = "queried"
     """It answered."""
     UNRESPONSIVE = "unresponsive"
-    """Past its soft deadline; a late answer still counts."""
+    """Its soft deadline passed without an answer: others are asked, and it is still waited for."""
+    GIVEN_UP = "given_up"
+    """The patience with it ended without an answer: it is not waited for any more."""
     FAILED = "failed"
+    """Its request failed."""
     AVOIDED = "avoided"
-    """Known to be dead, so not asked."""
+    """It is known to be dead, so it is not asked unless nobody else is left."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the peer was asked and its request was not reported yet."""
+        return self in _OPEN
 
 
-class StopReason(Enum):
-    """Why a lookup is over."""
+_OPEN = (PeerState.WAITING, PeerState.UNRESPONSIVE, PeerState.GIVEN_UP)
 
-    COMPLETED = "completed"
-    """The k closest live peers have answered, or are known to be alive."""
-    OVERRUN = "overrun"
-    """It took too long, for the peers kept naming nearer ones that lead nowhere: the result is the
-    closest of those that have answered, or are known to be alive."""
-    NO_PEERS = "no_peers"
-    """There was nobody to start from."""
-    NOBODY_ANSWERED = "nobody_answered"
-    """Every peer failed."""
-    FOUND = "found"
-    """What was looked for is found: the peer, or enough providers."""
-    TIMEOUT = "timeout"
-    """The caller's deadline passed."""
-    CANCELLED = "cancelled"
-    """The caller wants no more."""
+
+class Candidate:
+    """One peer as it stands in one lookup: its state, its deadlines, and what is known of it."""
+
+    __slots__ = (
+        "alive_at",
+        "asked",
+        "distance",
+        "expected_s",
+        "is_seed",
+        "patient_until",
+        "peer",
+        "reach",
+        "reach_until",
+        "soft_until",
+        "state",
+        "took_s",
+        "until",
+    )
+
+    def __init__(self, peer: PeerId, distance: int, outlook: Outlook, *, is_seed: bool) -> None:
+        self.peer = peer
+        self.distance = distance
+        """Distance to the target of the lookup."""
+        self.is_seed = is_seed
+        self.state = PeerState.HEARD
+        self.expected_s = outlook.expected_s
+        self.alive_at = outlook.alive_at
+        """The peer's last sign of life, if that still counts."""
+        self.asked = Monotonic(0.0)
+        """When its request began."""
+        self.soft_until = Monotonic(0.0)
+        self.reach_until = Monotonic(0.0)
+        self.patient_until = Monotonic(0.0)
+        self.until: Monotonic | None = None
+        """When its state is looked at again; None if only a report can change it."""
+        self.reach: int | None = None
+        """The distance up to which its reply named everybody (``core.horizon``); None without a
+        reply to this lookup."""
+        self.took_s: float | None = None
+        """Its answer time; None if it did not answer this lookup."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the peer may be in the result."""
+        match self.state:
+            case PeerState.FAILED | PeerState.AVOIDED:
+                return False
+            case PeerState.GIVEN_UP:
+                return self.alive_at is not None
+            case _:
+                return True
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing more is expected of the peer: it answered, or was given up and is known
+        to be alive."""
+        state = self.state
+        return state is PeerState.QUERIED or (
+            state is PeerState.GIVEN_UP and self.alive_at is not None
+        )
+
+    def result(self) -> ClosestPeer:
+        """The peer as it stands in a result."""
+        if self.state is PeerState.QUERIED:
+            return ClosestPeer(self.peer, Standing.ANSWERED, self.alive_at)
+        if self.alive_at is not None:
+            return ClosestPeer(self.peer, Standing.ALIVE, self.alive_at)
+        return ClosestPeer(self.peer, Standing.HEARD)
+
+
+# --- how a node looks things up -------------------------------------------------------------------
+
+OutlookOf = Callable[[PeerId, Monotonic], Outlook]
+"""What to expect of a request to this peer that starts now."""
+
+
+def no_outlook(_peer: PeerId, _now: Monotonic) -> Outlook:
+    """The outlook where nothing is known of anybody."""
+    most = params.SOFT_DEADLINE_S
+    return Outlook(Condition.UNKNOWN, params.DEFAULT_ANSWER_S, most, most, most)
+
+
+def no_life(_peer: PeerId) -> bool:
+    """The signs of life where peers give none but their answers."""
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookupRules:
+    """How a node looks things up, and what a lookup is told of the world around it.
+
+    ``shows_life`` tells whether a peer that was asked gave a sign of life without answering yet,
+    such as a transport connection. ``looks_beyond`` says that the caller can ask for other keys
+    than the target.
+
+    Raises:
+        UsageError: ``k``, ``alpha`` or ``beta`` is below 1.
+    """
+
+    local: PeerId
+    outlook: OutlookOf = no_outlook
+    shows_life: Callable[[PeerId], bool] = no_life
+    looks_beyond: bool = False
+    k: int = params.K
+    alpha: int = params.ALPHA
+    beta: int = params.BETA
+
+    def __post_init__(self) -> None:
+        if min(self.k, self.alpha, self.beta) < 1:
+            raise UsageError(
+                f"k, alpha and beta must be at least 1, not {self.k}, {self.alpha}, {self.beta}"
+            )
 
 
 # --- steps ----------------------------------------------------------------------------------------
@@ -53,7 +168,8 @@ class StopReason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Ask ``peer``. ``follow_up``: beyond the walk itself, as one of the k closest."""
+    """Ask ``peer`` for the target. ``follow_up`` says that the walk itself is over and that it is
+    asked as one of the k closest."""
 
     peer: PeerId
     follow_up: bool = False
@@ -69,6 +185,29 @@ class LookBeyond:
     cpl: int
 
 
+# --- results --------------------------------------------------------------------------------------
+
+
+class StopReason(Enum):
+    """Why a lookup is over."""
+
+    COMPLETED = "completed"
+    """The k closest live peers have answered, or are known to be alive."""
+    OVERRUN = "overrun"
+    """It took too long, for peers kept naming nearer ones that lead nowhere: the result is the
+    closest of those that have answered, or are known to be alive."""
+    NO_PEERS = "no_peers"
+    """There was nobody to start from."""
+    NOBODY_ANSWERED = "nobody_answered"
+    """Every peer failed."""
+    FOUND = "found"
+    """What was looked for is found: the peer, or enough providers."""
+    TIMEOUT = "timeout"
+    """The caller's deadline passed."""
+    CANCELLED = "cancelled"
+    """The caller wants no more."""
+
+
 class Standing(Enum):
     """What is promised of a peer in a result."""
 
@@ -77,7 +216,7 @@ class Standing(Enum):
     ALIVE = "alive"
     """Too slow for this lookup, but it answered a request or took a connection at ``alive_at``."""
     HEARD = "heard"
-    """Only heard of. There are none of these in a lookup that was completed, or overrun."""
+    """Only heard of. A lookup that was completed, or overrun, returns none of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +231,11 @@ class ClosestPeer:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The lookup is over. ``closest`` has up to k live peers, nearest first, and up to k of each
-    path where disjoint ones disagree; ``next_closest`` up to k more live ones, to take the place of
-    any of them."""
+    """The lookup is over.
+
+    ``closest`` has up to k live peers, nearest first, and up to k of each path where disjoint ones
+    disagree. ``next_closest`` has up to k more, to take the place of any of them.
+    """
 
     reason: StopReason
     closest: tuple[ClosestPeer, ...] = ()
@@ -111,7 +252,7 @@ class Done:
         return [each.peer for each in self.closest if each.standing is not Standing.HEARD]
 
 
-Step = Query | LookBeyond | Wait | Done
+LookupStep = Query | LookBeyond | Wait | Done
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -154,7 +295,7 @@ class RequestFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Overdue:
+class Unresponsive:
     """``peer`` is past its soft deadline: others are asked in its place."""
 
     at: Monotonic
@@ -191,8 +332,8 @@ class LookedBeyond:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The lookup is over, after ``requests`` requests. Told by whoever runs the machine, after all
-    that the machine tells."""
+    """The lookup is over, after ``requests`` requests. The search tells this, after everything that
+    the lookup tells."""
 
     at: Monotonic
     reason: StopReason
@@ -200,5 +341,5 @@ class Ended:
 
 
 LookupEvent = (
-    Asked | Answered | RequestFailed | Overdue | GivenUp | FollowUpBegan | LookedBeyond | Ended
+    Asked | Answered | RequestFailed | Unresponsive | GivenUp | FollowUpBegan | LookedBeyond | Ended
 )

@@ -11,8 +11,7 @@ from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.lookup import ClosestPeersLookup
-from codio_dht.core.lookup_rules import LookupRules
-from codio_dht.core.lookup_states import PeerState, StopReason
+from codio_dht.core.lookup_states import LookupRules, PeerState, StopReason
 from codio_dht.core.messages import FailureReason, PeerEntry
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import UsageError
@@ -36,7 +35,7 @@ class PeerLookup(ClosestPeersLookup):
             self.stop(StopReason.FOUND)
 
     def on_failure(self, peer: PeerId, why: FailureReason, now: Monotonic) -> None:
-        expected = self._open_request(peer) is not None
+        expected = self._asked_candidate(peer) is not None
         super().on_failure(peer, why, now)
         if expected and why.reached:
             self.on_connected(peer)
@@ -72,7 +71,7 @@ class ProvidersLookup(ClosestPeersLookup):
         Worth it is one not seen before, and one that had no addresses before and now has. ``None``
         stands for this node's own records.
         """
-        if peer is not None and self._open_request(peer) is None:
+        if peer is not None and self._asked_candidate(peer) is None:
             return []
         fresh: list[PeerEntry] = []
         for entry in providers:

@@ -21,8 +21,8 @@ from codio_dht.core.lookup_states import (
     GivenUp,
     LookedBeyond,
     LookupEvent,
-    Overdue,
     RequestFailed,
+    Unresponsive,
 )
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError
@@ -85,7 +85,7 @@ def event_json(event: LookupEvent, began: float) -> dict[str, object]:
         case RequestFailed(_, peer, away, took_s, why):
             failed = {"seconds": round(took_s, 6), "reason": why.value}
             return {**_of_peer("failed", at, peer, away), **failed}
-        case Overdue(_, peer, away):
+        case Unresponsive(_, peer, away):
             return _of_peer("overdue", at, peer, away)
         case GivenUp(_, peer, away, waited_s, alive_at):
             ago = None if alive_at is None else round(event.at - alive_at, 6)

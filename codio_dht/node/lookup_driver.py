@@ -20,7 +20,14 @@ import trio
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
-from codio_dht.core.lookup_states import Done, LookBeyond, LookupEvent, Query, Step, StopReason
+from codio_dht.core.lookup_states import (
+    Done,
+    LookBeyond,
+    LookupEvent,
+    LookupStep,
+    Query,
+    StopReason,
+)
 from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
 from codio_dht.core.steps import Wait
@@ -34,7 +41,7 @@ class Machine(Protocol):
 
     events: list[LookupEvent]
 
-    def next(self, now: Monotonic) -> Step: ...
+    def next(self, now: Monotonic) -> LookupStep: ...
     def on_failure(self, peer: PeerId, why: FailureReason, now: Monotonic) -> None: ...
     def on_beyond(
         self, peer: PeerId, point: Key, closer: Sequence[PeerId], now: Monotonic

@@ -16,7 +16,6 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.disjoint import DisjointLookup
 from codio_dht.core.keyspace import Key, cpl, key_of
 from codio_dht.core.lookup import ClosestPeersLookup
-from codio_dht.core.lookup_rules import LookupRules
 from codio_dht.core.lookup_states import (
     Asked,
     ClosestPeer,
@@ -25,6 +24,7 @@ from codio_dht.core.lookup_states import (
     GivenUp,
     LookBeyond,
     LookupEvent,
+    LookupRules,
     PeerState,
     Query,
     Standing,

@@ -14,8 +14,7 @@ from codio_dht.core.addresses import PUBLIC_ONLY
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, key_of
 from codio_dht.core.lookup import ClosestPeersLookup
-from codio_dht.core.lookup_rules import LookupRules
-from codio_dht.core.lookup_states import StopReason
+from codio_dht.core.lookup_states import LookupRules, StopReason
 from codio_dht.core.messages import FailureReason, FindNode, GetProviders, Request
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerId

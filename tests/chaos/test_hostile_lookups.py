@@ -18,8 +18,15 @@ from codio_dht import DHTManager, params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, key_of
 from codio_dht.core.lookup import ClosestPeersLookup
-from codio_dht.core.lookup_rules import LookupRules
-from codio_dht.core.lookup_states import Done, GivenUp, LookBeyond, Query, Standing, StopReason
+from codio_dht.core.lookup_states import (
+    Done,
+    GivenUp,
+    LookBeyond,
+    LookupRules,
+    Query,
+    Standing,
+    StopReason,
+)
 from codio_dht.core.messages import FailureReason
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.peer import PeerId

@@ -178,7 +178,7 @@ def test_a_fault_planted_in_the_middle_of_a_run_ends_it() -> None:
 def test_a_lookup_engine_that_lies_about_an_answer_ends_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from codio_dht.core.lookup_candidate import Candidate
+    from codio_dht.core.lookup_states import Candidate
 
     monkeypatch.setattr(Candidate, "result", lambda each: ClosestPeer(each.peer, Standing.ANSWERED))
     simulation = simulation_of(network={"mute": 0.4}, lookups={"count": 5})

@@ -28,9 +28,9 @@ from codio_dht.core.lookup_states import (
     GivenUp,
     LookedBeyond,
     LookupEvent,
-    Overdue,
     RequestFailed,
     StopReason,
+    Unresponsive,
 )
 from codio_dht.core.messages import FailureReason
 from codio_dht.daemon.control import ControlServer
@@ -190,7 +190,7 @@ WALK: list[tuple[LookupEvent, str]] = [
         f"  1.500 s  failed       7 bits  {peer(2)}  250.0 ms, unreachable",
     ),
     (
-        Overdue(AT, peer(2), NEAR),
+        Unresponsive(AT, peer(2), NEAR),
         f"  1.500 s  late         7 bits  {peer(2)}  others are asked in its place",
     ),
     (
@@ -248,7 +248,7 @@ def test_a_traced_walk_that_reached_nobody_is_exit_code_1(shell: Shell, dht: Fak
 
 
 def test_events_that_were_left_out_are_mentioned(shell: Shell, dht: FakeDht) -> None:
-    dht.walk = [Overdue(AT, peer(2), NEAR)] * (MAX_UNREAD_EVENTS + 7)
+    dht.walk = [Unresponsive(AT, peer(2), NEAR)] * (MAX_UNREAD_EVENTS + 7)
     assert shell("closest", CID, "--trace") == 0
     assert re.search(r"^codio-dht: \d events of the walk", shell.err)
 

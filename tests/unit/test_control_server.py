@@ -20,9 +20,9 @@ from codio_dht.core.lookup_states import (
     GivenUp,
     LookedBeyond,
     LookupEvent,
-    Overdue,
     RequestFailed,
     StopReason,
+    Unresponsive,
 )
 from codio_dht.core.messages import FailureReason
 from codio_dht.daemon.control import ControlServer
@@ -457,7 +457,7 @@ def test_each_event_of_a_walk_has_its_json_form() -> None:
         Asked(AT, peer(2), 1023, follow_up=True),
         Answered(AT, peer(2), 1023, 2.0, 20, 3, late=True),
         RequestFailed(AT, peer(2), 1023, 2.0, FailureReason.UNREACHABLE),
-        Overdue(AT, peer(2), 1023),
+        Unresponsive(AT, peer(2), 1023),
         GivenUp(AT, peer(2), 1023, 2.0, Monotonic(100.25)),
         GivenUp(AT, peer(2), 1023, 2.0, None),
         FollowUpBegan(AT),
@@ -498,7 +498,7 @@ async def test_a_walk_is_not_held_up_by_its_reader_and_says_what_was_left_out(
     tmp_path: Path,
 ) -> None:
     dht = FakeDht()
-    dht.walk = [Overdue(AT, peer(2), 1)] * (MAX_UNREAD_EVENTS + 7)
+    dht.walk = [Unresponsive(AT, peer(2), 1)] * (MAX_UNREAD_EVENTS + 7)
     async with serving(dht, tmp_path) as daemon, daemon.talker() as talker:
         items, end = await talker.call("closest", key=CID, trace=True)
     told = sum(1 for item in items if "event" in item)

@@ -14,14 +14,15 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.disjoint import DisjointLookup
 from codio_dht.core.keyspace import Key
 from codio_dht.core.lookup import ClosestPeersLookup
-from codio_dht.core.lookup_rules import LookupRules
 from codio_dht.core.lookup_states import (
     Answered,
     Asked,
     Done,
     LookBeyond,
+    LookupRules,
     PeerState,
     Query,
+    RequestFailed,
     StopReason,
 )
 from codio_dht.core.messages import FailureReason
@@ -92,7 +93,9 @@ def test_a_path_that_wants_a_peer_later_is_told_how_it_went():
     done = lookup.next(AT)
     assert isinstance(done, Done)
     assert [good, a, b] == done.answered
-    assert {FailureReason.UNREACHABLE: 1} == lookup.failures
+    assert [(dead, FailureReason.UNREACHABLE)] == [
+        (each.peer, each.why) for each in lookup.events if isinstance(each, RequestFailed)
+    ]
 
 
 def test_it_is_not_over_before_every_path_is():

@@ -10,11 +10,11 @@ from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.lookup import ClosestPeersLookup
-from codio_dht.core.lookup_rules import LookupRules
 from codio_dht.core.lookup_states import (
     Done,
     LookBeyond,
     LookedBeyond,
+    LookupRules,
     PeerState,
     Query,
     StopReason,

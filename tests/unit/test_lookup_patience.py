@@ -10,7 +10,6 @@ from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.lookup import ClosestPeersLookup
-from codio_dht.core.lookup_rules import LookupRules
 from codio_dht.core.lookup_states import (
     Answered,
     Asked,
@@ -18,12 +17,13 @@ from codio_dht.core.lookup_states import (
     Done,
     FollowUpBegan,
     GivenUp,
-    Overdue,
+    LookupRules,
     PeerState,
     Query,
     RequestFailed,
     Standing,
     StopReason,
+    Unresponsive,
 )
 from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
@@ -337,7 +337,7 @@ def test_the_events_tell_the_walk_in_order() -> None:
         Asked(now(0.0), late, 2, follow_up=False),
         Answered(now(0.1), a, 1, 0.1, named=2, new=1, late=False),
         FollowUpBegan(now(0.1)),
-        Overdue(now(0.5), late, 2),
+        Unresponsive(now(0.5), late, 2),
         Asked(now(0.5), b, 3, follow_up=True),
         RequestFailed(now(0.625), b, 3, 0.125, FailureReason.BROKEN),
         GivenUp(now(2.0), late, 2, 2.0, now(2.0)),
