@@ -54,6 +54,10 @@ class MessageError(RemoteError):
     """A frame whose bytes are not a DHT message, or one that cannot be answered."""
 
 
+class FormatError(RemoteError, ValueError):
+    """Bytes or text that are not of the format they should be of; the message says how."""
+
+
 class AddressError(RemoteError, ValueError):
     """Bytes or text that are not a usable multiaddr."""
 

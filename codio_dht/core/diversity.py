@@ -3,11 +3,10 @@
 Identities cost nothing, addresses in many networks do. Decides which *group* an address is of, that
 a routing table holds few peers of one group, and that a reply full of one group is not followed.
 
-The group of an IPv4 address is its /16 (/8 in the networks of ``IPV4_LEGACY_NETWORKS``), of an IPv6
-address its /32; an IPv6 address that embeds an IPv4 one (NAT64, 6to4) is of that one's group. Only
-public addresses count: private ones and loopback are exempt, so that LANs and tests are as they
-were. A peer of the public network that gives nothing but names is of one group with all others that
-do, for where a name leads its owner decides.
+A group is a network of the internet (:func:`codio_dht.formats.ip.group_of_ip`). Only public
+addresses count: private ones and loopback are exempt, so that LANs and tests are as they were. A
+peer of the public network that gives nothing but names is of one group with all others that do, for
+where a name leads its owner decides.
 
 Of a connected peer it counts where the connection leads, not where it says that it is (GO): else
 one machine could claim an address in every group, for its own identities or to shut out others.
@@ -21,50 +20,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from typing import Final, TypeVar
 
 from codio_dht import params
-from codio_dht.core.addresses import P_IP4, P_IP6, P_IP6ZONE, is_dns, is_public, split
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.peer import PeerId
-from codio_dht.errors import AddressError
+from codio_dht.formats.multiaddr import ip_group, is_dns, is_public
 
 _T = TypeVar("_T")
 
 NAMES: Final = "names"
 """The group of peers with nothing but names."""
-
-_IPV4_BITS: Final = 32
-_IPV6_BITS: Final = 128
-_NAT64: Final = bytes.fromhex("0064ff9b0000000000000000")
-"""64:ff9b::/96 (RFC 6052): the last four bytes are the IPv4 address."""
-_6TO4: Final = bytes.fromhex("2002")
-"""2002::/16 (RFC 3056): the next four bytes are the IPv4 address."""
-
-
-@lru_cache(maxsize=params.ADDRESS_CACHE_ENTRIES)
-def ip_group(addr: bytes) -> str | None:
-    """The group of the IP address with which ``addr`` begins, public or not, as a prefix in CIDR
-    form; None if it begins with none, or is not readable. (A bounded cache of a pure function: the
-    same few thousand addresses come by all the time.)"""
-    try:
-        parts = split(addr)
-    except AddressError:
-        return None
-    code, value = next((part for part in parts if part[0] != P_IP6ZONE), parts[0])
-    if code == P_IP4:
-        return _ipv4_group(value)
-    if code != P_IP6:
-        return None
-    if value.startswith(_NAT64):
-        return _ipv4_group(value[len(_NAT64) :])
-    if value.startswith(_6TO4):
-        return _ipv4_group(value[2:6])
-    kept = int.from_bytes(value, "big") >> (_IPV6_BITS - params.IPV6_GROUP_BITS)
-    return f"{kept >> 16:x}:{kept & 0xFFFF:x}::/{params.IPV6_GROUP_BITS}"
 
 
 def groups_of(addrs: Iterable[bytes]) -> tuple[str, ...]:
@@ -147,13 +115,6 @@ class GroupLimits:
 
     def _groups(self, peer: PeerId, said: Sequence[bytes]) -> tuple[str, ...]:
         return groups_of(self._seen_at(peer)) or groups_of(said)
-
-
-def _ipv4_group(value: bytes) -> str:
-    legacy = value[0] in params.IPV4_LEGACY_NETWORKS
-    bits = params.IPV4_LEGACY_GROUP_BITS if legacy else params.IPV4_GROUP_BITS
-    kept = int.from_bytes(value, "big") >> (_IPV4_BITS - bits) << (_IPV4_BITS - bits)
-    return f"{kept >> 24}.{kept >> 16 & 0xFF}.0.0/{bits}"
 
 
 def _take_one(counts: dict[_T, int], key: _T) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
-import base58
 from multiaddr import Multiaddr
 
 from codio_dht.core.keyspace import Key, key_of
-from codio_dht.core.multihash import is_multihash
-from codio_dht.errors import PeerIdError
+from codio_dht.errors import FormatError, PeerIdError
+from codio_dht.formats.multibase import decode_base58, encode_base58
+from codio_dht.formats.multihash import is_multihash
+from codio_dht.formats.text import read_peer_id
 
 if TYPE_CHECKING:
     from libp2p.peer.id import ID as Libp2pID  # noqa: TID251 - a type, never loaded
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 MAX_PEER_ID_BYTES: Final = 96
 """Longest peer id taken, bytes: an inlined key is at most 42 bytes, a digest at most 64."""
-
-_LIBP2P_KEY_CODEC: Final = "libp2p-key"
 
 
 class PeerId:
@@ -45,26 +44,23 @@ class PeerId:
     @classmethod
     def from_base58(cls, text: str) -> PeerId:
         """The peer id written in base58btc (``12D3Koo...`` or ``Qm...``)."""
-        try:
-            data = base58.b58decode(text)
-        except ValueError as error:
-            raise PeerIdError(f"not a base58 peer id: {text[:80]!r}") from error
+        data = decode_base58(text)
+        if data is None:
+            raise PeerIdError(f"not a base58 peer id: {text[:80]!r}")
         return cls(data)
 
     @classmethod
     def from_string(cls, text: str) -> PeerId:
-        """The peer id written in base58btc or as a CIDv1 of codec libp2p-key (IPFS peer-ids)."""
-        if text.startswith(("1", "Qm")):
-            return cls.from_base58(text)
-        from cid import make_cid  # noqa: PLC0415 - slow to load, rarely needed
+        """The peer id that people write: base58btc or a CIDv1 of codec libp2p-key (IPFS peer-ids),
+        also behind ``/p2p/`` and its like (:func:`codio_dht.formats.text.read_peer_id`).
 
+        Raises:
+            PeerIdError: it is none; the message says what it is instead, where that can be told.
+        """
         try:
-            cid = make_cid(text)
-        except Exception as error:  # py-cid lets its multibase decoder's errors through
-            raise PeerIdError(f"not a peer id: {text[:80]!r}") from error
-        if cid.version != 1 or cid.codec != _LIBP2P_KEY_CODEC:
-            raise PeerIdError(f"not a peer id: {text[:80]!r} is a CID of codec {cid.codec}")
-        return cls(cid.multihash)
+            return cls(read_peer_id(text))
+        except FormatError as error:
+            raise PeerIdError(str(error)) from error
 
     @classmethod
     def coerce(cls, value: PeerId | Libp2pID | str | bytes) -> PeerId:
@@ -98,7 +94,7 @@ class PeerId:
     def to_base58(self) -> str:
         """The base58btc text."""
         if self._text is None:
-            self._text = base58.b58encode(self._bytes).decode("ascii")
+            self._text = encode_base58(self._bytes)
         return self._text
 
     to_string = pretty = __str__ = to_base58

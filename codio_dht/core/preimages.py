@@ -18,9 +18,7 @@ from codio_dht import params
 from codio_dht.core.keyspace import Key
 from codio_dht.core.rng import Rng
 from codio_dht.errors import UsageError
-
-_SHA2_256: Final = bytes((0x12, 0x20))
-"""Multihash code and length of SHA2-256."""
+from codio_dht.formats.multihash import SHA2_256_HEAD
 
 _COUNTER_BYTES: Final = 4
 _SALT_BITS: Final = 8 * (32 - _COUNTER_BYTES)
@@ -45,7 +43,7 @@ def search_preimage(
     """
     if not 0 <= cpl <= params.MAX_REFRESH_CPL:
         raise UsageError(f"cpl must be from 0 to {params.MAX_REFRESH_CPL}, not {cpl}")
-    prefix = _SHA2_256 + rng.getrandbits(_SALT_BITS).to_bytes(_SALT_BITS // 8, "big")
+    prefix = SHA2_256_HEAD + rng.getrandbits(_SALT_BITS).to_bytes(_SALT_BITS // 8, "big")
     wanted = (local >> (params.KEY_BITS - cpl - 1)) ^ 1
     most = params.MAX_PREIMAGE_EFFORT << (cpl + 1)
     return _search(prefix, wanted, _HEAD_BITS - cpl - 1, most, tries_per_slice)

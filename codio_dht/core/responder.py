@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from typing import Protocol, TypeVar
 
-from codio_dht.core.addresses import KEEP_ALL, AddressFilter, is_readable
+from codio_dht.core.addresses import KEEP_ALL, AddressFilter
 from codio_dht.core.clock import Now, UnixTime
 from codio_dht.core.keyspace import Key, key_of
 from codio_dht.core.messages import (
@@ -36,6 +36,7 @@ from codio_dht.core.peer_book import PeerBook
 from codio_dht.core.records import ProviderRecords, ProviderRow
 from codio_dht.core.rng import Rng
 from codio_dht.core.steps import Answer, Load, NoReply, Refuse
+from codio_dht.formats.multiaddr import is_readable
 from codio_dht.params import MAX_PROVIDER_KEY_BYTES, MAX_PROVIDERS_PER_REPLY, K
 
 _T = TypeVar("_T")

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from codio_dht.crypto.keys import PrivateKey, PublicKey
-from codio_dht.crypto.protobuf import bytes_field, read_fields, uvarint
 from codio_dht.errors import CodioError, ProtocolError
+from codio_dht.formats.protobuf import bytes_field, read_fields
+from codio_dht.formats.varint import encode_varint
 from codio_dht.params import MAX_ENVELOPE_BYTES
 
 _LAYER: Final = "envelope"
@@ -69,4 +70,4 @@ def open_envelope(data: bytes, *, domain: str, payload_type: bytes) -> Envelope:
 
 def _signed_bytes(domain: str, payload_type: bytes, payload: bytes) -> bytes:
     parts = (domain.encode(), payload_type, payload)
-    return b"".join(uvarint(len(part)) + part for part in parts)
+    return b"".join(encode_varint(len(part)) + part for part in parts)

@@ -37,8 +37,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from codio_dht.core.peer import PeerId
-from codio_dht.crypto.protobuf import bytes_field, read_fields, uint_field
 from codio_dht.errors import IdentityError, PeerIdError, RemoteError, UsageError
+from codio_dht.formats.multihash import IDENTITY, SHA2_256, encode_multihash
+from codio_dht.formats.protobuf import bytes_field, bytes_tag, read_fields, uint_field
+from codio_dht.formats.varint import encode_varint
 
 MIN_RSA_BITS: Final = 2_048
 MAX_RSA_BITS: Final = 8_192
@@ -56,17 +58,12 @@ MAX_SIGNATURE_BYTES: Final = MAX_RSA_BITS // 8
 MAX_INLINED_BYTES: Final = 42
 """A public key's protobuf up to this size is a peer id's digest itself; a longer one is hashed."""
 
-_IDENTITY_CODE: Final = 0x00
-_SHA2_256_PREFIX: Final = b"\x12\x20"
 _TYPE: Final = 1
 _DATA: Final = 2
 _MAX_FIELDS: Final = 16
 """Fields read of a key's protobuf: two are known."""
 _LAYER: Final = "key"
 _ED25519_BYTES: Final = 32
-_ED25519_HEAD: Final = b"\x08\x01\x12\x20"
-"""The protobuf of an Ed25519 public key before its 32 bytes."""
-_ED25519_PROTOBUF_BYTES: Final = len(_ED25519_HEAD) + _ED25519_BYTES
 _SECP256K1_BYTES: Final = 32
 _SECP256K1_ORDER: Final = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
 _ECDSA: Final = ec.ECDSA(SHA256())
@@ -83,6 +80,13 @@ class KeyType(IntEnum):
     ED25519 = 1
     SECP256K1 = 2
     ECDSA = 3
+
+
+_ED25519_HEAD: Final = (
+    uint_field(_TYPE, KeyType.ED25519) + bytes_tag(_DATA) + encode_varint(_ED25519_BYTES)
+)
+"""The protobuf of an Ed25519 public key before its 32 bytes."""
+_ED25519_PROTOBUF_BYTES: Final = len(_ED25519_HEAD) + _ED25519_BYTES
 
 
 class PublicKey:
@@ -125,9 +129,9 @@ class PublicKey:
         if self._peer_id is None:
             data = self._protobuf
             if len(data) <= MAX_INLINED_BYTES:
-                self._peer_id = PeerId(bytes((_IDENTITY_CODE, len(data))) + data)
+                self._peer_id = PeerId(encode_multihash(IDENTITY, data))
             else:
-                self._peer_id = PeerId(_SHA2_256_PREFIX + sha256(data).digest())
+                self._peer_id = PeerId(encode_multihash(SHA2_256, sha256(data).digest()))
         return self._peer_id
 
     def verify(self, data: bytes, signature: bytes) -> bool:

@@ -13,8 +13,8 @@ from typing import Final
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.envelope import open_envelope, seal_envelope
 from codio_dht.crypto.keys import PrivateKey
-from codio_dht.crypto.protobuf import bytes_field, read_fields, uint_field
 from codio_dht.errors import PeerIdError, ProtocolError
+from codio_dht.formats.protobuf import bytes_field, read_fields, uint_field
 from codio_dht.params import MAX_ADDRS_PER_PEER, MAX_MULTIADDR_BYTES
 
 _LAYER: Final = "peer record"

@@ -25,6 +25,7 @@ from codio_dht.daemon import logs
 from codio_dht.daemon.methods import full_addrs, raw_cid
 from codio_dht.daemon.stopping import Stopping
 from codio_dht.errors import CodioError, NetworkError, RemoteError
+from codio_dht.formats.multihash import SHA2_256, encode_multihash
 from codio_dht.node.hosting import open_host
 from codio_dht.node.rpc import RpcClient
 from codio_dht.params import DIAL_TIMEOUT_S, KAD_PROTOCOL, REQUEST_TIMEOUT_S, K
@@ -45,7 +46,6 @@ SETTLED_S: Final = 1.5
 """Nobody has learned of another node for this long: the network has formed, seconds."""
 
 _LOOK_S: Final = 0.05
-_SHA2_256_PREFIX: Final = b"\x12\x20"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class _Demo:
         self._tick = tick
         self._nodes: list[DHTManager] = []
         self._began = 0.0
-        self._multihash = _SHA2_256_PREFIX + sha256(CONTENT).digest()
+        self._multihash = encode_multihash(SHA2_256, sha256(CONTENT).digest())
         self._cid = raw_cid(self._multihash)
 
     async def run(self, stopping: Stopping) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import platform
-from base64 import b32encode
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import fields, is_dataclass
@@ -38,6 +37,7 @@ from codio_dht.errors import (
     StorageError,
     UsageError,
 )
+from codio_dht.formats.cid import RAW, format_cid
 from codio_dht.net.host import ConnectionInfo
 from codio_dht.node.results import FoundPeer
 
@@ -48,9 +48,6 @@ MAX_PINGS: Final = 10_000
 MAX_PING_INTERVAL_S: Final = 3600.0
 PING_INTERVAL_S: Final = 1.0
 PINGS: Final = 5
-
-_RAW_CID_PREFIX: Final = b"\x01\x55"
-"""CIDv1, codec raw."""
 
 _CODES: Final[tuple[tuple[type[CodioError], ErrorCode], ...]] = (
     (UsageError, ErrorCode.USAGE),
@@ -359,7 +356,7 @@ def full_addrs(peer: PeerId, addrs: Iterable[Multiaddr]) -> list[str]:
 
 def raw_cid(multihash: bytes) -> str:
     """The CIDv1 of codec raw for a multihash: all that the DHT knows of a CID is its multihash."""
-    return "b" + b32encode(_RAW_CID_PREFIX + multihash).decode("ascii").lower().rstrip("=")
+    return format_cid(RAW, multihash)
 
 
 def to_json(value: object) -> object:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from codio_dht.core.multihash import is_multihash
 from codio_dht.core.peer import PeerId
 from codio_dht.daemon.protocol import MAX_TEXT_CHARS, ControlError, ErrorCode
 from codio_dht.errors import PeerIdError
+from codio_dht.formats.multihash import is_multihash
 
 MAX_LIST_ITEMS: Final = 100
 """Longest list parameter."""

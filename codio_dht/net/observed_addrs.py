@@ -28,10 +28,18 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from codio_dht.core.addresses import P_IP4, P_IP6, P_QUIC_V1, P_TCP, P_UDP, is_public, split
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.diversity import ip_group
 from codio_dht.errors import AddressError
+from codio_dht.formats.multiaddr import (
+    P_IP4,
+    P_IP6,
+    P_QUIC_V1,
+    P_TCP,
+    P_UDP,
+    ip_group,
+    is_public,
+    split,
+)
 from codio_dht.net import limits
 
 _Kind = tuple[int, ...]

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from multiaddr import Multiaddr
 
 from codio_dht import params
-from codio_dht.core.addresses import is_public
 from codio_dht.core.mode import Mode, chosen_mode
+from codio_dht.formats.multiaddr import is_public
 from codio_dht.logger import get_logger
 from codio_dht.net.handlers import StreamHandlerFactory
 from codio_dht.net.host import Host

@@ -15,16 +15,17 @@ from math import exp
 from random import Random
 from typing import Final
 
-from codio_dht.core.addresses import is_public
 from codio_dht.core.keyspace import Key, key_of
 from codio_dht.core.peer import PeerId
+from codio_dht.formats.multiaddr import P_IP4, P_QUIC_V1, P_UDP, is_public, join
+from codio_dht.formats.multihash import IDENTITY
 from codio_dht.params import KEY_BITS
 from codio_dht.sim.scenario import Scenario
 
-_ED25519_ID: Final = bytes((0x00, 0x24, 0x08, 0x01, 0x12, 0x20))
+_ED25519_ID: Final = bytes((IDENTITY, 0x24, 0x08, 0x01, 0x12, 0x20))
 """Identity multihash of 36 bytes: a protobuf public key of type Ed25519, 32 bytes."""
 
-_QUIC: Final = bytes((0x91, 0x02, 0x0F, 0xA1, 0xCD, 0x03))
+_QUIC: Final = join(((P_UDP, (4001).to_bytes(2, "big")), (P_QUIC_V1, b"")))
 """/udp/4001/quic-v1"""
 
 _GRIND_MARGIN_BITS: Final = 6
@@ -234,7 +235,7 @@ class Population:
 
     def _draw_addr(self, rng: Random) -> bytes:
         while True:
-            addr = bytes((0x04, *rng.randbytes(4))) + _QUIC
+            addr = join(((P_IP4, rng.randbytes(4)),)) + _QUIC
             if is_public(addr):
                 return addr
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from functools import partial
 from random import Random
-from typing import Final
 
 from codio_dht.core.peer import PeerId
 from codio_dht.core.steps import Load
+from codio_dht.formats.multihash import SHA2_256_HEAD
 from codio_dht.sim.announcing import Announcer
 from codio_dht.sim.events import EventQueue
 from codio_dht.sim.node import SimNode
@@ -20,7 +20,6 @@ from codio_dht.sim.report import RecordFigures, mean, quantile
 from codio_dht.sim.scenario import Scenario
 from codio_dht.sim.walk import WalkReport
 
-_MULTIHASH: Final = b"\x12\x20"
 """Code and length of SHA2-256: keys look like those of content."""
 
 
@@ -46,7 +45,7 @@ class RecordWorkload:
     def assign(self, publishers: list[Member]) -> None:
         """Give every publisher its keys."""
         for number in range(self._part.keys):
-            key = _MULTIHASH + self._rng.randbytes(32)
+            key = SHA2_256_HEAD + self._rng.randbytes(32)
             member = publishers[number % len(publishers)]
             self._keys_of.setdefault(member.index, []).append(key)
             self._publisher_of[key] = member.peer

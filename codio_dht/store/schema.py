@@ -17,11 +17,10 @@ from struct import error as struct_error
 from typing import Final
 
 from codio_dht.core.clock import UnixTime
-from codio_dht.core.multihash import read_uvarint
 from codio_dht.core.peer import PeerId
 from codio_dht.core.records import ProviderRow
-from codio_dht.crypto.protobuf import uvarint
 from codio_dht.errors import PeerIdError, StorageError
+from codio_dht.formats.varint import length_prefixed, split_length_prefixed
 
 # --- tables ---------------------------------------------------------------------------------------
 
@@ -146,26 +145,13 @@ def unpack_row(key: bytes, provider: bytes, record: bytes, expires: float) -> Pr
 
 def pack_addrs(addrs: tuple[bytes, ...]) -> bytes:
     """Each address behind its length."""
-    return b"".join([uvarint(len(addr)) + addr for addr in addrs])
+    return b"".join(map(length_prefixed, addrs))
 
 
 def unpack_addrs(data: bytes, offset: int = 0) -> tuple[bytes, ...]:
     """The addresses again.
 
     Raises:
-        ValueError: the data is cut off.
+        FormatError: the data is damaged.
     """
-    addrs = []
-    while offset < len(data):
-        if (length := data[offset]) < 0x80:  # nearly all: a length of one byte
-            offset += 1
-        else:
-            long = read_uvarint(data, offset)
-            if long is None:
-                raise ValueError("no length")
-            length, offset = long
-        addrs.append(data[offset : offset + length])
-        offset += length
-    if offset != len(data):
-        raise ValueError("addresses cut off")
-    return tuple(addrs)
+    return tuple(split_length_prefixed(data, offset))

@@ -35,8 +35,9 @@ from codio_dht.core.messages import (
     Reply,
     Request,
 )
-from codio_dht.crypto.protobuf import bytes_field, uvarint
 from codio_dht.errors import MessageError
+from codio_dht.formats.protobuf import bytes_field, bytes_tag, uint_field
+from codio_dht.formats.varint import length_prefixed
 from codio_dht.params import (
     MAX_FRAME_BYTES,
     MAX_REPLY_CLOSER_ENTRIES,
@@ -46,20 +47,20 @@ from codio_dht.params import (
 )
 from codio_dht.wire import dht_pb2
 from codio_dht.wire.entries import decode_entries, encode_entry
-from codio_dht.wire.framing import encode_frame
 from codio_dht.wire.shaping import shape
 
 _TYPES: Final = tuple(MessageType)
 
-_TYPE_FIELDS: Final = tuple(b"" if kind == 0 else bytes((0x08, kind)) for kind in MessageType)
-"""Field 1 of each message type; PUT_VALUE is 0 and left out."""
+_TYPE: Final = 1
+_TYPE_FIELDS: Final = tuple(b"" if kind == 0 else uint_field(_TYPE, kind) for kind in MessageType)
+"""The field of each message type; PUT_VALUE is 0 and left out."""
 
 _KEY: Final = 2
 _RECORD: Final = 3
-_CLOSER_TAG: Final = b"\x42"  # field 8, length-delimited
-_PROVIDER_TAG: Final = b"\x4a"  # field 9, length-delimited
-_LEVEL_TAG: Final = b"\x50"  # field 10, varint
-_LEVEL_ZERO: Final = b"\x50\x01"
+_CLOSER_TAG: Final = bytes_tag(8)
+_PROVIDER_TAG: Final = bytes_tag(9)
+_LEVEL: Final = 10
+_LEVEL_ZERO: Final = uint_field(_LEVEL, 1)
 
 _SHORT_FRAME: Final = (1 << 14) + 1
 """A frame up to this size has a length of at most two bytes."""
@@ -171,7 +172,7 @@ def encode_request(request: Request) -> bytes:
     payload = head + middle + _level_field(request.cluster_level)
     if len(payload) > MAX_FRAME_BYTES:
         raise MessageError(f"a request of {len(payload)} bytes")
-    return encode_frame(payload)
+    return length_prefixed(payload)
 
 
 def encode_reply(reply: Reply, budget: int = REPLY_BUDGET_BYTES) -> bytes:
@@ -213,7 +214,7 @@ def encode_reply(reply: Reply, budget: int = REPLY_BUDGET_BYTES) -> bytes:
         closer, providers = shape(reply.closer_peers, reply.provider_peers, limit - fixed)
         near = _tagged(_CLOSER_TAG, closer)
     far = _tagged(_PROVIDER_TAG, providers) if providers else b""
-    return encode_frame(b"".join((head, near, far, tail)))
+    return length_prefixed(b"".join((head, near, far, tail)))
 
 
 def _key_field(key: bytes) -> bytes:
@@ -228,7 +229,7 @@ def _record_field(record: Record | None) -> bytes:
 
 
 def _level_field(level: int) -> bytes:
-    return _LEVEL_ZERO if level <= 0 else _LEVEL_TAG + uvarint(level + 1)
+    return _LEVEL_ZERO if level <= 0 else uint_field(_LEVEL, level + 1)
 
 
 def _tagged(tag: bytes, entries: Sequence[bytes]) -> bytes:

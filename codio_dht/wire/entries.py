@@ -15,11 +15,12 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from codio_dht.core.addresses import strip_peer_id
 from codio_dht.core.messages import ConnectionType, PeerEntry
 from codio_dht.core.peer import PeerId
-from codio_dht.crypto.protobuf import bytes_field, uvarint
 from codio_dht.errors import PeerIdError
+from codio_dht.formats.multiaddr import strip_peer_id
+from codio_dht.formats.protobuf import bytes_field, bytes_tag, uint_field
+from codio_dht.formats.varint import ONE_BYTE_END, encode_varint, length_prefixed
 from codio_dht.params import (
     MAX_ADDRS_PER_PEER,
     MAX_ENTRY_ADDRS_EXAMINED,
@@ -31,16 +32,17 @@ from codio_dht.wire import dht_pb2
 _ID: Final = 1
 _ADDRS: Final = 2
 
-_CONNECTED_FIELD: Final = b"\x18\x01"
+_CONNECTION: Final = 3
+_CONNECTED_FIELD: Final = uint_field(_CONNECTION, ConnectionType.CONNECTED.value)
 """``Peer.connection`` of a connected peer; GO sends 0 or 1, and 0 is left out."""
 
 _CONNECTIONS: Final = tuple(ConnectionType)
 
-LONG_FIELD_BYTES: Final = 128
+LONG_FIELD_BYTES: Final = ONE_BYTE_END
 """A field or an entry from this size on takes a second length byte."""
 
-_ID_HEADS: Final = [uvarint(_ID << 3 | 2) + uvarint(size) for size in range(LONG_FIELD_BYTES)]
-_ADDR_HEADS: Final = [uvarint(_ADDRS << 3 | 2) + uvarint(size) for size in range(LONG_FIELD_BYTES)]
+_ID_HEADS: Final = [bytes_tag(_ID) + encode_varint(size) for size in range(LONG_FIELD_BYTES)]
+_ADDR_HEADS: Final = [bytes_tag(_ADDRS) + encode_varint(size) for size in range(LONG_FIELD_BYTES)]
 """Tag and length of a short field of each size."""
 
 
@@ -63,7 +65,8 @@ def decode_entries(raw: Sequence[bytes], limit: int) -> tuple[PeerEntry, ...]:
         examined += len(addrs)
         if examined > MAX_MESSAGE_ADDRS_EXAMINED:
             addrs = []
-        usable = [own for addr in addrs if (own := strip_peer_id(addr, peer_id)) is not None]
+        own_id = peer_id.to_bytes()
+        usable = [own for addr in addrs if (own := strip_peer_id(addr, own_id)) is not None]
         distinct = tuple(dict.fromkeys(usable))  # rust and js send some twice
         entries.append(
             PeerEntry(peer_id, distinct[:MAX_ADDRS_PER_PEER], _connection(peer.connection))
@@ -129,7 +132,7 @@ def _encode(entry: PeerEntry, addrs: Sequence[bytes]) -> bytes:
     if len(body) > MAX_PEER_ENTRY_BYTES:
         kept = _within_entry_limit(len(peer_id), addrs)
         body = b"".join(fields[: len(kept) + 1]) + connection
-    return uvarint(len(body)) + body
+    return length_prefixed(body)
 
 
 def _keep(entry: PeerEntry, data: bytes) -> bytes:

@@ -15,33 +15,14 @@ GO resets the stream on all of these, and reads a prefix only in its shortest fo
 
 from __future__ import annotations
 
-from typing import Final
-
-from codio_dht.crypto.protobuf import uvarint
-from codio_dht.errors import FrameError
+from codio_dht.errors import FormatError, FrameError
+from codio_dht.formats.varint import ONE_BYTE_END, read_varint
 from codio_dht.params import (
     MAX_FRAME_BYTES,
     MAX_LARGE_FRAMES_BYTES,
     MAX_SMALL_FRAME_BYTES,
     MAX_VARINT_BYTES,
 )
-
-_CONTINUES: Final = 0x80
-"""A varint byte from here on says that another byte follows."""
-
-_BITS_PER_BYTE: Final = 7
-"""Payload bits of a varint byte."""
-
-_TWO_BYTES_END: Final = 1 << 2 * _BITS_PER_BYTE
-"""The first length that takes more than two bytes."""
-
-
-def encode_frame(payload: bytes) -> bytes:
-    """``payload`` behind its length."""
-    size = len(payload)
-    if _CONTINUES <= size < _TWO_BYTES_END:  # nearly every reply
-        return b"%c%c%b" % (size & 0x7F | _CONTINUES, size >> _BITS_PER_BYTE, payload)
-    return uvarint(size) + payload
 
 
 class LargeFrames:
@@ -80,7 +61,7 @@ class FrameReader:
 
     def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
         self._max = max_frame_bytes
-        self._max_short = min(max_frame_bytes, _CONTINUES - 1)
+        self._max_short = min(max_frame_bytes, ONE_BYTE_END - 1)
         self._buffer: bytes | bytearray = b""
         self._start = 0
         """Where the next frame's prefix begins (LENGTH) or its body (BODY)."""
@@ -153,24 +134,19 @@ class FrameReader:
             raise FrameError(self._failure)
         buffer = self._buffer
         start = self._start
-        length = shift = 0
-        for index in range(start, min(len(buffer), start + MAX_VARINT_BYTES)):
-            byte = buffer[index]
-            length |= (byte & 0x7F) << shift
-            if byte < _CONTINUES:
-                if byte == 0 and index > start:
-                    raise self._fail("frame length not in its shortest form")
-                if length == 0:
-                    raise self._fail("empty frame")
-                if length > self._max:
-                    raise self._fail(f"frame of {length} bytes, more than {self._max}")
-                self._start = index + 1
-                self._end = self._start + length
-                return True
-            shift += _BITS_PER_BYTE
-        if len(buffer) - start >= MAX_VARINT_BYTES:
-            raise self._fail(f"frame length of more than {MAX_VARINT_BYTES} bytes")
-        return False
+        try:
+            found = read_varint(buffer, start, MAX_VARINT_BYTES)
+        except FormatError as error:
+            raise self._fail(f"frame length {error}") from error
+        if found is None:
+            return False
+        length, self._start = found
+        if length == 0:
+            raise self._fail("empty frame")
+        if length > self._max:
+            raise self._fail(f"frame of {length} bytes, more than {self._max}")
+        self._end = self._start + length
+        return True
 
     def _fail(self, why: str) -> FrameError:
         """-> FAILED: drops what is buffered."""

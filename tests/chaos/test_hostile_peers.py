@@ -25,11 +25,12 @@ from codio_dht.core.messages import (
     Reply,
 )
 from codio_dht.core.multihash import multihash_of
-from codio_dht.crypto.protobuf import bytes_field, uvarint
 from codio_dht.errors import StreamError, UsageError
+from codio_dht.formats.protobuf import bytes_field
+from codio_dht.formats.varint import encode_varint, length_prefixed
 from codio_dht.params import KAD_PROTOCOL
 from codio_dht.wire.codec import decode_reply, encode_reply, encode_request
-from codio_dht.wire.framing import FrameReader, LargeFrames, encode_frame
+from codio_dht.wire.framing import FrameReader, LargeFrames
 from hostile_host import (
     NOTHING_OPEN,
     answering,
@@ -131,25 +132,25 @@ def _padded(request):
     """A well-formed answer of 4 MiB, nearly all of it in a field that nobody knows."""
     head = bytes((8, MessageType.FIND_NODE if isinstance(request, FindNode) else 3))
     padding = params.MAX_FRAME_BYTES - len(head) - 6
-    return encode_frame(head + bytes_field(999, bytes(padding)))
+    return length_prefixed(head + bytes_field(999, bytes(padding)))
 
 
 def _many_addresses(request):
     """4 MiB of readable addresses, each of hundreds of components."""
-    address = b"\x04\x0a\x00\x00\x01" + uvarint(301) * 500
+    address = b"\x04\x0a\x00\x00\x01" + encode_varint(301) * 500
     entry = bytes_field(1, entry_of(1).peer_id.to_bytes()) + bytes_field(2, address) * 120
     kind = MessageType.FIND_NODE if isinstance(request, FindNode) else MessageType.GET_PROVIDERS
-    return encode_frame(bytes((8, kind)) + bytes_field(8, entry) * 30)
+    return length_prefixed(bytes((8, kind)) + bytes_field(8, entry) * 30)
 
 
 def _garbage(request):
-    return encode_frame(random.Random(1).randbytes(300))
+    return length_prefixed(random.Random(1).randbytes(300))
 
 
 SCRIPTS = {
     "garbage": answering(_garbage),
     "a length without end": answering(lambda _: b"\xff" * 64),
-    "a length of 5 MiB": answering(lambda _: uvarint(5 << 20) + bytes(1000)),
+    "a length of 5 MiB": answering(lambda _: encode_varint(5 << 20) + bytes(1000)),
     "an empty frame": answering(lambda _: b"\x00"),
     "4 MiB of padding": answering(_padded),
     "4 MiB of addresses": answering(_many_addresses),
@@ -401,7 +402,7 @@ async def test_unfinished_large_requests_hold_no_more_than_their_bound(autojump_
         attacker = net.host(1)
         streams = [await _open(attacker, node) for _ in range(100)]
         for stream in streams:
-            await stream.write(uvarint(params.MAX_FRAME_BYTES) + bytes(100_000))
+            await stream.write(encode_varint(params.MAX_FRAME_BYTES) + bytes(100_000))
         await _drain()
         large = node._node.main.server.large_requests
         assert large.held <= 1 << 20
@@ -418,7 +419,7 @@ async def test_unfinished_large_requests_hold_no_more_than_their_bound(autojump_
 async def test_unfinished_large_answers_hold_no_more_than_their_bound(autojump_clock):
     async def begin_a_large_answer(stream):
         await request_of(stream)
-        stream.answer(uvarint(params.MAX_FRAME_BYTES) + bytes(3 << 20))
+        stream.answer(encode_varint(params.MAX_FRAME_BYTES) + bytes(3 << 20))
         await trio.sleep_forever()
 
     async with memory_net() as net, open_nodes(net, 3) as honest, lab_node(net) as node:
@@ -617,7 +618,7 @@ async def test_any_other_request_is_answered_or_resets_its_stream_only(
     async with memory_net() as net, lab_node(net) as node:
         client = net.host(1)
         stream = await _open(client, node)
-        await stream.write(encode_frame(payload))
+        await stream.write(length_prefixed(payload))
         await stream.close_write()
         if taken:
             assert len(await replies_on(stream)) == 1
@@ -630,7 +631,7 @@ async def test_any_other_request_is_answered_or_resets_its_stream_only(
 
 async def test_an_address_of_hundreds_of_components_is_not_taken(autojump_clock):
     """Each would cost 17 ms when its peer is dialled, eight of them in every entry."""
-    address = b"\x04\x0a\x00\x00\x01" + uvarint(301) * 500
+    address = b"\x04\x0a\x00\x00\x01" + encode_varint(301) * 500
     async with memory_net() as net, lab_node(net) as node:
         client = net.host(1)
         with pytest.raises(StreamError):

@@ -20,7 +20,6 @@ from codio_dht import __version__
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.crypto.peer_record import seal_peer_record
-from codio_dht.crypto.protobuf import uvarint
 from codio_dht.errors import (
     DeadlineError,
     DialError,
@@ -30,6 +29,7 @@ from codio_dht.errors import (
     UnsupportedProtocolError,
     UsageError,
 )
+from codio_dht.formats.varint import encode_varint
 from codio_dht.net import event_bus
 from codio_dht.net.handlers import Parked, Reset
 from codio_dht.net.host import AddrsChanged, Host, PeerGone, PeerIdentified, Stream
@@ -416,7 +416,7 @@ async def test_a_protocol_that_the_peer_does_not_speak_is_told(subject: Subject)
 async def tell_protocols(stream: Stream, *protocols: str) -> None:
     """Answer identify."""
     message = encode_identify(IdentifyMessage(protocols=protocols))
-    await stream.write(uvarint(len(message)) + message)
+    await stream.write(encode_varint(len(message)) + message)
 
 
 @EVERYWHERE
@@ -911,7 +911,7 @@ async def test_addresses_that_are_only_in_the_signed_record_count_if_it_is_the_p
     message = encode_identify(IdentifyMessage(protocols=("/p",), signed_peer_record=record))
 
     async def tell(stream: Stream) -> None:
-        await stream.write(uvarint(len(message)) + message)
+        await stream.write(encode_varint(len(message)) + message)
 
     async with subject.host(key=key) as server, subject.host() as client:
         server.serve_stream(IDENTIFY, tell)

@@ -26,7 +26,7 @@ from codio_dht.core.messages import (
     Request,
 )
 from codio_dht.core.peer import PeerId
-from codio_dht.crypto.protobuf import uvarint
+from codio_dht.formats.varint import encode_varint
 from codio_dht.net.stack.limits import MAX_NEGOTIATION_MESSAGE_BYTES
 from codio_dht.net.stack.multistream import HEADER, encode_message
 
@@ -164,7 +164,7 @@ addrs = st.one_of(
         lambda pair: b"\x04" + pair[0].to_bytes(4, "big") + b"\x06" + pair[1].to_bytes(2, "big")
     ),
     st.text("abcdefghij-", min_size=1, max_size=200).map(
-        lambda name: b"\x36" + uvarint(len(name)) + name.encode() + b"\x06\x01\xbb"
+        lambda name: b"\x36" + encode_varint(len(name)) + name.encode() + b"\x06\x01\xbb"
     ),
 )
 entries = st.builds(

@@ -31,7 +31,6 @@ from codio_dht.crypto.certificate import verify_certificate
 from codio_dht.crypto.envelope import seal_envelope
 from codio_dht.crypto.keys import PrivateKey, PublicKey
 from codio_dht.crypto.peer_record import open_peer_record, seal_peer_record
-from codio_dht.crypto.protobuf import bytes_field, uvarint
 from codio_dht.errors import (
     DeadlineError,
     FrameError,
@@ -41,6 +40,8 @@ from codio_dht.errors import (
     ProtocolError,
     StreamError,
 )
+from codio_dht.formats.protobuf import bytes_field
+from codio_dht.formats.varint import encode_varint
 from codio_dht.net.dnsaddr import MAX_RESOLVED, resolve
 from codio_dht.net.handlers import Parked, Reset
 from codio_dht.net.identify.introduction import Parts, merge
@@ -573,7 +574,8 @@ LAYERS = {
             in_pieces(
                 damaged_messages(
                     st.lists(
-                        identify_messages.map(lambda data: uvarint(len(data)) + data), max_size=3
+                        identify_messages.map(lambda data: encode_varint(len(data)) + data),
+                        max_size=3,
                     ).map(b"".join)
                 )
             ),

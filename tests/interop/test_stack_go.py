@@ -14,7 +14,8 @@ from codio_dht.core.clock import Monotonic, UnixTime
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.crypto.peer_record import open_peer_record
-from codio_dht.crypto.protobuf import bytes_field, read_fields, uint_field, uvarint
+from codio_dht.formats.protobuf import bytes_field, read_fields, uint_field
+from codio_dht.formats.varint import encode_varint
 from codio_dht.net.identify.message import (
     IDENTIFY,
     IdentifyMessage,
@@ -53,7 +54,7 @@ IDENTIFY_MESSAGE = encode_identify(
 
 
 def framed(message: bytes) -> bytes:
-    return uvarint(len(message)) + message
+    return encode_varint(len(message)) + message
 
 
 def now() -> Monotonic:

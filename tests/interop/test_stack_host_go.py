@@ -14,8 +14,9 @@ from codio_dht import DHTManager
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
-from codio_dht.crypto.protobuf import bytes_field, uint_field, uvarint
 from codio_dht.errors import DialError, StreamError, UnsupportedProtocolError
+from codio_dht.formats.protobuf import bytes_field, uint_field
+from codio_dht.formats.varint import encode_varint
 from codio_dht.net.host import PeerIdentified
 from codio_dht.net.stack.noise import NoiseIdentity
 from codio_dht.net.stack_host import StackHost, make_stack_host
@@ -34,7 +35,7 @@ def soon(seconds: float = 10.0) -> Monotonic:
 
 
 def framed(message: bytes) -> bytes:
-    return uvarint(len(message)) + message
+    return encode_varint(len(message)) + message
 
 
 def id_of(peer: Peer) -> PeerId:

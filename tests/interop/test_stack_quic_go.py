@@ -12,8 +12,9 @@ from multiaddr import Multiaddr
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
-from codio_dht.crypto.protobuf import bytes_field, read_fields, uint_field, uvarint
 from codio_dht.errors import DialError
+from codio_dht.formats.protobuf import bytes_field, read_fields, uint_field
+from codio_dht.formats.varint import encode_varint
 from codio_dht.net.host import PeerIdentified
 from codio_dht.net.quic import endpoint as quic_endpoint
 from codio_dht.net.stack_host import StackHost, make_stack_host
@@ -32,7 +33,7 @@ def soon() -> Monotonic:
 
 
 def framed(message: bytes) -> bytes:
-    return uvarint(len(message)) + message
+    return encode_varint(len(message)) + message
 
 
 class Kad:

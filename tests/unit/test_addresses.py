@@ -8,24 +8,22 @@ from hypothesis import strategies as st
 from multiaddr import Multiaddr
 from multiaddr.protocols import PROTOCOLS
 
-from codio_dht.core import addresses
-from codio_dht.core.addresses import (
-    KEEP_ALL,
-    PUBLIC_ONLY,
-    Reach,
+from codio_dht.core.addresses import KEEP_ALL, PUBLIC_ONLY, node_is_public
+from codio_dht.core.peer import PeerId
+from codio_dht.errors import AddressError
+from codio_dht.formats import multiaddr
+from codio_dht.formats.ip import Reach
+from codio_dht.formats.multiaddr import (
     is_dns,
     is_loopback,
     is_private,
     is_public,
     is_readable,
     is_relay,
-    node_is_public,
     reach,
     split,
     strip_peer_id,
 )
-from codio_dht.core.peer import PeerId
-from codio_dht.errors import AddressError
 from codio_dht.params import MAX_ADDR_BYTES
 
 PEER = PeerId.from_base58("12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA")
@@ -80,7 +78,7 @@ def test_the_values_of_an_address_come_without_their_lengths() -> None:
 
 
 def test_every_protocol_that_the_multiaddr_library_knows_is_known_with_its_length() -> None:
-    known = addresses._VALUE_BYTES
+    known = multiaddr._VALUE_BYTES
     for protocol in PROTOCOLS:
         if protocol.name == "ip6zone":
             continue  # the library forgets that its value has a length
@@ -115,7 +113,7 @@ def test_an_unreadable_address_is_an_address_error(why: str, addr: bytes) -> Non
         split(addr)
     assert not is_readable(addr)
     assert reach(addr) is None
-    assert strip_peer_id(addr, PEER) is None
+    assert strip_peer_id(addr, PEER.to_bytes()) is None
 
 
 @given(st.binary(max_size=80))
@@ -137,20 +135,20 @@ def test_any_bytes_are_an_address_or_an_address_error(data: bytes) -> None:
     "base", ["/ip4/1.2.3.4/tcp/4001", f"/ip4/1.2.3.4/tcp/4001/p2p/{OTHER}/p2p-circuit"]
 )
 def test_a_peers_own_id_at_the_end_is_stripped_and_another_is_refused(base: str) -> None:
-    assert binary(base) == strip_peer_id(binary(f"{base}/p2p/{PEER}"), PEER)
-    assert binary(base) == strip_peer_id(binary(base), PEER)
-    assert strip_peer_id(binary(f"{base}/p2p/{OTHER}"), PEER) is None
+    assert binary(base) == strip_peer_id(binary(f"{base}/p2p/{PEER}"), PEER.to_bytes())
+    assert binary(base) == strip_peer_id(binary(base), PEER.to_bytes())
+    assert strip_peer_id(binary(f"{base}/p2p/{OTHER}"), PEER.to_bytes()) is None
 
 
 def test_nothing_but_a_peer_id_is_no_address() -> None:
-    assert strip_peer_id(binary(f"/p2p/{PEER}"), PEER) is None
+    assert strip_peer_id(binary(f"/p2p/{PEER}"), PEER.to_bytes()) is None
 
 
 def test_bytes_that_look_like_a_peer_id_inside_a_value_are_left_alone() -> None:
     suffix = binary(f"/p2p/{PEER}")
     addr = b"\xe1\x03" + bytes([len(suffix) + 1]) + b"x" + suffix  # http-path
 
-    assert addr == strip_peer_id(addr, PEER)
+    assert addr == strip_peer_id(addr, PEER.to_bytes())
 
 
 # --- reach ----------------------------------------------------------------------------------------

@@ -22,8 +22,9 @@ from codio_dht.core.messages import (
     Request,
 )
 from codio_dht.core.peer import PeerId
-from codio_dht.crypto.protobuf import bytes_field, uint_field, uvarint
 from codio_dht.errors import FrameError, MessageError
+from codio_dht.formats.protobuf import bytes_field, uint_field
+from codio_dht.formats.varint import encode_varint
 from codio_dht.wire import dht_pb2
 from codio_dht.wire.codec import (
     decode_reply,
@@ -240,7 +241,7 @@ def test_addresses_past_eight_kibibytes_of_an_entry_are_dropped() -> None:
 
 @pytest.mark.conformance("c10")
 def test_a_huge_address_ends_an_entrys_list_and_leaves_the_next_entry_alone() -> None:
-    huge = b"\x36" + uvarint(9_000) + b"a" * 9_000
+    huge = b"\x36" + encode_varint(9_000) + b"a" * 9_000
     assert read_closer(
         peer_bytes(ME.to_bytes(), TCP, huge, QUIC), peer_bytes(OTHER.to_bytes(), TCP)
     ) == (PeerEntry(ME, (TCP,)), PeerEntry(OTHER, (TCP,)))

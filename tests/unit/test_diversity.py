@@ -12,12 +12,13 @@ from multiaddr import Multiaddr
 from codio_dht.core.addresses import KEEP_ALL, PUBLIC_ONLY
 from codio_dht.core.admission import OfferOutcome
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.diversity import NAMES, GroupLimits, groups_of, ip_group, over_represented
+from codio_dht.core.diversity import NAMES, GroupLimits, groups_of, over_represented
 from codio_dht.core.keyspace import Key, cpl
 from codio_dht.core.messages import FailureReason, PeerEntry
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerId
 from codio_dht.core.routing_table import AddOutcome, RoutingTable
+from codio_dht.formats.multiaddr import ip_group
 from codio_dht.params import KAD_PROTOCOL, KEY_BITS
 
 LOCAL = Key(0)

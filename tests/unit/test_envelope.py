@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from codio_dht.crypto.envelope import open_envelope, seal_envelope
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.crypto.peer_record import PeerRecord, open_peer_record, seal_peer_record
-from codio_dht.crypto.protobuf import bytes_field, read_fields, uint_field, uvarint
 from codio_dht.errors import ProtocolError
+from codio_dht.formats.protobuf import bytes_field, read_fields, uint_field
+from codio_dht.formats.varint import encode_varint
 from codio_dht.params import MAX_ADDRS_PER_PEER, MAX_ENVELOPE_BYTES, MAX_MULTIADDR_BYTES
 
 KEY = PrivateKey.from_ed25519_seed(b"k" * 32)
@@ -104,7 +105,9 @@ def test_addresses_past_the_bounds_are_left_out():
 def test_fields_come_back_as_they_were_written(number, value, field):
     data = uint_field(field, number) + bytes_field(field, value)
     assert [(field, number), (field, value)] == list(read_fields(data, max_fields=2, layer="x"))
-    assert [(1, number)] == list(read_fields(b"\x08" + uvarint(number), max_fields=1, layer="x"))
+    assert [(1, number)] == list(
+        read_fields(b"\x08" + encode_varint(number), max_fields=1, layer="x")
+    )
 
 
 @given(st.binary(max_size=120))

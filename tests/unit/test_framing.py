@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codio_dht.crypto.protobuf import uvarint
 from codio_dht.errors import FrameError
+from codio_dht.formats.varint import encode_varint, length_prefixed
 from codio_dht.params import MAX_FRAME_BYTES
-from codio_dht.wire.framing import FrameReader, encode_frame
+from codio_dht.wire.framing import FrameReader
 
 
 def drain(reader: FrameReader) -> list[bytes]:
@@ -35,7 +35,7 @@ def test_frames_come_out_whole_and_in_order_however_the_bytes_are_cut(
 ) -> None:
     reader = FrameReader()
     seen = []
-    for piece in cut(b"".join(map(encode_frame, payloads)), places):
+    for piece in cut(b"".join(map(length_prefixed, payloads)), places):
         reader.feed(piece)
         seen += drain(reader)
     assert seen == payloads
@@ -50,7 +50,7 @@ def test_frames_come_out_whole_and_in_order_however_the_bytes_are_cut(
 def test_frames_that_are_pulled_late_are_not_lost(payloads: list[bytes], places: list[int]) -> None:
     reader = FrameReader()
     seen: list[bytes | None] = []
-    for piece in cut(b"".join(map(encode_frame, payloads)), places):
+    for piece in cut(b"".join(map(length_prefixed, payloads)), places):
         reader.feed(piece)
         frame = reader.next_frame()
         if frame is not None:
@@ -61,7 +61,7 @@ def test_frames_that_are_pulled_late_are_not_lost(payloads: list[bytes], places:
 def test_one_byte_at_a_time_is_read_like_one_piece() -> None:
     reader = FrameReader()
     seen = []
-    for byte in encode_frame(b"a" * 200) + encode_frame(b"b"):
+    for byte in length_prefixed(b"a" * 200) + length_prefixed(b"b"):
         reader.feed(bytes((byte,)))
         seen += drain(reader)
     assert seen == [b"a" * 200, b"b"]
@@ -69,7 +69,7 @@ def test_one_byte_at_a_time_is_read_like_one_piece() -> None:
 
 def test_a_frame_of_four_mebibytes_in_small_pieces_is_read_in_linear_time() -> None:
     reader = FrameReader()
-    data = encode_frame(b"x" * MAX_FRAME_BYTES)
+    data = length_prefixed(b"x" * MAX_FRAME_BYTES)
     frames = []
     for start in range(0, len(data), 100):
         reader.feed(data[start : start + 100])
@@ -82,7 +82,7 @@ def test_a_frame_of_four_mebibytes_in_small_pieces_is_read_in_linear_time() -> N
     ("data", "why"),
     [
         pytest.param(b"\x00", "empty frame", id="zero length"),
-        pytest.param(uvarint(MAX_FRAME_BYTES + 1), "4194305 bytes", id="over 4 MiB"),
+        pytest.param(encode_varint(MAX_FRAME_BYTES + 1), "4194305 bytes", id="over 4 MiB"),
         pytest.param(b"\xff" * 9 + b"\x01", "18446744073709551615 bytes", id="over 63 bits"),
         pytest.param(b"\x80" * 10, "more than 10 bytes", id="varint of 11 bytes"),
         pytest.param(b"\x81\x00", "shortest form", id="length 1 in two bytes"),
@@ -91,12 +91,12 @@ def test_a_frame_of_four_mebibytes_in_small_pieces_is_read_in_linear_time() -> N
 )
 def test_a_length_that_no_peer_sends_is_an_error_for_good(data: bytes, why: str) -> None:
     reader = FrameReader()
-    reader.feed(encode_frame(b"good") + data)
+    reader.feed(length_prefixed(b"good") + data)
     assert reader.next_frame() == b"good"
     for _ in range(2):
         with pytest.raises(FrameError, match=why):
             reader.next_frame()
-        reader.feed(encode_frame(b"later"))
+        reader.feed(length_prefixed(b"later"))
     assert reader.buffered == 0
     assert not reader.at_boundary
 
@@ -104,9 +104,9 @@ def test_a_length_that_no_peer_sends_is_an_error_for_good(data: bytes, why: str)
 @pytest.mark.conformance("c02")
 def test_the_largest_frame_is_read_and_one_byte_more_is_refused_before_it_arrives() -> None:
     reader = FrameReader(max_frame_bytes=300)
-    reader.feed(encode_frame(b"x" * 300))
+    reader.feed(length_prefixed(b"x" * 300))
     assert reader.next_frame() == b"x" * 300
-    reader.feed(uvarint(301))
+    reader.feed(encode_varint(301))
     with pytest.raises(FrameError):
         reader.next_frame()
 
@@ -140,14 +140,14 @@ def test_any_bytes_give_frames_or_the_documented_error_and_bounded_memory(
 
 def test_an_announced_length_sets_no_memory_aside() -> None:
     reader = FrameReader()
-    reader.feed(uvarint(MAX_FRAME_BYTES))
+    reader.feed(encode_varint(MAX_FRAME_BYTES))
     assert reader.next_frame() is None
     assert reader.buffered == 0
 
 
 def test_a_short_frame_past_a_shorter_limit_is_refused_too() -> None:
     reader = FrameReader(max_frame_bytes=10)
-    reader.feed(encode_frame(b"x" * 10) + encode_frame(b"x" * 11))
+    reader.feed(length_prefixed(b"x" * 10) + length_prefixed(b"x" * 11))
     assert reader.next_frame() == b"x" * 10
     with pytest.raises(FrameError):
         reader.next_frame()

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codio_dht.crypto.protobuf import bytes_field
 from codio_dht.errors import ProtocolError
+from codio_dht.formats.protobuf import bytes_field
 from codio_dht.net.identify.limits import (
     MAX_IDENTIFY_BYTES,
     MAX_IDENTIFY_PROTOCOLS,

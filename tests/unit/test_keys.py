@@ -19,8 +19,8 @@ from codio_dht.crypto.keys import (
     PrivateKey,
     PublicKey,
 )
-from codio_dht.crypto.protobuf import bytes_field, uint_field
 from codio_dht.errors import IdentityError, PeerIdError, UsageError
+from codio_dht.formats.protobuf import bytes_field, uint_field
 
 SECP256K1_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 

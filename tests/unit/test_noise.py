@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codio_dht.crypto.keys import PrivateKey
-from codio_dht.crypto.protobuf import bytes_field
 from codio_dht.errors import CapacityError, ProtocolError
+from codio_dht.formats.protobuf import bytes_field
 from codio_dht.net.stack.noise import Noise, NoiseIdentity
 from codio_dht.net.stack.noise_xx import MAX_NONCE, Handshake
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from codio_dht.core.messages import ConnectionType, MessageType, PeerEntry, Record, Reply
 from codio_dht.core.peer import PeerId
-from codio_dht.crypto.protobuf import uvarint
+from codio_dht.formats.varint import encode_varint
 from codio_dht.params import MAX_ADDRS_PER_PEER, MAX_PROVIDERS_PER_KEY, REPLY_BUDGET_BYTES
 from codio_dht.wire import shaping
 from codio_dht.wire.codec import decode_reply, encode_reply
@@ -25,7 +25,7 @@ def address(number: int, size: int) -> bytes:
     if size <= 8:
         return b"\x04" + number.to_bytes(4, "big") + b"\x06\x0f\xa1"
     name = f"{number:x}".rjust(size - 8, "a").encode()
-    return b"\x36" + uvarint(len(name)) + name + b"\x06\x01\xbb"
+    return b"\x36" + encode_varint(len(name)) + name + b"\x06\x01\xbb"
 
 
 def peer(number: int, sizes: list[int] | tuple[int, ...], *, connected: bool = False) -> PeerEntry:

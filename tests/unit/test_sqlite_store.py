@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.peer import PeerId
 from codio_dht.core.records import Flush, ProviderRow
-from codio_dht.errors import StorageError
+from codio_dht.errors import FormatError, StorageError
 from codio_dht.store.interface import OwnKey, SnapshotPeer, Store
 from codio_dht.store.schema import KEYS, RECORDS, pack_addrs, unpack_addrs
 from codio_dht.store.sqlite import SqliteStore
@@ -213,7 +213,7 @@ def test_addresses_survive_packing(addrs: tuple[bytes, ...]) -> None:
 
 @pytest.mark.parametrize("data", [b"\x05abc", b"\x80", b"\x03abc\x01", b"\xff" * 12])
 def test_packed_addresses_that_are_cut_off_are_told(data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"addresses cut off|no length"):
+    with pytest.raises(FormatError, match=r"cut off|of more than 9 bytes"):
         unpack_addrs(data)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from codio_dht.core import addresses
+from codio_dht.formats import multiaddr
 from codio_dht.net.dial.targets import of_socket, of_udp_socket, parse
 
 
@@ -31,7 +31,7 @@ def test_the_name_of_a_socket_is_the_address_of_its_peer(
 
 def test_the_port_that_somebody_comes_from_pushes_no_address_out_of_the_cache() -> None:
     of_socket(("198.51.100.7", 1))
-    before = addresses._facts.cache_info().currsize
+    before = multiaddr._facts.cache_info().currsize
     for port in range(2, 50):
         of_socket(("198.51.100.7", port))
-    assert before == addresses._facts.cache_info().currsize
+    assert before == multiaddr._facts.cache_info().currsize

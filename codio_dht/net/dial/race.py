@@ -20,10 +20,10 @@ from typing import Final
 import trio
 from multiaddr import Multiaddr
 
-from codio_dht.core.addresses import is_dns
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import DeadlineError, DialError, NetworkError
+from codio_dht.formats.multiaddr import is_dns
 from codio_dht.net.dial.budget import DialBudget
 from codio_dht.net.dial.failures import DialFailedError, DialFailure
 from codio_dht.net.dial.limits import (

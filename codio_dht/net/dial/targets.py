@@ -16,28 +16,27 @@ from typing import Any, Final
 
 from multiaddr import Multiaddr
 
-from codio_dht.core.addresses import (
+from codio_dht.core.peer import PeerId
+from codio_dht.errors import AddressError
+from codio_dht.formats.ip import IPV4_BYTES, Reach, ip_prefix, reach_of_ip, unmapped
+from codio_dht.formats.multiaddr import (
     P_IP4,
     P_IP6,
     P_QUIC_V1,
     P_TCP,
     P_UDP,
-    Reach,
+    ip_code,
+    join,
     reach,
     split,
     strip_peer_id,
 )
-from codio_dht.core.peer import PeerId
-from codio_dht.crypto.protobuf import uvarint
-from codio_dht.errors import AddressError
 
 _TCP: Final = (P_TCP,)
 _QUIC: Final = (P_UDP, P_QUIC_V1)
 _LOCAL: Final = frozenset({Reach.LOOPBACK, Reach.PRIVATE, Reach.LINK_LOCAL})
 _REACH_ORDER: Final = (Reach.PUBLIC, Reach.PRIVATE, Reach.LOOPBACK)
 """Dialled in this order; what is left comes last."""
-_IP4_MAPPED: Final = bytes(10) + b"\xff\xff"
-"""An IPv4 address among IPv6 ones begins so (RFC 4291)."""
 _IP6_IP_BYTES: Final = 7
 _IP6_SUBNET_BYTES: Final = 6
 _IP4_SUBNET_BYTES: Final = 3
@@ -61,12 +60,12 @@ class Ip:
     @property
     def one(self) -> bytes:
         """What counts as one user: an IPv4 address or an IPv6 /56."""
-        return self.packed if len(self.packed) == 4 else self.packed[:_IP6_IP_BYTES]
+        return ip_prefix(self.packed, IPV4_BYTES, _IP6_IP_BYTES)
 
     @property
     def subnet(self) -> bytes:
         """The IPv4 /24 or IPv6 /48."""
-        return self.packed[: _IP4_SUBNET_BYTES if len(self.packed) == 4 else _IP6_SUBNET_BYTES]
+        return ip_prefix(self.packed, _IP4_SUBNET_BYTES, _IP6_SUBNET_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,7 @@ def parse(addr: bytes) -> Target | None:
 
 def dial_target(addr: Multiaddr, peer_id: PeerId) -> Target | None:
     """Where ``addr`` leads to, if it may lead to ``peer_id`` and can be dialled at all."""
-    data = strip_peer_id(addr.to_bytes(), peer_id)
+    data = strip_peer_id(addr.to_bytes(), peer_id.to_bytes())
     target = None if data is None else parse(data)
     if target is None or not target.port:
         return None
@@ -127,24 +126,21 @@ def dial_target(addr: Multiaddr, peer_id: PeerId) -> Target | None:
 def of_socket(name: tuple[Any, ...]) -> Target:
     """The TCP address in the form that ``getpeername`` and ``accept`` give it."""
     text, port = str(name[0]).partition("%")[0], int(name[1])
-    if ":" in text:
-        code, packed = P_IP6, socket.inet_pton(socket.AF_INET6, text)
-        if packed.startswith(_IP4_MAPPED):
-            packed = packed[len(_IP4_MAPPED) :]
-            code, text = P_IP4, socket.inet_ntop(socket.AF_INET, packed)
-    else:
-        code, packed = P_IP4, socket.inet_pton(socket.AF_INET, text)
-    machine = bytes([code]) + packed
-    local = reach(machine) in _LOCAL  # without the port, which is another each time
-    addr = machine + bytes([P_TCP]) + port.to_bytes(2, "big")
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    packed = unmapped(socket.inet_pton(family, text))
+    if len(packed) == IPV4_BYTES:
+        text = socket.inet_ntop(socket.AF_INET, packed)
+    addr = join(((ip_code(packed), packed), (P_TCP, port.to_bytes(2, "big"))))
+    local = reach_of_ip(packed) in _LOCAL
     return Target(addr, Carrier.TCP, Ip(packed, local), text, port)
 
 
 def of_udp_socket(name: tuple[Any, ...]) -> Target:
     """The QUIC address in the form that ``recvfrom`` gives it."""
     tcp = of_socket(name)
-    udp = uvarint(P_UDP) + tcp.port.to_bytes(2, "big") + uvarint(P_QUIC_V1)
-    addr = tcp.addr[: 1 + len(tcp.ip.packed)] + udp
+    packed = tcp.ip.packed
+    udp = (P_UDP, tcp.port.to_bytes(2, "big"))
+    addr = join(((ip_code(packed), packed), udp, (P_QUIC_V1, b"")))
     return Target(addr, Carrier.QUIC, tcp.ip, tcp.host, tcp.port)
 
 

@@ -16,12 +16,13 @@ from typing import Final
 
 from multiaddr import Multiaddr
 
-from codio_dht.core.addresses import is_readable, strip_peer_id
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.crypto.peer_record import open_peer_record, seal_peer_record
-from codio_dht.crypto.protobuf import bytes_field, uvarint
-from codio_dht.errors import ProtocolError
+from codio_dht.errors import FormatError, ProtocolError
+from codio_dht.formats.multiaddr import is_readable, strip_peer_id
+from codio_dht.formats.protobuf import bytes_field
+from codio_dht.formats.varint import length_prefixed, split_length_prefixed
 from codio_dht.net.host import PeerIdentified
 from codio_dht.net.identify.limits import MAX_IDENTIFY_BYTES, MAX_KNOWN_PROTOCOL_BYTES
 from codio_dht.net.identify.message import (
@@ -34,6 +35,8 @@ PROTOCOL_VERSION: Final = "ipfs/0.1.0"
 
 _OBSERVED_ADDR: Final = 4
 _LAYER: Final = "identify"
+_MAX_LENGTH_BYTES: Final = 3
+"""Longest length of a part, bytes of varint: ``MAX_IDENTIFY_BYTES`` takes three."""
 _KNOWN_SETS: Final = 256
 """Sets of protocols remembered, so that peers of the same program share one."""
 
@@ -65,27 +68,13 @@ class Parts:
         Raises:
             ProtocolError: empty, cut short, or not an identify message.
         """
-        buffer, joined, at = bytes(self._buffer), [], 0
-        if not buffer:
+        if not self._buffer:
             raise ProtocolError(_LAYER, "empty message")
-        while at < len(buffer):
-            length, at = _length(buffer, at)
-            if at + length > len(buffer):
-                raise ProtocolError(_LAYER, "message cut short")
-            joined.append(buffer[at : at + length])
-            at += length
-        return decode_identify(b"".join(joined))
-
-
-def _length(buffer: bytes, at: int) -> tuple[int, int]:
-    length = shift = 0
-    for index in range(at, min(at + 3, len(buffer))):  # MAX_IDENTIFY_BYTES takes three bytes
-        byte = buffer[index]
-        length |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return length, index + 1
-    raise ProtocolError(_LAYER, "bad length")
+        try:
+            parts = split_length_prefixed(self._buffer, 0, _MAX_LENGTH_BYTES, shortest=False)
+        except FormatError as error:
+            raise ProtocolError(_LAYER, "message cut short, or a bad length in it") from error
+        return decode_identify(b"".join(parts))
 
 
 def merge(
@@ -125,7 +114,7 @@ def _printable(agent: str) -> str:
 def _multiaddrs(addrs: Iterable[bytes], sender: PeerId) -> tuple[Multiaddr, ...]:
     kept: dict[bytes, None] = {}
     for data in addrs:
-        addr = strip_peer_id(data, sender) if is_readable(data) else None
+        addr = strip_peer_id(data, sender.to_bytes()) if is_readable(data) else None
         if addr:
             kept[addr] = None
     return tuple(map(Multiaddr, kept))
@@ -178,4 +167,4 @@ class Introduction:
     def to(self, observed_addr: bytes) -> bytes:
         """The message for a peer that is seen at ``observed_addr``, with its length before it."""
         body = self._body + bytes_field(_OBSERVED_ADDR, observed_addr)
-        return uvarint(len(body)) + body
+        return length_prefixed(body)

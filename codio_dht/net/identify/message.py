@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from codio_dht.crypto.protobuf import bytes_field, read_fields
 from codio_dht.errors import ProtocolError
+from codio_dht.formats.protobuf import bytes_field, read_fields
 from codio_dht.net.identify.limits import (
     MAX_IDENTIFY_BYTES,
     MAX_IDENTIFY_PROTOCOLS,

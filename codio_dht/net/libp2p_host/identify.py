@@ -22,7 +22,8 @@ from libp2p.peer.peerstore import create_signed_peer_record
 from multiaddr import Multiaddr
 
 from codio_dht.core.peer import PeerId
-from codio_dht.errors import MessageError
+from codio_dht.errors import FormatError, MessageError
+from codio_dht.formats.varint import length_prefixed, split_length_prefixed
 from codio_dht.net.host import PeerIdentified
 from codio_dht.net.libp2p_host.limits import (
     MAX_AGENT_BYTES,
@@ -64,6 +65,10 @@ class Said:
         )
 
 
+_MAX_LENGTH_BYTES: Final = 4
+"""Longest length of a part of a message, bytes of varint."""
+
+
 # --- reading --------------------------------------------------------------------------------------
 
 
@@ -72,7 +77,6 @@ class MessageReader:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._size = 0
 
     def feed(self, data: bytes) -> None:
         """Take what arrived.
@@ -80,8 +84,7 @@ class MessageReader:
         Raises:
             MessageError: the message is longer than ``MAX_IDENTIFY_BYTES``.
         """
-        self._size += len(data)
-        if self._size > MAX_IDENTIFY_BYTES:
+        if len(self._buffer) + len(data) > MAX_IDENTIFY_BYTES:
             raise MessageError(f"identify message of more than {MAX_IDENTIFY_BYTES} bytes")
         self._buffer += data
 
@@ -91,31 +94,19 @@ class MessageReader:
         Raises:
             MessageError: it is cut short, or not an identify message.
         """
-        merged = Identify()
-        at = 0
-        while at < len(self._buffer):
-            length, at = self._length(at)
-            part = bytes(self._buffer[at : at + length])
-            if len(part) < length:
-                raise MessageError("identify message cut short")
-            try:
-                merged.MergeFromString(part)
-            except DecodeError as error:
-                raise MessageError("not an identify message") from error
-            at += length
-        if not self._size:
+        if not self._buffer:
             raise MessageError("empty identify message")
+        try:
+            parts = split_length_prefixed(self._buffer, 0, _MAX_LENGTH_BYTES, shortest=False)
+        except FormatError as error:
+            raise MessageError(f"identify message {error}") from error
+        merged = Identify()
+        try:
+            for part in parts:
+                merged.MergeFromString(part)
+        except DecodeError as error:
+            raise MessageError("not an identify message") from error
         return merged
-
-    def _length(self, at: int) -> tuple[int, int]:
-        length, shift = 0, 0
-        for index in range(at, min(at + 4, len(self._buffer))):
-            byte = self._buffer[index]
-            length |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return length, index + 1
-        raise MessageError("identify message with a bad length")
 
 
 def read_message(message: Identify, sender: PeerId) -> Said:
@@ -202,10 +193,4 @@ def build_message(
         protocols=sorted(protocols),
         signedPeerRecord=record.marshal_envelope(),
     ).SerializeToString()
-    prefix = bytearray()
-    length = len(body)
-    while length > 0x7F:
-        prefix.append(length & 0x7F | 0x80)
-        length >>= 7
-    prefix.append(length)
-    return bytes(prefix) + body
+    return length_prefixed(body)

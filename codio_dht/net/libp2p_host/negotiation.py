@@ -13,11 +13,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from codio_dht.errors import StreamError, UnsupportedProtocolError
+from codio_dht.errors import FormatError, StreamError, UnsupportedProtocolError
+from codio_dht.formats.varint import length_prefixed, read_varint
 from codio_dht.net.libp2p_host.limits import MAX_MULTISTREAM_MESSAGE_BYTES
 
 HEADER: Final = "/multistream/1.0.0"
 NOT_AVAILABLE: Final = "na"
+
+_MAX_LENGTH_BYTES: Final = 2
+"""Longest length of a message, bytes of varint: two cover the bound."""
 
 
 def question(protocol: str) -> bytes:
@@ -26,14 +30,7 @@ def question(protocol: str) -> bytes:
 
 
 def _message(text: str) -> bytes:
-    body = text.encode() + b"\n"
-    length = len(body)
-    prefix = bytearray()
-    while length > 0x7F:
-        prefix.append(length & 0x7F | 0x80)
-        length >>= 7
-    prefix.append(length)
-    return bytes(prefix) + body
+    return length_prefixed(text.encode() + b"\n")
 
 
 class Answer:
@@ -71,16 +68,13 @@ class Answer:
         return rest
 
     def _next_message(self) -> str | None:
-        length, used = 0, 0
-        for byte in self._buffer[:2]:
-            length |= (byte & 0x7F) << (7 * used)
-            used += 1
-            if byte < 0x80:
-                break
-        else:
-            if used < 2:
-                return None
-            raise StreamError("the peer's multistream message is too long")
+        try:
+            found = read_varint(self._buffer, 0, _MAX_LENGTH_BYTES, shortest=False)
+        except FormatError as error:
+            raise StreamError("the peer's multistream message is too long") from error
+        if found is None:
+            return None
+        length, used = found
         if not 0 < length <= MAX_MULTISTREAM_MESSAGE_BYTES:
             raise StreamError(f"the peer's multistream message has a length of {length}")
         if len(self._buffer) < used + length:

@@ -23,15 +23,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from codio_dht.errors import ProtocolError
+from codio_dht.errors import FormatError, ProtocolError
+from codio_dht.formats.varint import ONE_BYTE_END, length_prefixed, read_varint
 from codio_dht.net.stack.limits import MAX_NEGOTIATION_MESSAGE_BYTES, MAX_NEGOTIATION_ROUNDS
 
 _LAYER: Final = "multistream"
 _VERSION: Final = b"/multistream/1.0.0\n"
 _NOT_AVAILABLE: Final = b"na\n"
 _LIST: Final = b"ls\n"
-_ONE_BYTE_LENGTH: Final = 0x80
-"""Lengths below this are one byte of varint; two bytes reach 2**14."""
+_MAX_LENGTH_BYTES: Final = 2
+"""Longest length of a message, bytes of varint: two reach 2**14."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,7 @@ class Refused:
 
 def encode_message(text: bytes) -> bytes:
     """A message of ``text``, newline added, with its length before it."""
-    length = len(text) + 1
-    if length < _ONE_BYTE_LENGTH:
-        return b"%c%b\n" % (length, text)
-    return b"%c%c%b\n" % (length & 0x7F | 0x80, length >> 7, text)
+    return length_prefixed(text + b"\n")
 
 
 HEADER: Final = encode_message(_VERSION[:-1])
@@ -79,13 +77,13 @@ class _Messages:
         buffer = self._buffer
         if not buffer:
             return None
-        length, at = buffer[0], 1
-        if length >= _ONE_BYTE_LENGTH:
-            if len(buffer) == 1:
-                return None
-            if buffer[1] >= _ONE_BYTE_LENGTH:
-                raise ProtocolError(_LAYER, "message too long")
-            length, at = length & 0x7F | buffer[1] << 7, 2
+        try:
+            found = read_varint(buffer, 0, _MAX_LENGTH_BYTES, shortest=False)
+        except FormatError as error:
+            raise ProtocolError(_LAYER, "message too long") from error
+        if found is None:
+            return None
+        length, at = found
         if length > self._max_bytes:
             raise ProtocolError(_LAYER, "message too long")
         if len(buffer) < at + length:
@@ -133,17 +131,8 @@ class ProtocolTable:
         """The answer to ``ls``."""
         if self._listing is None:
             names = b"".join(encode_message(message[:-1]) for message in self._by_message)
-            self._listing = _long_message(names)
+            self._listing = encode_message(names)
         return self._listing
-
-
-def _long_message(text: bytes) -> bytes:
-    length, prefix = len(text) + 1, bytearray()
-    while length >= _ONE_BYTE_LENGTH:
-        prefix.append(length & 0x7F | 0x80)
-        length >>= 7
-    prefix.append(length)
-    return bytes(prefix) + text + b"\n"
 
 
 class Listener:
@@ -203,7 +192,7 @@ def accept_at_once(table: ProtocolTable, data: bytes) -> tuple[bytes, str, int] 
     if len(data) > _HEADER_END and data.startswith(HEADER):
         length = data[_HEADER_END]
         end = _HEADER_END + 1 + length
-        if length < _ONE_BYTE_LENGTH and end <= len(data):
+        if length < ONE_BYTE_END and end <= len(data):
             protocol = table.find(data[_HEADER_END + 1 : end])
             if protocol is not None:
                 return data[:end], protocol, end

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey, PublicKey
-from codio_dht.crypto.protobuf import bytes_field, read_fields
 from codio_dht.errors import CodioError, ProtocolError
+from codio_dht.formats.protobuf import bytes_field, read_fields
 from codio_dht.net.stack.limits import MAX_EARLY_MUXERS, MAX_NOISE_HANDSHAKE_MESSAGE_BYTES
 from codio_dht.net.stack.noise_xx import TAG_BYTES, CipherState, Handshake
 from codio_dht.net.stack.security import Authenticated, Security

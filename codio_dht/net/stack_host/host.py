@@ -19,11 +19,11 @@ import trio
 from multiaddr import Multiaddr
 from trio.lowlevel import checkpoint
 
-from codio_dht.core.addresses import strip_peer_id
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import CapacityError, DialError, NotRunningError, StreamError
+from codio_dht.formats.multiaddr import strip_peer_id
 from codio_dht.net.dial.budget import DialBudget
 from codio_dht.net.dial.race import Dialler
 from codio_dht.net.dnsaddr import NameServers
@@ -175,7 +175,7 @@ class StackHost:
 
     def _on_observed(self, link: Link, addr: bytes) -> None:
         """The peer says where it sees us."""
-        seen = strip_peer_id(addr, self._peer_id)
+        seen = strip_peer_id(addr, self._peer_id.to_bytes())
         if seen is not None and link.on_listener and link.state is LinkState.OPEN:
             self._observed.saw(
                 link, remote=link.target.addr, observed=seen, inbound=link.inbound, now=now()

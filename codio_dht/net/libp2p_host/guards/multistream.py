@@ -20,6 +20,7 @@ from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
 from libp2p.protocol_muxer.multiselect import Multiselect
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 
+from codio_dht.formats.varint import length_prefixed, read_varint
 from codio_dht.net.libp2p_host.guards.counters import Counters
 from codio_dht.net.libp2p_host.guards.upstream import Symbol, check, replace
 from codio_dht.net.libp2p_host.limits import MAX_MULTISTREAM_MESSAGE_BYTES
@@ -56,7 +57,7 @@ class BoundedCommunicator(IMultiselectCommunicator):
         """Send one message."""
         body = (msg_str or "").encode() + b"\n"
         try:
-            await self.read_writer.write(_varint(len(body)) + body)
+            await self.read_writer.write(length_prefixed(body))
         except Exception as error:
             raise MultiselectCommunicatorError("cannot write a multistream message") from error
 
@@ -72,14 +73,11 @@ class BoundedCommunicator(IMultiselectCommunicator):
             raise MultiselectCommunicatorError("not a multistream message") from error
 
     async def _length(self) -> int:
-        length = 0
-        for index in range(_MAX_LENGTH_BYTES):
-            byte = (await self._exactly(1))[0]
-            length |= (byte & 0x7F) << (7 * index)
-            if byte < 0x80:
-                break
-        else:
-            raise ValueError("length too long")
+        data, found = b"", None
+        while found is None:
+            data += await self._exactly(1)
+            found = read_varint(data, 0, _MAX_LENGTH_BYTES, shortest=False)
+        length = found[0]
         if not 0 < length <= MAX_MULTISTREAM_MESSAGE_BYTES:
             raise ValueError("length out of bounds")
         return length
@@ -92,15 +90,6 @@ class BoundedCommunicator(IMultiselectCommunicator):
                 raise EOFError("the stream ended")
             data += more
         return data
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def bound_listener(multiselect: Multiselect, counters: Counters) -> None:

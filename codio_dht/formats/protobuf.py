@@ -2,7 +2,7 @@
 
 Decides how fields are read and written; what they mean, the callers decide. Reading is bounded by
 the number of fields, skips what it does not know, and copies nothing but the fields themselves.
-Never raises anything but :class:`~codio_dht.errors.ProtocolError`.
+Nothing is raised but :class:`~codio_dht.errors.ProtocolError`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from codio_dht.errors import ProtocolError
+from codio_dht.errors import FormatError, ProtocolError
+from codio_dht.formats.varint import ONE_BYTE_END, encode_varint, read_varint
 
 _VARINT: Final = 0
 _BYTES: Final = 2
@@ -19,30 +20,21 @@ _FIXED_BYTES: Final = {1: 8, 5: 4}
 _MAX_VARINT_BYTES: Final = 10
 """64 bits in groups of seven."""
 _MAX_UINT64: Final = (1 << 64) - 1
-_ONE_BYTE_END: Final = 0x80
-"""Varints below this are one byte: nearly every tag and length of a small message."""
 
 
-def uvarint(value: int) -> bytes:
-    """``value`` as an unsigned varint."""
-    if value < _ONE_BYTE_END:
-        return bytes((value,))
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+def bytes_tag(number: int) -> bytes:
+    """The tag of a length-delimited field, which its length follows."""
+    return encode_varint(number << 3 | _BYTES)
 
 
 def bytes_field(number: int, value: bytes) -> bytes:
     """One length-delimited field."""
-    return uvarint(number << 3 | _BYTES) + uvarint(len(value)) + value
+    return encode_varint(number << 3 | _BYTES) + encode_varint(len(value)) + value
 
 
 def uint_field(number: int, value: int) -> bytes:
     """One varint field."""
-    return uvarint(number << 3 | _VARINT) + uvarint(value)
+    return encode_varint(number << 3 | _VARINT) + encode_varint(value)
 
 
 def read_fields(data: bytes, *, max_fields: int, layer: str) -> Iterator[tuple[int, int | bytes]]:
@@ -60,7 +52,7 @@ def read_fields(data: bytes, *, max_fields: int, layer: str) -> Iterator[tuple[i
         if at == end:
             return
         tag = data[at]
-        if tag < _ONE_BYTE_END:
+        if tag < ONE_BYTE_END:
             at += 1
         else:
             tag, at = _varint(data, at, layer)
@@ -69,7 +61,7 @@ def read_fields(data: bytes, *, max_fields: int, layer: str) -> Iterator[tuple[i
             value, at = _varint(data, at, layer)
         else:
             if wire == _BYTES:
-                if at < end and (length := data[at]) < _ONE_BYTE_END:
+                if at < end and (length := data[at]) < ONE_BYTE_END:
                     at += 1
                 else:
                     length, at = _varint(data, at, layer)
@@ -89,13 +81,12 @@ def read_fields(data: bytes, *, max_fields: int, layer: str) -> Iterator[tuple[i
 
 
 def _varint(data: bytes, at: int, layer: str) -> tuple[int, int]:
-    value = shift = 0
-    for index in range(at, min(len(data), at + _MAX_VARINT_BYTES)):
-        byte = data[index]
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            if value > _MAX_UINT64:
-                raise ProtocolError(layer, "protobuf varint past 64 bits")
-            return value, index + 1
-        shift += 7
-    raise ProtocolError(layer, "truncated or overlong protobuf varint")
+    try:
+        found = read_varint(data, at, _MAX_VARINT_BYTES, shortest=False)
+    except FormatError:
+        found = None
+    if found is None:
+        raise ProtocolError(layer, "truncated or overlong protobuf varint")
+    if found[0] > _MAX_UINT64:
+        raise ProtocolError(layer, "protobuf varint past 64 bits")
+    return found

@@ -1,0 +1,303 @@
+"""Binary multiaddrs: taken apart and judged. Everything here is about ``bytes``.
+
+Decides what a readable address is and how far it reaches. Never resolves a name and never builds a
+``Multiaddr``: this is on the path of every request.
+
+Reach is decided as go does (``manet.IsPublicAddr``): by the first component alone. A relay address
+therefore reaches as far as its relay, and one that names its relay only by peer id is not public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from codio_dht.errors import AddressError, FormatError
+from codio_dht.formats.ip import IPV4_BYTES, Reach, group_of_ip, reach_of_ip
+from codio_dht.formats.multihash import IDENTITY, is_multihash, is_sha2_256
+from codio_dht.formats.varint import encode_varint, length_prefixed, read_varint
+from codio_dht.params import ADDRESS_CACHE_ENTRIES, MAX_ADDR_BYTES, MAX_ADDR_COMPONENTS
+
+# --- the protocol table (multiformats/multicodec table.csv, tag "multiaddr") ----------------------
+
+P_IP4: Final = 4
+P_TCP: Final = 6
+P_IP6: Final = 41
+P_IP6ZONE: Final = 42
+P_DNS: Final = 53
+P_DNS4: Final = 54
+P_DNS6: Final = 55
+P_DNSADDR: Final = 56
+P_UDP: Final = 273
+P_CIRCUIT: Final = 290
+P_UNIX: Final = 400
+P_P2P: Final = 421
+P_SNI: Final = 449
+P_QUIC_V1: Final = 461
+P_CERTHASH: Final = 466
+
+_PREFIXED: Final = -1
+"""The value is preceded by its length."""
+
+_VALUE_BYTES: Final[dict[int, int]] = {
+    P_IP4: 4,
+    P_TCP: 2,
+    33: 2,  # dccp
+    P_IP6: 16,
+    P_IP6ZONE: _PREFIXED,
+    43: 1,  # ipcidr
+    P_DNS: _PREFIXED,
+    P_DNS4: _PREFIXED,
+    P_DNS6: _PREFIXED,
+    P_DNSADDR: _PREFIXED,
+    132: 2,  # sctp
+    P_UDP: 2,
+    275: 0,  # p2p-webrtc-star
+    276: 0,  # p2p-webrtc-direct
+    280: 0,  # webrtc-direct
+    281: 0,  # webrtc
+    P_CIRCUIT: 0,
+    301: 0,  # udt
+    302: 0,  # utp
+    P_UNIX: _PREFIXED,
+    P_P2P: _PREFIXED,
+    443: 0,  # https
+    444: 12,  # onion
+    445: 37,  # onion3
+    446: _PREFIXED,  # garlic64
+    447: _PREFIXED,  # garlic32
+    448: 0,  # tls
+    P_SNI: _PREFIXED,
+    454: 0,  # noise
+    460: 0,  # quic
+    P_QUIC_V1: 0,
+    465: 0,  # webtransport
+    P_CERTHASH: _PREFIXED,
+    477: 0,  # ws
+    478: 0,  # wss
+    479: 0,  # p2p-websocket-star
+    480: 0,  # http
+    481: _PREFIXED,  # http-path
+    777: 8,  # memory
+    7367777: 0,  # plaintextv2
+}
+
+_IPS: Final = frozenset({P_IP4, P_IP6})
+_NAMES: Final = frozenset({P_DNS, P_DNS4, P_DNS6, P_DNSADDR})
+_NO_SLASH: Final = _NAMES | {P_SNI, P_IP6ZONE}
+_MAX_VARINT_BYTES: Final = 5
+"""Longest protocol code or length, bytes: 32 bits in groups of seven."""
+
+
+def split(addr: bytes) -> tuple[tuple[int, bytes], ...]:
+    """The components of ``addr``: protocol code and value (empty where it has none).
+
+    Raises:
+        AddressError: empty, longer than ``MAX_ADDR_BYTES``, of more than ``MAX_ADDR_COMPONENTS``, a
+            protocol not in the table, a value that is cut off or not one of its protocol, or
+            something behind a path.
+    """
+    return tuple((code, addr[start:end]) for code, _, start, end in _components(addr))
+
+
+def join(parts: Iterable[tuple[int, bytes]]) -> bytes:
+    """The multiaddr of these components, as :func:`split` gives them."""
+    return b"".join(
+        encode_varint(code) + (length_prefixed(value) if _VALUE_BYTES[code] == _PREFIXED else value)
+        for code, value in parts
+    )
+
+
+def ip_code(packed: bytes) -> int:
+    """The protocol code of an IP address of 4 or 16 bytes."""
+    return P_IP4 if len(packed) == IPV4_BYTES else P_IP6
+
+
+def _components(addr: bytes) -> list[tuple[int, int, int, int]]:
+    """Per component: code, where it begins, where its value begins and ends."""
+    size = len(addr)
+    if not 0 < size <= MAX_ADDR_BYTES:
+        raise AddressError(f"an address of {size} bytes")
+    found: list[tuple[int, int, int, int]] = []
+    offset = 0
+    while offset < size:
+        if len(found) >= MAX_ADDR_COMPONENTS:
+            raise AddressError(f"an address of more than {MAX_ADDR_COMPONENTS} components")
+        begin = offset
+        code, offset = _varint(addr, offset)
+        length = _VALUE_BYTES.get(code)
+        if length is None:
+            raise AddressError(f"unknown address protocol {code}")
+        if length == _PREFIXED:
+            length, offset = _varint(addr, offset)
+            if length == 0:
+                raise AddressError(f"empty value of address protocol {code}")
+        end = offset + length
+        if end > size:
+            raise AddressError(f"address cut off in protocol {code}")
+        if length:
+            _check_value(code, addr[offset:end])
+        found.append((code, begin, offset, end))
+        offset = end
+        if code == P_UNIX and offset < size:
+            raise AddressError("something behind a path")
+    return found
+
+
+def _varint(addr: bytes, offset: int) -> tuple[int, int]:
+    try:
+        found = read_varint(addr, offset, _MAX_VARINT_BYTES)
+    except FormatError as error:
+        raise AddressError(f"a length or protocol {error}") from error
+    if found is None:
+        raise AddressError("address cut off in a varint")
+    return found
+
+
+def _check_value(code: int, value: bytes) -> None:
+    """As strict as go, which drops an address whose value is not one of its protocol."""
+    if code in _NO_SLASH:
+        good = b"/" not in value
+    elif code == P_P2P:
+        good = is_sha2_256(value) or (value[0] == IDENTITY and is_multihash(value))
+    elif code == P_CERTHASH:
+        good = is_multihash(value)
+    else:
+        good = True
+    if not good:
+        raise AddressError(f"not a value of address protocol {code}: {value[:64]!r}")
+
+
+# --- what there is to know of one -----------------------------------------------------------------
+
+_LOCALHOST_NAMES: Final = (".localhost",)
+_PRIVATE_NAMES: Final = (".home.arpa", ".local", ".test")
+_DEAD_NAMES: Final = (".in-addr.arpa", ".ip6.arpa", ".invalid")
+"""Special-use domain names (IANA registry; RFC 6761, RFC 8375)."""
+
+
+class _Facts(NamedTuple):
+    reach: Reach
+    ip: bytes | None
+    """The IP address that it begins with."""
+    relay: bool
+    dns: bool
+    dnsaddr: bool
+    tail: int
+    """Where a trailing ``/p2p`` begins; the address's length if there is none."""
+    tail_value: int
+
+
+@lru_cache(maxsize=ADDRESS_CACHE_ENTRIES)
+def _facts(addr: bytes) -> _Facts | None:
+    """What there is to know of ``addr``; None if it is not readable.
+
+    The same few thousand addresses come by all the time, hence the bounded cache.
+    """
+    try:
+        parts = _components(addr)
+    except AddressError:
+        return None
+    head = next((part for part in parts if part[0] != P_IP6ZONE), parts[0])
+    code, begin, start, end = parts[-1]
+    tail, tail_value = (begin, start) if code == P_P2P else (end, end)
+    value = addr[head[2] : head[3]]
+    return _Facts(
+        reach=_reach(head[0], value),
+        ip=value if head[0] in _IPS else None,
+        relay=any(part[0] == P_CIRCUIT for part in parts),
+        dns=head[0] in _NAMES,
+        dnsaddr=head[0] == P_DNSADDR,
+        tail=tail,
+        tail_value=tail_value,
+    )
+
+
+def _reach(code: int, value: bytes) -> Reach:
+    if code in _IPS:
+        return reach_of_ip(value)
+    if code in _NAMES:
+        name = "." + value.decode("latin-1").lower().rstrip(".")
+        if name.endswith(_LOCALHOST_NAMES):
+            return Reach.LOOPBACK
+        if name.endswith(_PRIVATE_NAMES):
+            return Reach.PRIVATE
+        return Reach.UNROUTABLE if name.endswith(_DEAD_NAMES) else Reach.PUBLIC
+    return Reach.NONE
+
+
+def reach(addr: bytes) -> Reach | None:
+    """How far ``addr`` reaches; None if it is not readable."""
+    facts = _facts(addr)
+    return None if facts is None else facts.reach
+
+
+def is_readable(addr: bytes) -> bool:
+    """Whether ``addr`` is a multiaddr of known protocols (what ``split`` accepts)."""
+    return _facts(addr) is not None
+
+
+def is_public(addr: bytes) -> bool:
+    """Whether ``addr`` begins with a public IP or a name of the public DNS."""
+    facts = _facts(addr)
+    return facts is not None and facts.reach is Reach.PUBLIC
+
+
+def is_private(addr: bytes) -> bool:
+    """Whether ``addr`` reaches only nearby machines: private, carrier NAT, link-local, loopback."""
+    return reach(addr) in (Reach.PRIVATE, Reach.LINK_LOCAL, Reach.LOOPBACK)
+
+
+def is_loopback(addr: bytes) -> bool:
+    """Whether ``addr`` reaches only this machine."""
+    return reach(addr) is Reach.LOOPBACK
+
+
+def is_relay(addr: bytes) -> bool:
+    """Whether ``addr`` goes through a relay (``/p2p-circuit``)."""
+    facts = _facts(addr)
+    return facts is not None and facts.relay
+
+
+def is_dns(addr: bytes) -> bool:
+    """Whether ``addr`` begins with a name that has to be resolved."""
+    facts = _facts(addr)
+    return facts is not None and facts.dns
+
+
+def is_dnsaddr(addr: bytes) -> bool:
+    """Whether ``addr`` begins with a name whose TXT records list addresses (``/dnsaddr``)."""
+    facts = _facts(addr)
+    return facts is not None and facts.dnsaddr
+
+
+def ip_of(addr: bytes) -> bytes | None:
+    """The IP address with which ``addr`` begins, as 4 or 16 bytes; None if it begins with none, or
+    is not readable."""
+    facts = _facts(addr)
+    return None if facts is None else facts.ip
+
+
+@lru_cache(maxsize=ADDRESS_CACHE_ENTRIES)
+def ip_group(addr: bytes) -> str | None:
+    """The group of the IP address with which ``addr`` begins, public or not
+    (:func:`~codio_dht.formats.ip.group_of_ip`); None if it begins with none, or is not readable."""
+    packed = ip_of(addr)
+    return None if packed is None else group_of_ip(packed)
+
+
+def strip_peer_id(addr: bytes, peer_id: bytes) -> bytes | None:
+    """``addr`` as an address of the peer ``peer_id``, without a trailing ``/p2p/<peer_id>``.
+
+    None if there is none to use: it ends in another peer's id, is nothing but the id, or is not
+    readable.
+    """
+    facts = _facts(addr)
+    if facts is None:
+        return None
+    if facts.tail == len(addr):
+        return addr
+    if facts.tail == 0 or addr[facts.tail_value :] != peer_id:
+        return None
+    return addr[: facts.tail]
