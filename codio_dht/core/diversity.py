@@ -66,7 +66,8 @@ def over_represented(
 class GroupLimits:
     """An ``AdmissionPolicy``: at most ``per_cpl`` peers of one group at one CPL, and ``per_table``
     in all. ``addrs_of`` says where a peer says it is; one without any address is refused.
-    ``seen_at`` says where its connections lead, if it has any.
+    ``seen_at`` says where its connections lead, if it has any. While ``enforced`` is False
+    everybody is admitted, and counted.
 
     Holds what the table holds: the table is its bound.
     """
@@ -78,12 +79,16 @@ class GroupLimits:
         *,
         per_cpl: int = params.MAX_GROUP_PEERS_PER_CPL,
         per_table: int = params.MAX_GROUP_PEERS_PER_TABLE,
+        enforced: bool = True,
     ) -> None:
         self._addrs_of = addrs_of
         self._seen_at = seen_at
         self._per_cpl = per_cpl
         self._per_table = per_table
-        self._members: dict[Key, tuple[str, ...]] = {}
+        self.enforced = enforced
+        self._members: dict[Key, tuple[int, tuple[str, ...]]] = {}
+        """CPL and groups of each peer in the table."""
+
         self._at_cpl: dict[tuple[int, str], int] = {}
         self._in_table: dict[str, int] = {}
 
@@ -93,6 +98,8 @@ class GroupLimits:
 
     def admits(self, peer: PeerId, cpl: int, now: Monotonic) -> bool:
         """Whether each group of ``peer`` has room."""
+        if not self.enforced:
+            return True
         addrs = self._addrs_of(peer, now)
         return bool(addrs) and all(
             self._in_table.get(group, 0) < self._per_table
@@ -102,16 +109,29 @@ class GroupLimits:
 
     def entered(self, peer: PeerId, cpl: int, now: Monotonic) -> None:
         """``peer`` takes up room in each of its groups."""
-        self._members[peer.key] = groups = self._groups(peer, self._addrs_of(peer, now))
+        groups = self._groups(peer, self._addrs_of(peer, now))
+        self._members[peer.key] = cpl, groups
         for group in groups:
             self._in_table[group] = self._in_table.get(group, 0) + 1
             self._at_cpl[cpl, group] = self._at_cpl.get((cpl, group), 0) + 1
 
     def left(self, peer: PeerId, cpl: int) -> None:
         """``peer`` frees what it took up, wherever it is now."""
-        for group in self._members.pop(peer.key, ()):
+        cpl, groups = self._members.pop(peer.key, (cpl, ()))
+        for group in groups:
             _take_one(self._in_table, group)
             _take_one(self._at_cpl, (cpl, group))
+
+    def crowds(self, peer: PeerId) -> bool:
+        """Whether a group of ``peer``, which is in the table, has more members than its limits
+        allow. (That can be when they were not enforced from the beginning.)"""
+        if not self.enforced:
+            return False
+        cpl, groups = self._members.get(peer.key, (0, ()))
+        return any(
+            self._in_table[group] > self._per_table or self._at_cpl[cpl, group] > self._per_cpl
+            for group in groups
+        )
 
     def _groups(self, peer: PeerId, said: Sequence[bytes]) -> tuple[str, ...]:
         return groups_of(self._seen_at(peer)) or groups_of(said)

@@ -9,10 +9,11 @@ A node holds one ``Network`` per protocol id (public, LAN, own prefixes).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from codio_dht import params
-from codio_dht.core.addresses import AddressFilter
+from codio_dht.core.addresses import KEEP_ALL, PUBLIC_ONLY, AddressFilter
 from codio_dht.core.admission import Admission, OfferOutcome
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.diversity import GroupLimits, over_represented
@@ -24,6 +25,28 @@ from codio_dht.core.peer_book import PeerBook
 from codio_dht.core.peer_health import PeerHealth
 from codio_dht.core.refresh import RefreshSchedule
 from codio_dht.core.routing_table import AddOutcome, AdmissionPolicy, AllOf, RoutingTable
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPolicy:
+    """What a network takes and tells."""
+
+    address_filter: AddressFilter
+    """Which addresses of its peers are kept, dialled and told."""
+
+    diverse: bool = False
+    """Whether the table and each reply are limited to a few peers of one IP group (GO: on the
+    public network only; a private swarm may well live in one data centre)."""
+
+    @classmethod
+    def of(cls, addresses: str, protocol: str, *, public: bool) -> NetworkPolicy:
+        """The policy of the network ``protocol``. ``public`` says whether it is a public one;
+        ``addresses`` is ``DHTConfig.address_policy``."""
+        only_public = addresses == "public" or (addresses == "auto" and public)
+        return cls(
+            PUBLIC_ONLY if only_public else KEEP_ALL,
+            diverse=public and protocol == params.KAD_PROTOCOL,
+        )
 
 
 class TableObserver(Protocol):
@@ -41,9 +64,8 @@ class TableObserver(Protocol):
 class Network:
     """The state of one DHT and the rules that tie its parts together.
 
-    ``diverse``: the table and each reply are limited to a few peers of one IP group (GO: on the
-    public network only; a private swarm may well live in one data centre). ``seen_at`` says where
-    the connections to a peer lead: these are what is limited, for it cannot choose them.
+    ``seen_at`` says where the connections to a peer lead. A diverse network limits peers by these,
+    because a peer cannot choose them.
     """
 
     def __init__(
@@ -51,28 +73,41 @@ class Network:
         local: PeerId,
         *,
         protocol: str,
-        address_filter: AddressFilter,
+        policy: NetworkPolicy,
         k: int = params.K,
         refresh_interval_s: float = params.REFRESH_INTERVAL_S,
         observer: TableObserver | None = None,
-        diverse: bool = False,
         seen_at: Callable[[PeerId], Sequence[bytes]] = lambda _peer: (),
     ) -> None:
         self.local = local
         self.protocol = protocol
         self.k = k
-        self.address_filter = address_filter
+        self.policy = policy
         self.book = PeerBook(local)
         self.health = PeerHealth()
         self.size = NetworkSize(k)
         self.outage = Outage()
-        self._diverse = diverse
-        policies: list[AdmissionPolicy] = [_Residents(self.book, observer)]
-        if diverse:
-            policies.insert(0, GroupLimits(self.book.addrs, seen_at))
+        self._limits = GroupLimits(self.book.addrs, seen_at, enforced=policy.diverse)
+        policies: list[AdmissionPolicy] = [self._limits, _Residents(self.book, observer)]
         self.table = RoutingTable(local.key, bucket_size=k, policy=AllOf(policies))
         self.admission = Admission(self.table, self.outage)
         self.refresh = RefreshSchedule(self.table, self.outage, interval_s=refresh_interval_s)
+
+    @property
+    def address_filter(self) -> AddressFilter:
+        """Which addresses are kept, dialled and told now."""
+        return self.policy.address_filter
+
+    def set_policy(self, policy: NetworkPolicy, now: Monotonic) -> None:
+        """Follow ``policy`` from now on. Addresses that it does not keep are forgotten. A peer of
+        the table that has no address left, or that its IP group has no room for, leaves: of a
+        group, who entered last leaves first."""
+        self.policy = policy
+        self.book.keep_only(policy.address_filter)
+        self._limits.enforced = policy.diverse
+        for peer in reversed(self.table.peers()):
+            if not self.book.addrs(peer, now) or self._limits.crowds(peer):
+                self.admission.withdraw(peer, now)
 
     # --- sightings --------------------------------------------------------------------------------
 
@@ -120,7 +155,7 @@ class Network:
         On a diverse network an IP group that fills too much of the reply is left out as a whole.
         """
         read = closer[: params.MAX_CLOSER_PEERS_ACCEPTED]
-        crowd = over_represented(read) if self._diverse else frozenset()
+        crowd = over_represented(read) if self.policy.diverse else frozenset()
         taken: list[PeerId] = []
         for entry in read:
             peer = entry.peer_id

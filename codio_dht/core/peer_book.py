@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import inf
 
+from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import ConnectionType, PeerEntry
 from codio_dht.core.peer import PeerId
@@ -107,6 +108,14 @@ class _Slot:
         # An address may be live and told: it is counted once and kept in both.
         self.told = {a: until for a, until in self.told.items() if a in seen or fits(a)}
         self.heard = {a: until for a, until in self.heard.items() if fits(a)}
+
+    def keep_only(self, address_filter: AddressFilter) -> None:
+        """Drop the addresses that ``address_filter`` does not keep, whatever their source."""
+        self.live = address_filter(self.live)
+        self.told = {addr: self.told[addr] for addr in address_filter(self.told)}
+        self.heard = {addr: self.heard[addr] for addr in address_filter(self.heard)}
+        self.provided, self.provided_until = (), -inf
+        self.fresh_until = -inf
 
     def renew(self, now: Monotonic) -> None:
         """Work out the entry again; the object changes only if its content does."""
@@ -289,6 +298,12 @@ class PeerBook:
             slot.live = ()
         slot.fresh_until = -inf
         self._queue(slot)
+
+    def keep_only(self, address_filter: AddressFilter) -> None:
+        """Forget every address that ``address_filter`` does not keep."""
+        for slot in list(self._slots.values()):
+            slot.keep_only(address_filter)
+            self._queue(slot)
 
     # --- inside -----------------------------------------------------------------------------------
 

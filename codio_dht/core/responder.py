@@ -112,6 +112,10 @@ class Responder:
         self._k = k
         self._own_entry = PeerEntry(local)
 
+    def set_address_filter(self, address_filter: AddressFilter) -> None:
+        """The network's policy changed. :meth:`set_own_addrs` is to be called after it."""
+        self._filter = address_filter
+
     def set_own_addrs(self, addrs: Iterable[bytes]) -> None:
         """What others are told of this node itself, once the network's filter has seen it."""
         self._own_entry = PeerEntry(self._local, self._filter(addrs))
@@ -212,10 +216,12 @@ class Responder:
                 if book.is_connected(provider)
                 else ConnectionType.NOT_CONNECTED
             )
-            entry = row.entry
+            cached = row.entry
+            if cached is not None and cached[0] is self._filter:
+                entry = cached[1]
             if entry is None or entry.connection is not connection:
                 entry = PeerEntry(provider, self._filter(row.addrs), connection)
-                object.__setattr__(row, "entry", entry)
+                object.__setattr__(row, "entry", (self._filter, entry))
             if entry.addrs:
                 return entry
         return book.all_entries((provider,), now.monotonic)[0]

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.peer import PeerId
@@ -40,8 +41,11 @@ class ProviderRow:
     received: UnixTime
     addrs_expire: UnixTime
     expires: UnixTime
-    entry: PeerEntry | None = field(default=None, init=False, compare=False, repr=False)
-    """The responder's cache of this row's entry; nobody else reads or writes it."""
+    entry: tuple[AddressFilter, PeerEntry] | None = field(
+        default=None, init=False, compare=False, repr=False
+    )
+    """The responders' cache: this row's entry, and the filter its addresses have passed. Networks
+    with other filters share the row. Nobody else reads or writes it."""
     memory_bytes: int = field(default=0, init=False, compare=False, repr=False)
     """What the row takes in memory, estimated."""
 

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from codio_dht import params
 from codio_dht.config import DHTConfig
-from codio_dht.core.addresses import KEEP_ALL, PUBLIC_ONLY, AddressFilter
-from codio_dht.core.network import Network
+from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.peer import PeerInfo
 from codio_dht.core.records import ProviderRecords
 from codio_dht.core.reprovide import ReprovideSchedule
@@ -137,11 +135,10 @@ def make_runtime(
     network = Network(
         host.peer_id,
         protocol=config.protocol,
-        address_filter=_address_filter(config, public=public),
+        policy=NetworkPolicy.of(config.address_policy, config.protocol, public=public),
         k=config.replication_factor,
         refresh_interval_s=config.refresh_interval,
         observer=protection,
-        diverse=public and config.protocol == params.KAD_PROTOCOL,
         seen_at=lambda peer: binary(host.remote_addrs(peer)),
     )
     rpc = RpcClient(
@@ -180,6 +177,7 @@ def make_runtime(
     server = KadServer(responder, shared.storage, clock)
     return NetworkRuntime(
         shared=shared,
+        config=config,
         network=network,
         server=server,
         serving=Serving(host, config.protocol, server, plan.mode, public=public),
@@ -190,13 +188,3 @@ def make_runtime(
         protection=protection,
         keeps_snapshot=keeps_snapshot,
     )
-
-
-def _address_filter(config: DHTConfig, *, public: bool) -> AddressFilter:
-    match config.address_policy:
-        case "all":
-            return KEEP_ALL
-        case "public":
-            return PUBLIC_ONLY
-        case "auto":
-            return PUBLIC_ONLY if public else KEEP_ALL

@@ -26,11 +26,12 @@ import trio
 from multiaddr import Multiaddr
 
 from codio_dht import params
+from codio_dht.config import DHTConfig
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.lookup_states import ClosestPeer
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.mode import Mode
-from codio_dht.core.network import Network
+from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.errors import StorageError
 from codio_dht.logger import get_logger
@@ -56,6 +57,7 @@ class NetworkRuntime:
     """See the module. The parts are made by :mod:`codio_dht.node.assembly`."""
 
     shared: Shared
+    config: DHTConfig
     network: Network
     server: KadServer
     serving: Serving
@@ -108,6 +110,27 @@ class NetworkRuntime:
         if self.keeps_snapshot:
             work["snapshot"] = self._run_snapshots
         return work
+
+    # --- public or not ----------------------------------------------------------------------------
+
+    @property
+    def public(self) -> bool:
+        """Whether this is a public network: one that joins, or listens on, the internet."""
+        return self.serving.public
+
+    def set_public(self, *, public: bool) -> None:
+        """Make this a public network, or a private one, while it runs.
+
+        Address filter, limits per IP group and automatic mode follow at once. Peers that the new
+        policy does not admit leave the table; what is told of this node itself is filtered anew.
+        """
+        config, host = self.config, self.shared.host
+        policy = NetworkPolicy.of(config.address_policy, config.protocol, public=public)
+        self.network.set_policy(policy, self._now())
+        self.server.responder.set_address_filter(policy.address_filter)
+        self.server.responder.set_own_addrs(binary(host.addrs))
+        self.serving.set_public(public=public)
+        self.upkeep.stir()
 
     # --- events of the host -----------------------------------------------------------------------
 

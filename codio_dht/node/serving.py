@@ -3,7 +3,7 @@
 Decides when to serve and when to stop, as ``core.mode`` judges the node's addresses; a mode that
 was asked for never changes. States::
 
-    CLIENT <--addrs_changed, public_changed--> SERVER
+    CLIENT <--addrs_changed, set_public--> SERVER
 
 An address that only peers see which we dialled is no reason to serve (it may be a hole in a NAT).
 How often addresses change, the host bounds.
@@ -42,7 +42,7 @@ class Serving:
         self._protocol = protocol
         self._handler = handler
         self._wanted = wanted
-        self._public = public
+        self.public = public
         self._proven: Sequence[Multiaddr] = host.addrs
         self._started = False
         self.mode = self._mode()
@@ -63,9 +63,9 @@ class Serving:
         self._proven = [addr for addr in addrs if addr not in unproven]
         self._follow_mode()
 
-    def public_changed(self, *, public: bool) -> None:
-        """The network is public now, or no longer."""
-        self._public = public
+    def set_public(self, *, public: bool) -> None:
+        """Make the network a public one, or a private one."""
+        self.public = public
         self._follow_mode()
 
     def _follow_mode(self) -> None:
@@ -88,6 +88,6 @@ class Serving:
     def _mode(self) -> Mode:
         return chosen_mode(
             self._wanted,
-            public=self._public,
+            public=self.public,
             has_public_address=any(is_public(addr.to_bytes()) for addr in self._proven),
         )

@@ -16,7 +16,7 @@ from codio_dht.core.keyspace import Key, key_of
 from codio_dht.core.lookup import ClosestPeersLookup
 from codio_dht.core.lookup_states import LookupRules, StopReason
 from codio_dht.core.messages import FailureReason, FindNode, GetProviders, Request
-from codio_dht.core.network import Network
+from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Outlook
 from codio_dht.core.preimages import search_preimage
@@ -44,10 +44,9 @@ class SimNode:
         self.network = Network(
             member.peer,
             protocol=params.KAD_PROTOCOL,
-            address_filter=PUBLIC_ONLY,
+            policy=NetworkPolicy(PUBLIC_ONLY, diverse=scenario.network.diverse),
             k=scenario.network.k,
             refresh_interval_s=scenario.run.refresh_interval_s,
-            diverse=scenario.network.diverse,
         )
         self.keeper = RecordKeeper(world.queue, disk, scenario.records.ttl_s)
         self.own_keys = ReprovideSchedule(interval_s=scenario.records.republish_interval_s)

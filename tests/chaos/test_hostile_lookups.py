@@ -132,7 +132,7 @@ async def test_one_machine_gets_few_places_whatever_addresses_its_identities_cla
                 sybil = Claimant(net, numbered_id(7_000 + number), claimed, script)
                 await sybil.connect(host.peer_id, host.addrs, soon())
                 await trio.sleep(1)
-            assert node._node.main.network._diverse
+            assert node._node.main.network.policy.diverse
             assert len(node.routing_table_peers()) == params.MAX_GROUP_PEERS_PER_TABLE
 
 

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from codio_dht import DHTConfig, DHTManager
-from codio_dht.core.messages import FindNode, GetProviders
+from codio_dht.core.messages import FindNode, GetProviders, Reply
 from codio_dht.core.mode import Mode
 from codio_dht.core.peer import PeerInfo
 from codio_dht.errors import NotRunningError
@@ -17,6 +17,7 @@ from codio_dht.node.arguments import multihash_of
 from codio_dht.node.assembly import NetworkPlan
 from codio_dht.node.clock import Clock
 from codio_dht.node.runtime import NetworkRuntime
+from codio_dht.params import KAD_PROTOCOL
 from memory_host import MemoryHost, MemoryNet
 from nodes import EPOCH, full_addr, host_of, memory_net, settle, soon, until
 
@@ -161,3 +162,32 @@ async def test_a_network_that_is_a_client_resets_no_stream_of_another(autojump_c
         await trio.sleep(1)
         assert not stream.broken
         await stream.reset()
+
+
+async def test_a_network_becomes_public_while_it_runs(autojump_clock):
+    async with (
+        memory_net(0.01) as net,
+        node_of(net, 0, KAD_PROTOCOL, OTHER) as first,
+        node_of(net, 1, KAD_PROTOCOL, OTHER, through=first) as node,
+    ):
+        one, other = networks(node)
+        await until(lambda: len(one.network.table) == 1 and len(other.network.table) == 1)
+        assert (False, Mode.SERVER) == (one.public, one.mode)
+        find_self = FindNode(node.peer_id.to_bytes())
+        reply = await networks(first)[0].lookups.ask(node.peer_id, find_self)
+        assert [node.peer_id] == [entry.peer_id for entry in reply.closer_peers]
+
+        one.set_public(public=True)
+        # Its only peer is on loopback, and so is this node: a client with an empty table.
+        assert (True, Mode.CLIENT, []) == (one.public, one.mode, one.network.table.peers())
+        assert (False, Mode.SERVER) == (other.public, other.mode)
+        assert [OTHER] == list(host_of(node).factories)
+        assert [first.peer_id] == other.network.table.peers()
+        now = node._node.shared.clock.now()
+        answer = one.server.responder.respond(first.peer_id, find_self, now)
+        assert isinstance(answer, Reply)
+        assert () == answer.closer_peers
+
+        one.set_public(public=False)
+        assert {KAD_PROTOCOL, OTHER} == set(host_of(node).factories)
+        await until(lambda: [first.peer_id] == one.network.table.peers())

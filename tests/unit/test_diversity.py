@@ -15,7 +15,7 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.diversity import NAMES, GroupLimits, groups_of, over_represented
 from codio_dht.core.keyspace import Key, cpl
 from codio_dht.core.messages import FailureReason, PeerEntry
-from codio_dht.core.network import Network
+from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.peer import PeerId
 from codio_dht.core.routing_table import AddOutcome, RoutingTable
 from codio_dht.formats.multiaddr import ip_group
@@ -266,7 +266,7 @@ def test_one_peer_named_often_and_peers_without_public_addresses_are_no_crowd() 
 
 def network(*, diverse: bool, keep=PUBLIC_ONLY) -> Network:
     local = PeerId(b"\x12\x20" + bytes(32))
-    return Network(local, protocol=KAD_PROTOCOL, address_filter=keep, diverse=diverse)
+    return Network(local, protocol=KAD_PROTOCOL, policy=NetworkPolicy(keep, diverse=diverse))
 
 
 @pytest.mark.conformance("c44")

@@ -8,7 +8,7 @@ from codio_dht import params
 from codio_dht.core.addresses import KEEP_ALL
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import FailureReason, FindNode
-from codio_dht.core.network import Network
+from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Condition
 from codio_dht.core.requests import Requests
@@ -34,7 +34,7 @@ class Connected:
 
 
 def requests_of(*connected: PeerId) -> tuple[Network, Requests]:
-    network = Network(peer_at(0), protocol=params.KAD_PROTOCOL, address_filter=KEEP_ALL)
+    network = Network(peer_at(0), protocol=params.KAD_PROTOCOL, policy=NetworkPolicy(KEEP_ALL))
     return network, Requests(network, Connected(*connected))
 
 

@@ -476,6 +476,43 @@ def test_addresses_stored_before_the_node_went_public_are_not_told_afterwards() 
     assert (PUBLIC,) == entry.addrs
 
 
+def test_networks_that_share_a_record_tell_it_each_through_its_own_filter() -> None:
+    private, public = Server(), Server(address_filter=PUBLIC_ONLY)
+    private.provide(TARGET, LAN, PUBLIC)
+    rows = private.records.get(KEY, NOW.unix)
+    assert not isinstance(rows, Load)
+    elsewhere = Server()  # whose book knows nothing of the provider
+    for server in (elsewhere, public):
+        server.records.loaded(KEY, rows, NOW.unix)
+
+    def told(server: Server) -> tuple[bytes, ...]:
+        (entry,) = server.reply(GetProviders(KEY)).provider_peers
+        return entry.addrs
+
+    for _ in range(2):
+        assert (LAN, PUBLIC) == told(elsewhere)
+        assert (PUBLIC,) == told(public)
+
+
+def test_a_filter_that_changes_holds_for_records_and_for_this_node_itself() -> None:
+    private, server = Server(), Server()
+    private.provide(TARGET, LAN, PUBLIC)
+    rows = private.records.get(KEY, NOW.unix)
+    assert not isinstance(rows, Load)
+    server.records.loaded(KEY, rows, NOW.unix)
+    server.responder.set_own_addrs([LAN, PUBLIC])
+
+    def told() -> list[tuple[bytes, ...]]:
+        provider = server.reply(GetProviders(KEY)).provider_peers[0]
+        own = server.reply(FindNode(LOCAL.to_bytes())).closer_peers[0]
+        return [provider.addrs, own.addrs]
+
+    assert [(LAN, PUBLIC), (LAN, PUBLIC)] == told()
+    server.responder.set_address_filter(PUBLIC_ONLY)
+    server.responder.set_own_addrs([LAN, PUBLIC])
+    assert [(PUBLIC,), (PUBLIC,)] == told()
+
+
 def test_a_record_about_this_node_is_never_taken() -> None:
     server = Server()
 

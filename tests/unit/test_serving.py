@@ -77,9 +77,9 @@ def test_a_node_of_a_private_network_serves_wherever_it_is() -> None:
 def test_a_network_that_becomes_public_needs_an_address_that_others_reach() -> None:
     calls = Calls("auto", [PRIVATE], public=False)
     calls.serving.start()
-    calls.serving.public_changed(public=True)
+    calls.serving.set_public(public=True)
     assert (Mode.CLIENT, ["serve", "unserve"]) == (calls.serving.mode, calls.made)
-    calls.serving.public_changed(public=False)
+    calls.serving.set_public(public=False)
     assert (Mode.SERVER, ["serve", "unserve", "serve"]) == (calls.serving.mode, calls.made)
 
 
