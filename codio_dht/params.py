@@ -135,10 +135,11 @@ ALIVE_MEMORY_S: Final = 600.0
 where it is too slow to be waited for, seconds (the interval of refreshes)."""
 
 DEAD_BACKOFF_S: Final = 30.0
-"""A peer that failed is left alone by all lookups for this long, seconds, doubled each time ..."""
+"""A peer that failed is left alone by all lookups for this long, seconds; each further failure in a
+row doubles that, up to ``MAX_DEAD_BACKOFF_S``."""
 
-DEAD_BACKOFF_DOUBLINGS: Final = 5
-"""... up to so many times (16 min)."""
+MAX_DEAD_BACKOFF_S: Final = 960.0
+"""Longest time for which lookups leave a peer that failed alone, seconds (16 min)."""
 
 SILENT_PEER_BACKOFF_S: Final = 10.0
 """A peer that a lookup gave up on without a sign of life is left alone for this long, seconds: by

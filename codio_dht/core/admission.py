@@ -32,8 +32,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from codio_dht import params
+from codio_dht.core.backoff import Backoff, BackoffMemory
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, cpl
 from codio_dht.core.messages import FailureReason
@@ -63,29 +65,24 @@ class OfferOutcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Ask ``peer`` for its own id, and report by ``deadline``: then it has failed by itself."""
+    """Ask ``peer``, a candidate, for its own id, and report what came of it by ``deadline``: then
+    it has failed by itself."""
 
     peer: PeerId
     deadline: Monotonic
 
 
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """No candidate is waiting."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """A peer in back-off."""
-
-    until: Monotonic
-    delay_s: float
+_BACKOFF: Final = Backoff(params.ADMISSION_BACKOFF_S, params.MAX_ADMISSION_BACKOFF_S)
+"""How long a candidate that failed is not probed again."""
 
 
 @dataclass(slots=True)
 class _Probing:
-    """A probe that is out. ``moot``: what comes of it no longer matters, but it still takes its
-    place, or a peer that changes its mind all the time would get as many probes as it likes."""
+    """A probe that is out.
+
+    A ``moot`` one has no consequences any more. It still takes its place, or a peer that changes
+    its mind all the time would get as many probes as it likes.
+    """
 
     peer: PeerId
     deadline: Monotonic
@@ -108,11 +105,10 @@ class Admission:
         self._table = table
         self._max_probes = max_probes
         self._max_queue = max_queue
-        self._max_memory = max_memory
         self._probe_timeout_s = probe_timeout_s
         self._queue: dict[Key, PeerId] = {}
         self._probing: dict[Key, _Probing] = {}
-        self._failed: dict[Key, _Failed] = {}
+        self._failed: BackoffMemory[Key] = BackoffMemory(max_memory)
         self._replacements = Replacements()
         self._outage = outage or Outage()
         self._refreshes_to_settle = params.SETTLE_REFRESHES
@@ -152,8 +148,7 @@ class Admission:
         if (probing := self._probing.get(key)) is not None:
             probing.moot = False
             return OfferOutcome.PENDING
-        failed = self._failed.get(key)
-        if failed is not None and now < failed.until:
+        if self._failed.is_blocked(key, now):
             return OfferOutcome.BACKED_OFF
         if not self._table.has_room(peer):
             self._remember(peer, now, answered=False)
@@ -172,14 +167,14 @@ class Admission:
         if self._table.remove(peer):
             self._refill(self._cpl(peer), now)
 
-    def next(self, now: Monotonic) -> Probe | Wait | Idle:
-        """What to do now. To be called until it is not a ``Probe``."""
+    def next(self, now: Monotonic) -> Probe | Wait:
+        """What to do now. To be called until it is a ``Wait``."""
         self._settle(now)
         for probing in [each for each in self._probing.values() if each.deadline <= now]:
             self.on_probe_failed(probing.peer, FailureReason.TIMEOUT, now)
         while self._queue:
             if len(self._probing) >= self._max_probes:
-                return Wait(min(each.deadline for each in self._probing.values()))
+                break
             key = next(iter(self._queue))
             peer = self._queue.pop(key)
             if self._table.has_room(peer):
@@ -187,7 +182,7 @@ class Admission:
                 self._probing[key] = _Probing(peer, deadline)
                 return Probe(peer, deadline)
             self._remember(peer, now, answered=False)
-        return Idle()
+        return Wait(self._wake())
 
     def on_probe_answered(self, peer: PeerId, closer_count: int, now: Monotonic) -> AddOutcome:
         """``peer`` answered its probe with ``closer_count`` peers. A late answer counts too, but
@@ -225,7 +220,7 @@ class Admission:
         """``peer`` answered a request of ours: it is alive and a server, so it may enter."""
         self._online(now)
         self._forget(peer.key)
-        self._failed.pop(peer.key, None)
+        self._failed.succeeded(peer.key)
         outcome = self._table.add(peer, now, replaceable=self._joining())
         if outcome is AddOutcome.FULL:
             self._replacements.add(peer, self._cpl(peer), now, answered=True)
@@ -287,7 +282,7 @@ class Admission:
     def _online(self, now: Monotonic) -> None:
         """Somebody answered: whoever lost its place at the beginning of an outage may come back."""
         for peer in self._outage.answered():
-            self._failed.pop(peer.key, None)
+            self._failed.succeeded(peer.key)
             self.offer(peer, now)
 
     def _table_is_small(self) -> bool:
@@ -308,13 +303,14 @@ class Admission:
 
     def _back_off(self, peer: PeerId, now: Monotonic) -> None:
         """Do not probe ``peer`` for a while, longer each time."""
-        before = self._failed.pop(peer.key, None)
-        delay_s = params.ADMISSION_BACKOFF_S
-        if before is not None:
-            delay_s = min(2 * before.delay_s, params.MAX_ADMISSION_BACKOFF_S)
-        if len(self._failed) >= self._max_memory:
-            del self._failed[next(iter(self._failed))]
-        self._failed[peer.key] = _Failed(Monotonic(now + delay_s), delay_s)
+        self._failed.failed(peer.key, _BACKOFF, now)
+
+    def _wake(self) -> Monotonic | None:
+        """When time alone changes something: a probe is out of time, or the table settles."""
+        times = [each.deadline for each in self._probing.values()]
+        if self._settle_at is not None:
+            times.append(self._settle_at)
+        return min(times, default=None)
 
     def _settle(self, now: Monotonic) -> None:
         if self._settle_at is not None and self._settle_at <= now:

@@ -29,12 +29,17 @@ from dataclasses import dataclass
 from enum import Enum
 from heapq import nsmallest
 from itertools import chain
+from typing import Final
 
 from codio_dht import params
+from codio_dht.core.backoff import Backoff
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
+
+_DEAD_BACKOFF: Final = Backoff(params.DEAD_BACKOFF_S, params.MAX_DEAD_BACKOFF_S)
+"""How long no lookup asks a peer that failed."""
 
 
 class Condition(Enum):
@@ -170,9 +175,8 @@ class PeerHealth:
         health = self._of(peer)
         if health.failures and now < health.left_alone_until:
             return  # the same failure, seen by another lookup
-        doubled = min(health.failures, params.DEAD_BACKOFF_DOUBLINGS)
         health.failures += 1
-        health.left_alone_until = Monotonic(now + params.DEAD_BACKOFF_S * 2**doubled)
+        health.left_alone_until = Monotonic(now + _DEAD_BACKOFF.delay_s(health.failures))
 
     def given_up(
         self, peer: PeerId, waited_s: float, now: Monotonic, *, reached: bool, dialled: bool

@@ -22,6 +22,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from math import inf
 
+from codio_dht.core.backoff import Backoff
 from codio_dht.core.clock import UnixTime
 from codio_dht.params import (
     MAX_REPROVIDES_AT_ONCE,
@@ -62,8 +63,7 @@ class ReprovideSchedule:
     ) -> None:
         self._interval_s = interval_s
         self._max_at_once = max_at_once
-        self._retry_s = retry_s
-        self._retry_max_s = min(retry_max_s, interval_s)
+        self._backoff = Backoff(retry_s, min(retry_max_s, interval_s))
         self._k = k
         self._keys: dict[bytes, _Key] = {}
         self._thin: dict[bytes, int] = {}
@@ -178,8 +178,8 @@ class ReprovideSchedule:
         no longer kept."""
         state = self._keys.get(key)
         if state is not None:
-            delay_s = min(self._retry_s * 2.0 ** min(state.failures, 32), self._retry_max_s)
             state.failures += 1
+            delay_s = self._backoff.delay_s(state.failures)
             self._latest = max(self._latest, now)
             self._ended(state, now + delay_s)
 

@@ -30,7 +30,7 @@ from codio_dht.node.server import KadServer
 from codio_dht.node.serving import Serving
 from codio_dht.node.shared import Shared
 from codio_dht.node.storage import Storage
-from codio_dht.node.upkeep import Upkeep
+from codio_dht.node.upkeep import UpkeepDriver
 from codio_dht.store.interface import Store
 
 
@@ -149,7 +149,7 @@ def make_runtime(
         dial_timeout_s=config.dial_timeout,
         request_timeout_s=config.request_timeout,
     )
-    upkeep = Upkeep(network, host, rpc, shared.rng, plan.bootstrap)
+    upkeep = UpkeepDriver(network, host, rpc, shared.rng, plan.bootstrap)
     lookups = Lookups(
         network,
         rpc,
@@ -157,7 +157,7 @@ def make_runtime(
         shared.errands,
         shared.rng,
         upkeep.wait_for_peers,
-        upkeep.stir,
+        upkeep.notify_changed,
         alpha=config.alpha,
         beta=config.beta,
         disjoint_paths=config.disjoint_paths,

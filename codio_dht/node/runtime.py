@@ -46,7 +46,7 @@ from codio_dht.node.rpc import RpcClient
 from codio_dht.node.server import KadServer
 from codio_dht.node.serving import Serving
 from codio_dht.node.shared import Shared
-from codio_dht.node.upkeep import Upkeep
+from codio_dht.node.upkeep import UpkeepDriver
 from codio_dht.store.interface import SnapshotPeer
 
 log = get_logger(__name__)
@@ -63,7 +63,7 @@ class NetworkRuntime:
     serving: Serving
     rpc: RpcClient
     lookups: Lookups
-    upkeep: Upkeep
+    upkeep: UpkeepDriver
     announcer: Announcer
     protection: TableProtection
     keeps_snapshot: bool
@@ -102,9 +102,7 @@ class NetworkRuntime:
     def _background_work(self) -> dict[str, background.Work]:
         work: dict[str, background.Work] = {
             "events": self._follow_events,
-            "admission": self.upkeep.run_admission,
-            "bootstrap": self.upkeep.run_bootstrap,
-            "refresh": lambda: self.upkeep.run_refresh(self.lookups),
+            "upkeep": lambda: self.upkeep.run(self.lookups),
             "reconcile": self._run_reconciling,
         }
         if self.keeps_snapshot:
@@ -130,7 +128,7 @@ class NetworkRuntime:
         self.server.responder.set_address_filter(policy.address_filter)
         self.server.responder.set_own_addrs(binary(host.addrs))
         self.serving.set_public(public=public)
-        self.upkeep.stir()
+        self.upkeep.notify_changed()
 
     # --- events of the host -----------------------------------------------------------------------
 
@@ -158,7 +156,7 @@ class NetworkRuntime:
         was_in = peer in self.network.table
         offered = self.network.identified(peer, protocols, binary(addrs), self._now())
         if offered is not None or was_in:  # most are clients, which nobody waits for
-            self.upkeep.stir()
+            self.upkeep.notify_changed()
 
     async def _gone(self, peer: PeerId) -> None:
         self.network.gone(peer, self._now())

@@ -1,4 +1,5 @@
-r"""One request of one member to another: dial, send, answer, as our RPC client does it.
+r"""One request of one member to another: dial, send, answer, as our RPC client does it. Without a
+request it is the dial alone, and ends with ``NoReply`` once the connection is there.
 
 Decides when each part happens and how it can fail; the figures are those of ``params`` and of the
 scenario's links::
@@ -14,13 +15,12 @@ A late answer of a try that was given up is lost, as its stream is.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
 from codio_dht import params
+from codio_dht.core.backoff import Backoff, BackoffMemory
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import FailureReason, Reply, Request
 from codio_dht.core.peer import PeerId
@@ -43,12 +43,6 @@ Answer = Reply | NoReply | FailureReason
 Done = Callable[[Answer], None]
 
 
-@dataclass(slots=True)
-class _Failed:
-    times: int
-    until: float
-
-
 class _Meeting(Enum):
     """What a dial leads to."""
 
@@ -62,26 +56,21 @@ class DialMemory:
     """What one member's dialler remembers of addresses that failed: they are left alone."""
 
     def __init__(self, refused_s: float, silent_s: float) -> None:
-        self._first_s = {True: refused_s, False: silent_s}
-        self._failed: OrderedDict[bytes, _Failed] = OrderedDict()
+        self._refused = Backoff(refused_s, MAX_REDIAL_S)
+        self._silent = Backoff(silent_s, MAX_REDIAL_S)
+        self._failed: BackoffMemory[bytes] = BackoffMemory(MAX_REMEMBERED_DIALS)
 
-    def is_blocked(self, addr: bytes, now: float) -> bool:
+    def is_blocked(self, addr: bytes, now: Monotonic) -> bool:
         """Whether ``addr`` is not to be dialled now."""
-        failed = self._failed.get(addr)
-        return failed is not None and now < failed.until
+        return self._failed.is_blocked(addr, now)
 
-    def failed(self, addr: bytes, now: float, *, refused: bool) -> None:
-        """A dial of ``addr`` failed."""
-        before = self._failed.pop(addr, None)
-        times = 1 if before is None else before.times + 1
-        delay_s = min(self._first_s[refused] * 2.0 ** min(times - 1, 16), MAX_REDIAL_S)
-        self._failed[addr] = _Failed(times, now + delay_s)
-        if len(self._failed) > MAX_REMEMBERED_DIALS:
-            self._failed.popitem(last=False)
+    def failed(self, addr: bytes, now: Monotonic, *, refused: bool) -> None:
+        """Record that a dial of ``addr`` failed."""
+        self._failed.failed(addr, self._refused if refused else self._silent, now)
 
     def succeeded(self, addr: bytes) -> None:
-        """A dial of ``addr`` led to its peer."""
-        self._failed.pop(addr, None)
+        """Record that a dial of ``addr`` led to its peer."""
+        self._failed.succeeded(addr)
 
 
 class Asker(Protocol):
@@ -117,7 +106,7 @@ class Exchange:
         world: World,
         asker: Asker,
         peer: PeerId,
-        request: Request,
+        request: Request | None,
         deadline: Monotonic,
         done: Done,
     ) -> None:
@@ -213,6 +202,9 @@ class Exchange:
     # --- the request ------------------------------------------------------------------------------
 
     def _send(self, target: Member) -> None:
+        if self._request is None:
+            self._world.queue.after(0.0, lambda: self._finish(NoReply()))
+            return
         world, member = self._world, self._asker.member
         self._tries += 1
         this_try = self._tries
@@ -281,7 +273,7 @@ class Exchange:
             except RemoteError:
                 self._finish(FailureReason.BROKEN)
                 return
-            if answer.type is not expected_reply(self._request):
+            if self._request is None or answer.type is not expected_reply(self._request):
                 self._finish(FailureReason.BROKEN)
                 return
         self._finish(answer)

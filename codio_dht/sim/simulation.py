@@ -23,7 +23,7 @@ from codio_dht.sim.report import LookupFigures, Report, Stretch, timeline
 from codio_dht.sim.scenario import Scenario
 from codio_dht.sim.serving import StaticServers
 from codio_dht.sim.trace import Sink, Trace
-from codio_dht.sim.upkeep import Upkeep
+from codio_dht.sim.upkeep import SimulatedUpkeep
 from codio_dht.sim.workload import Lookups
 from codio_dht.sim.world import Host, World
 
@@ -89,7 +89,7 @@ class Simulation:
         clients = self._make_clients()
         self._unjoined += len(clients)
         for client in clients:
-            Upkeep(client, self.bootstrap).begin(joined=self._one_joined)
+            SimulatedUpkeep(client, self.bootstrap).begin(joined=self._one_joined)
         if not self._unjoined:
             self.lookups.begin()
 
@@ -131,7 +131,7 @@ class Simulation:
     def _start(
         self, member: Member, node: SimNode, joined: Callable[[], None] | None = None
     ) -> None:
-        upkeep = Upkeep(node, self.bootstrap)
+        upkeep = SimulatedUpkeep(node, self.bootstrap)
         upkeep.begin(joined)
         upkeep.remember(self._remembered.get(member.index, []))
         self.records.start(node)

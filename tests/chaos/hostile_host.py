@@ -185,7 +185,7 @@ def left_open(node: DHTManager) -> dict[str, int]:
         "pending requests": parts.main.rpc.pending,
         "streams beside the kept ones": host_of(node).open_streams - len(parts.main.rpc._pool),
         "lookup slots": parts.main.lookups._slots.borrowed_tokens,
-        "joining": parts.main.upkeep._joining,
+        "joining": parts.main.upkeep._machine.rounds,
         "probes": parts.main.network.admission.probing,
         "announcements": parts.main.announcer._running,
         "keys under way": sum(key.running for key in parts.providing._schedule._keys.values()),

@@ -26,7 +26,7 @@ async def test_a_client_that_comes_wakes_nobody_and_a_server_does(autojump_clock
         network.identified = noted  # type: ignore[assignment]
 
         client = net.host(7)
-        waited_for = upkeep._moved
+        waited_for = upkeep._changed
         await client.connect(node.peer_id, host_of(node).addrs, soon())
         await wait_all_tasks_blocked()
         assert [client.peer_id] == identified
@@ -42,7 +42,7 @@ async def test_a_server_that_became_a_client_wakes_whoever_fills_its_place(autoj
     async with memory_net() as net, open_nodes(net, 2) as [node, other]:
         await trio.sleep(5)
         assert [other.peer_id] == node.routing_table_peers()
-        waited_for = node._node.main.upkeep._moved
+        waited_for = node._node.main.upkeep._changed
         host_of(other).unserve("/ipfs/kad/1.0.0")
         host_of(other).identify_again()
         await trio.sleep(1)

@@ -158,7 +158,7 @@ async def test_a_suspect_that_does_not_answer_its_probe_leaves_at_once(autojump_
             await host_of(node).disconnect(peer)
             node._node.main.network.refresh.suspect(peer)
         swarm.net.refusing.add(victim)
-        node._node.main.upkeep.stir()
+        node._node.main.upkeep.notify_changed()
         await trio.sleep(3)
         assert victim not in table_of(node)
         assert innocent in table_of(node)
@@ -180,7 +180,7 @@ async def test_a_peer_that_died_makes_way_for_one_that_found_its_bucket_full(aut
             await host_of(node).disconnect(peer)
             swarm.net.refusing.add(peer)
             node._node.main.network.refresh.suspect(peer)
-        node._node.main.upkeep.stir()
+        node._node.main.upkeep.notify_changed()
         await trio.sleep(5)
         assert not set(victims) & set(table_of(node))
         assert table.cpl_counts()[0] == K
@@ -221,7 +221,7 @@ async def test_a_node_whose_table_is_empty_joins_again(autojump_clock):
                 await trio.sleep(1)
         for peer in table_of(node):
             node._node.main.network.admission.withdraw(peer, soon())
-        node._node.main.upkeep.stir()
+        node._node.main.upkeep.notify_changed()
         assert table_of(node) == []
         with trio.fail_after(LOW_PEERS_CHECK_S):
             while len(table_of(node)) < 5:

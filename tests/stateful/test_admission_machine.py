@@ -80,7 +80,7 @@ class AdmissionMachine(RuleBasedStateMachine):
                 self.probing.append(who)
 
     def back_off(self, who: PeerId) -> None:
-        self.backing_off[who] = self.admission._failed[who.key].until
+        self.backing_off[who] = self.admission._failed.blocked_until(who.key)
 
     def drop(self, who: PeerId) -> None:
         """``who`` is out of the probes, if it was in them."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codio_dht import params
-from codio_dht.core.admission import Admission, Idle, OfferOutcome, Probe
+from codio_dht.core.admission import Admission, OfferOutcome, Probe
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.messages import FailureReason
@@ -64,7 +64,7 @@ def test_a_candidate_is_probed_before_it_enters() -> None:
     (peer,) = peers_at_cpl(0, 1)
     probe(admission, peer)
     assert len(table) == 0
-    assert admission.next(now(0)) == Idle()
+    assert admission.next(now(0)) == Wait(now(PROBE_TIMEOUT_S))
     assert admission.on_probe_answered(peer, 3, now(1)) is AddOutcome.ADDED
     assert table.peers() == [peer]
     entry = table.entry(peer)
@@ -106,7 +106,7 @@ def test_few_probes_are_out_at_once() -> None:
     assert admission.next(now(2)) == Wait(now(PROBE_TIMEOUT_S))
     admission.on_probe_answered(b, 1, now(3))
     assert admission.next(now(3)) == Probe(c, now(3 + PROBE_TIMEOUT_S))
-    assert admission.next(now(3)) == Idle()
+    assert admission.next(now(3)) == Wait(now(PROBE_TIMEOUT_S))
 
 
 def test_a_candidate_whose_bucket_filled_up_meanwhile_is_skipped() -> None:
@@ -115,7 +115,7 @@ def test_a_candidate_whose_bucket_filled_up_meanwhile_is_skipped() -> None:
     a, b = peers_at_cpl(0, 2)
     admission.offer(a, now(0))
     table.add(b, now(0))
-    assert admission.next(now(0)) == Idle()
+    assert admission.next(now(0)) == Wait(None)
     assert admission.waiting == 0
 
 
@@ -200,7 +200,7 @@ def test_a_probe_without_a_report_fails_at_its_deadline() -> None:
     admission = Admission(table)
     (peer,) = peers_at_cpl(0, 1)
     probe(admission, peer)
-    assert admission.next(now(PROBE_TIMEOUT_S)) == Idle()
+    assert admission.next(now(PROBE_TIMEOUT_S)) == Wait(None)
     assert admission.probing == 0
     assert admission.offer(peer, now(PROBE_TIMEOUT_S)) is OfferOutcome.BACKED_OFF
     assert admission.on_probe_failed(peer, TIMEOUT, now(11)) is AddOutcome.REFUSED_UNVERIFIED
@@ -217,7 +217,7 @@ def test_a_failed_candidate_is_left_alone_for_longer_each_time() -> None:
         delay = next(
             seconds
             for seconds in range(1, 1_000)
-            if admission._failed[peer.key].until <= at + seconds
+            if admission._failed.blocked_until(peer.key) <= at + seconds
         )
         assert admission.offer(peer, now(at + delay - 0.1)) is OfferOutcome.BACKED_OFF
         delays.append(delay)
@@ -259,7 +259,7 @@ def test_a_successful_reply_inserts_without_a_probe() -> None:
     assert admission.on_reply(queued, now(1)) is AddOutcome.ADDED
     assert admission.on_reply(queued, now(2)) is AddOutcome.KNOWN
     assert table.peers() == [peer, queued]
-    assert admission.next(now(2)) == Idle()
+    assert admission.next(now(2)) == Wait(None)
 
 
 @pytest.mark.conformance("c36")
@@ -334,7 +334,7 @@ def test_a_probe_of_a_withdrawn_peer_keeps_its_place_until_it_ends() -> None:
     for _ in range(3):
         admission.withdraw(peer, now(1))
         assert admission.offer(peer, now(1)) is OfferOutcome.PENDING
-        assert admission.next(now(1)) == Idle()
+        assert admission.next(now(1)) == Wait(now(PROBE_TIMEOUT_S))
     assert admission.probing == 1
     assert admission.on_probe_answered(peer, 2, now(2)) is AddOutcome.ADDED
     assert admission.probing == 0
@@ -430,7 +430,7 @@ def test_where_the_best_candidate_fails_the_next_one_is_tried() -> None:
         admission.offer(peer, now(100 + at))
     admission.withdraw(inside[0], now(110))
     assert admission.next(now(110)) == Probe(c, now(110 + PROBE_TIMEOUT_S))
-    assert admission.next(now(110)) == Idle()
+    assert admission.next(now(110)) == Wait(now(110 + PROBE_TIMEOUT_S))
     admission.on_probe_failed(c, FailureReason.UNREACHABLE, now(111))
     assert admission.next(now(111)) == Probe(b, now(111 + PROBE_TIMEOUT_S))
     admission.on_probe_answered(b, 0, now(112))  # knows nobody
@@ -448,7 +448,7 @@ def test_a_candidate_that_failed_or_is_no_server_any_more_is_forgotten() -> None
     assert admission.replacements == 0
     admission.on_failure(inside[0], TIMEOUT, now(102))
     assert table.peers() == [inside[1]]
-    assert admission.next(now(102)) == Idle()
+    assert admission.next(now(102)) == Wait(None)
 
 
 def test_a_candidate_whose_bucket_filled_up_before_its_probe_is_remembered() -> None:
@@ -457,7 +457,7 @@ def test_a_candidate_whose_bucket_filled_up_before_its_probe_is_remembered() -> 
     a, b = peers_at_cpl(0, 2)
     admission.offer(a, now(0))
     table.add(b, now(0))
-    assert admission.next(now(0)) == Idle()
+    assert admission.next(now(0)) == Wait(None)
     assert admission.replacements == 1
 
 
@@ -509,3 +509,13 @@ def test_the_bounds_are_those_of_params() -> None:
     while isinstance(admission.next(now(0)), Probe):
         pass
     assert admission.probing == params.MAX_ADMISSION_PROBES
+
+
+def test_it_wants_to_be_asked_again_when_the_table_settles() -> None:
+    admission = Admission(RoutingTable(LOCAL))
+    admission.on_reply(peers_at_cpl(0, 1)[0], now(0))
+    for at in (1, 2):
+        assert admission.next(now(at)) == Wait(None)
+        admission.on_refreshed(now(at))
+    assert admission.next(now(2)) == Wait(now(2 + SETTLE_DELAY_S))
+    assert admission.next(now(2 + SETTLE_DELAY_S)) == Wait(None)
