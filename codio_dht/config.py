@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Final, Literal, get_args
 
 from codio_dht import params
+from codio_dht.checks import Checks
 from codio_dht.errors import ConfigError
 
 AddressPolicy = Literal["auto", "all", "public"]
 """Which addresses of others are kept and told: ``public`` drops private and loopback ones, ``all``
 keeps everything, ``auto`` is ``public`` on a public node and ``all`` on a loopback or LAN one."""
 
-_DURATIONS = frozenset(
+_CHECKS: Final = Checks(ConfigError)
+
+_DURATIONS: Final = frozenset(
     {
         "provider_timeout",
         "republish_interval",
@@ -84,46 +87,21 @@ class DHTConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             if field.name in _DURATIONS:
-                object.__setattr__(
-                    self, field.name, _seconds(field.name, getattr(self, field.name))
-                )
-        _require_int("replication_factor", self.replication_factor, params.K, params.MAX_K)
-        _require_int("alpha", self.alpha, 1, params.MAX_ALPHA)
-        _require_int("disjoint_paths", self.disjoint_paths, 1, params.MAX_DISJOINT_PATHS)
-        _require_int("provide_quorum", self.provide_quorum, 1, self.replication_factor)
-        _require_int("beta", self.beta, 1, self.replication_factor)
-        _require_int("max_provider_records", self.max_provider_records, 1, None)
-        _require_int("max_providers_per_key", self.max_providers_per_key, 1, None)
-        if self.query_timeout > params.QUERY_TIMEOUT_S:
-            raise ConfigError(
-                f"query_timeout must be at most {params.QUERY_TIMEOUT_S:g} s, "
-                f"not {self.query_timeout:g}"
-            )
+                seconds = _CHECKS.seconds(getattr(self, field.name), field.name)
+                object.__setattr__(self, field.name, seconds)
+        _CHECKS.whole_number(self.replication_factor, "replication_factor", params.K, params.MAX_K)
+        _CHECKS.whole_number(self.alpha, "alpha", 1, params.MAX_ALPHA)
+        _CHECKS.whole_number(self.disjoint_paths, "disjoint_paths", 1, params.MAX_DISJOINT_PATHS)
+        _CHECKS.whole_number(self.provide_quorum, "provide_quorum", 1, self.replication_factor)
+        _CHECKS.whole_number(self.beta, "beta", 1, self.replication_factor)
+        _CHECKS.whole_number(self.max_provider_records, "max_provider_records", 1)
+        _CHECKS.whole_number(self.max_providers_per_key, "max_providers_per_key", 1)
+        _CHECKS.seconds(self.query_timeout, "query_timeout", params.QUERY_TIMEOUT_S)
         if self.republish_interval >= self.provider_timeout:
             raise ConfigError(
                 f"republish_interval ({self.republish_interval:g} s) must be shorter than "
                 f"provider_timeout ({self.provider_timeout:g} s), or records expire in between"
             )
-        if self.address_policy not in get_args(AddressPolicy):
-            raise ConfigError(
-                f"address_policy must be one of {', '.join(get_args(AddressPolicy))}, "
-                f"not {self.address_policy!r}"
-            )
+        _CHECKS.choice(self.address_policy, "address_policy", get_args(AddressPolicy))
         if not str(self.protocol).startswith("/"):
             raise ConfigError(f"protocol must be text that starts with '/', not {self.protocol!r}")
-
-
-def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{name} must be a number of seconds, not {value!r}")
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"{name} must be positive and finite, not {value!r}")
-    return float(value)
-
-
-def _require_int(name: str, value: Any, low: int, high: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} must be an integer, not {value!r}")
-    if value < low or (high is not None and value > high):
-        upper = "" if high is None else f" and at most {high}"
-        raise ConfigError(f"{name} must be at least {low}{upper}, not {value}")

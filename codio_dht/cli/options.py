@@ -12,11 +12,11 @@ from typing import Any, Concatenate, Final, ParamSpec
 
 import click
 
+from codio_dht.checks import Checks
 from codio_dht.cli.client import Client
 from codio_dht.cli.output import ExitCode, Output
 from codio_dht.daemon.datadir import default_data_dir
 from codio_dht.daemon.protocol import Result
-from codio_dht.daemon.settings import seconds_of
 from codio_dht.errors import UsageError
 
 P = ParamSpec("P")
@@ -35,7 +35,7 @@ class Duration(click.ParamType[float]):
         if isinstance(value, float):
             return value
         try:
-            return seconds_of(str(value))
+            return Checks().duration(str(value), "it")
         except UsageError as error:
             self.fail(str(error), param, ctx)
 

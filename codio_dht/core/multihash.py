@@ -13,10 +13,11 @@ Text as bytes is refused, rather than guessed at.
 
 from __future__ import annotations
 
+from codio_dht.checks import shown
 from codio_dht.errors import FormatError, UsageError
 from codio_dht.formats.cid import Cid, decode_cid
 from codio_dht.formats.multihash import is_multihash
-from codio_dht.formats.text import read_cid, shown
+from codio_dht.formats.text import read_cid
 from codio_dht.params import MAX_PROVIDER_KEY_BYTES
 
 

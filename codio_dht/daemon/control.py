@@ -26,7 +26,7 @@ from typing import Final
 import trio
 
 from codio_dht.daemon.methods import Emit, Method, code_of
-from codio_dht.daemon.parameters import Params, usage
+from codio_dht.daemon.parameters import Params
 from codio_dht.daemon.protocol import (
     MAX_CONNECTIONS,
     MAX_LINE_BYTES,
@@ -204,8 +204,8 @@ class _Connection:
     def _cancel(self, request: Request) -> Answer:
         params = request.params
         if set(params) != {"id"} or not isinstance(params["id"], int | str):
-            error = usage("cancel takes one parameter, id: the request to cancel")
-            return Failure(request.id, error.code, error.message)
+            message = "cancel takes one parameter, id: the request to cancel"
+            return Failure(request.id, ErrorCode.USAGE, message)
         scope = self._running.get(params["id"])
         if scope is not None:
             scope.cancel()

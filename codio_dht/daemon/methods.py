@@ -20,7 +20,7 @@ from multiaddr import Multiaddr
 
 from codio_dht.core.peer import PeerId
 from codio_dht.daemon.node_port import Dht
-from codio_dht.daemon.parameters import Params, parse_key, parse_peer, usage
+from codio_dht.daemon.parameters import Params, parse_key, parse_peer
 from codio_dht.daemon.protocol import API_VERSION, ControlError, ErrorCode
 from codio_dht.daemon.settings import DEFAULT_BOOTSTRAP
 from codio_dht.daemon.trace import event_json, relay
@@ -39,6 +39,7 @@ from codio_dht.errors import (
 )
 from codio_dht.formats.cid import RAW, format_cid
 from codio_dht.net.host import ConnectionInfo
+from codio_dht.node.arguments import peer_address_argument
 from codio_dht.node.results import FoundPeer
 
 MAX_PROVIDERS_ASKED: Final = 100_000
@@ -236,7 +237,7 @@ class Methods:
         local, trace = params.flag("local"), params.flag("trace")
         params.done()
         if local and trace:
-            raise usage("trace: there is no walk to trace with local, which asks nobody")
+            raise UsageError("trace: there is no walk to trace with local, which asks nobody")
         began = trio.current_time()
         if local:
             near = self._dht.get_closest_peers(preimage)
@@ -298,7 +299,7 @@ class Methods:
             return await self._connect(target, "target")
         peer = parse_peer(target, "target")
         if peer == self._dht.peer_id:
-            raise usage("target: that is this node itself")
+            raise UsageError("target: that is this node itself")
         return peer
 
     async def _swarm_peers(self, params: Params, emit: Emit) -> object:
@@ -314,20 +315,22 @@ class Methods:
         return {"peer_id": str(await self._connect(text, "addr")), "addr": text}
 
     async def _connect(self, text: str, name: str) -> PeerId:
-        peer = _peer_of_addr(text, name)
-        if peer == self._dht.peer_id:
-            raise usage(f"{name}: that is this node itself")
+        info = peer_address_argument(text, name)
+        if info.peer_id == self._dht.peer_id:
+            raise UsageError(f"{name}: that is this node itself")
         await self._dht.connect(text)
-        return peer
+        return info.peer_id
 
     async def _bootstrap(self, params: Params, emit: Emit) -> object:
         addrs = params.texts("addrs") or list(self._bootstrap_addrs)
         params.done()
         if not addrs:
-            raise usage("addrs: this daemon has no bootstrap peers of its own; name at least one")
+            raise UsageError(
+                "addrs: this daemon has no bootstrap peers of its own; name at least one"
+            )
         for addr in addrs:
             if addr != DEFAULT_BOOTSTRAP:
-                _peer_of_addr(addr, "addrs")
+                peer_address_argument(addr, "addrs")
         began = trio.current_time()
         answered = await self._dht.bootstrap(addrs)
         stats = self._dht.stats()
@@ -397,17 +400,6 @@ def _connection_json(info: ConnectionInfo) -> dict[str, object]:
         "agent": info.agent,
         "protocols": sorted(info.protocols),
     }
-
-
-def _peer_of_addr(text: str, name: str) -> PeerId:
-    try:
-        Multiaddr(text)
-    except Exception as error:  # multiaddr's codecs raise what they like
-        raise usage(f"{name}: {text[:80]!r} is not a multiaddr") from error
-    _, found, peer = text.rpartition("/p2p/")
-    if not found or "/" in peer:
-        raise usage(f"{name}: {text[:80]!r} does not end in /p2p/<peer id>")
-    return parse_peer(peer, name)
 
 
 def _since(began: float) -> float:

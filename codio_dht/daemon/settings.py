@@ -10,9 +10,10 @@ import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from codio_dht.errors import ConfigError, UsageError
+from codio_dht.checks import Checks
+from codio_dht.errors import ConfigError
 
 ModeName = Literal["auto", "server", "client"]
 StackName = Literal["own", "py-libp2p"]
@@ -24,11 +25,10 @@ DEFAULT_LISTEN_IP6: Final = ("/ip6/::/tcp/4001", "/ip6/::/udp/4001/quic-v1")
 NO_BOOTSTRAP: Final = "none"
 DEFAULT_BOOTSTRAP: Final = "default"
 
+_CHECKS: Final = Checks(ConfigError)
+
 MAX_KUBO_CONFIG_BYTES: Final = 4 * 1024 * 1024
 """A larger file is not a Kubo configuration."""
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
-_UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 _LISTENABLE = re.compile(r"/ip[46]/[^/]+/(tcp/\d+|udp/\d+/quic-v1)")
 """What this node's stack can listen on."""
@@ -77,19 +77,6 @@ class Settings:
     def listen_is_default(self) -> bool:
         """Nobody said where to listen."""
         return not self.listen
-
-
-def seconds_of(text: str) -> float:
-    """A duration such as ``90``, ``1.5s``, ``30m``, ``24h`` or ``2d``, in seconds.
-
-    Raises:
-        UsageError: it is none, or not positive.
-    """
-    match = _DURATION.fullmatch(text.strip())
-    value = float(match[1]) * _UNIT_S[match[2] or "s"] if match else 0.0
-    if not 0 < value < float("inf"):
-        raise UsageError(f"{text!r} is not a duration like 30s, 15m, 24h or 2d")
-    return value
 
 
 # --- a Kubo configuration -------------------------------------------------------------------------
@@ -146,26 +133,18 @@ def apply_kubo_config(settings: Settings, kubo: KuboConfig) -> Settings:
 class _Section:
     """A JSON object of the file, read by key; complaints name the key's path."""
 
-    def __init__(self, value: Any, name: str) -> None:
-        if not isinstance(value, dict):
-            raise ConfigError(f"{name} must be a JSON object in a Kubo config")
-        self._value = value
+    def __init__(self, value: object, name: str) -> None:
+        self._value = _CHECKS.table(value, name)
         self._name = name
 
     def section(self, key: str) -> _Section:
         return _Section(self._value.get(key) or {}, key)
 
     def text(self, key: str) -> str:
-        value = self._value.get(key) or ""
-        if not isinstance(value, str):
-            raise ConfigError(f"{self._name}.{key} must be text in a Kubo config")
-        return value
+        return _CHECKS.text(self._value.get(key) or "", f"{self._name}.{key}")
 
     def texts(self, key: str) -> tuple[str, ...]:
-        values = self._value.get(key) or []
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-            raise ConfigError(f"{self._name}.{key} must be a list of texts in a Kubo config")
-        return tuple(values)
+        return tuple(_CHECKS.texts(self._value.get(key) or [], f"{self._name}.{key}"))
 
 
 def _kubo_config(root: _Section, text: str) -> KuboConfig:

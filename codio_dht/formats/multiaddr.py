@@ -83,6 +83,7 @@ _VALUE_BYTES: Final[dict[int, int]] = {
     7367777: 0,  # plaintextv2
 }
 
+_CODES: Final = {code: encode_varint(code) for code in _VALUE_BYTES}
 _IPS: Final = frozenset({P_IP4, P_IP6})
 _NAMES: Final = frozenset({P_DNS, P_DNS4, P_DNS6, P_DNSADDR})
 _NO_SLASH: Final = _NAMES | {P_SNI, P_IP6ZONE}
@@ -103,10 +104,11 @@ def split(addr: bytes) -> tuple[tuple[int, bytes], ...]:
 
 def join(parts: Iterable[tuple[int, bytes]]) -> bytes:
     """The multiaddr of these components, as :func:`split` gives them."""
-    return b"".join(
-        encode_varint(code) + (length_prefixed(value) if _VALUE_BYTES[code] == _PREFIXED else value)
-        for code, value in parts
-    )
+    data = b""
+    for code, value in parts:
+        data += _CODES[code]
+        data += length_prefixed(value) if _VALUE_BYTES[code] == _PREFIXED else value
+    return data
 
 
 def ip_code(packed: bytes) -> int:

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 from multiaddr import Multiaddr
 
+from codio_dht.checks import shown
 from codio_dht.errors import FormatError
 from codio_dht.formats.cid import LIBP2P_KEY, Cid, parse_cid
 from codio_dht.formats.multibase import decode_base58
@@ -31,8 +32,6 @@ MAX_TEXT_CHARS: Final = 8_192
 
 _MAX_CID_CHARS: Final = 1_024
 """Longest CID looked at, characters: one of 90 bytes takes 720 digits in base 2."""
-
-_MAX_SHOWN: Final = 80
 
 _WEB: Final = re.compile(r"(?i)https?://([^/?#]*)([^?#]*)")
 _SUBDOMAIN: Final = re.compile(r"(?i)([^.]+)\.(ipfs|ipns)\..+")
@@ -110,12 +109,6 @@ def read_multiaddr(text: str) -> Multiaddr:
         return Multiaddr(given.rstrip("/") or given)
     except Exception as error:  # multiaddr lets its codecs' errors through
         raise FormatError(f"{shown(text)} is not a multiaddr: {error}") from error
-
-
-def shown(value: object) -> str:
-    """``value`` as messages quote it: its ``repr``, cut off where it is long."""
-    text = repr(value)
-    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
 
 
 def _cleaned(text: str) -> str:

@@ -45,8 +45,12 @@ def read_varint(
         FormatError: more than ``max_bytes`` bytes, or, with ``shortest``, longer than it has to be.
     """
     end = len(data)
-    if at < end and (first := data[at]) < ONE_BYTE_END:  # nearly all
-        return first, at + 1
+    if at < end:  # nearly all take one byte, and nearly all others two
+        first = data[at]
+        if first < ONE_BYTE_END:
+            return first, at + 1
+        if at + 1 < end and max_bytes > 1 and 0 < (second := data[at + 1]) < ONE_BYTE_END:
+            return first & 0x7F | second << 7, at + 2
     value = shift = 0
     for index in range(at, min(end, at + max_bytes)):
         byte = data[index]
@@ -67,7 +71,9 @@ def read_varint(
 def length_prefixed(data: bytes) -> bytes:
     """``data`` behind its length."""
     size = len(data)
-    if ONE_BYTE_END <= size < _TWO_BYTES_END:  # nearly every frame
+    if size < ONE_BYTE_END:
+        return b"%c%b" % (size, data)
+    if size < _TWO_BYTES_END:  # nearly every frame
         return b"%c%c%b" % (size & 0x7F | 0x80, size >> 7, data)
     return encode_varint(size) + data
 
@@ -86,6 +92,7 @@ def split_length_prefixed(
     Raises:
         FormatError: a length breaks those bounds, or the data is cut off.
     """
+    data = bytes(data)
     parts = []
     end = len(data)
     while at < end:
@@ -96,7 +103,7 @@ def split_length_prefixed(
             if found is None:
                 raise FormatError("cut off in a length")
             length, at = found
-        parts.append(bytes(data[at : at + length]))
+        parts.append(data[at : at + length])
         at += length
     if at != end:
         raise FormatError("cut off")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Final
 
 from multiaddr import Multiaddr
 
+from codio_dht.checks import Checks, shown
 from codio_dht.core.mode import Mode
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.peer import PeerId, PeerInfo
-from codio_dht.errors import PeerIdError, UsageError
+from codio_dht.errors import FormatError, PeerIdError, UsageError
+from codio_dht.formats.text import read_multiaddr
 from codio_dht.node.bootstrap import DEFAULT_NAME, PUBLIC_BOOTSTRAP
 from codio_dht.params import MAX_LOOKUP_KEY_BYTES
+
+_CHECKS: Final = Checks()
 
 __all__ = [
     "key_argument",
@@ -67,13 +72,18 @@ def multiaddr_argument(value: Multiaddr | str | bytes, name: str) -> Multiaddr:
     """A multiaddr from text, bytes or a ``Multiaddr``."""
     if isinstance(value, Multiaddr):
         return value
-    if not isinstance(value, str | bytes):
-        raise UsageError(f"{name}: {value!r} is not a multiaddr (text, bytes or Multiaddr)")
+    if isinstance(value, str):
+        try:
+            return read_multiaddr(value)
+        except FormatError as error:
+            raise UsageError(f"{name}: {error}") from error
+    if not isinstance(value, bytes):
+        raise UsageError(f"{name}: {shown(value)} is not a multiaddr (text, bytes or Multiaddr)")
     try:
         addr = Multiaddr(value)
         str(addr)  # bytes are parsed only now
     except ValueError as error:
-        raise UsageError(f"{name}: {value!r} is not a multiaddr: {error}") from error
+        raise UsageError(f"{name}: {shown(value)} is not a multiaddr: {error}") from error
     return addr
 
 
@@ -130,9 +140,7 @@ def count_argument(value: object, name: str = "count") -> int | None:
     """A positive number, or None for no limit."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name} must be a positive integer or None, not {value!r}")
-    return value
+    return _CHECKS.whole_number(value, name, 1)
 
 
 def binary(addrs: Sequence[Multiaddr]) -> tuple[bytes, ...]:

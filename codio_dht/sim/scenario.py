@@ -10,11 +10,15 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from codio_dht import params
+from codio_dht.checks import Checks
 from codio_dht.errors import ConfigError
+
+_CHECKS: Final = Checks(ConfigError)
 
 MAX_NODES: Final = 1_000_000
 """Nodes of one simulation: more do not fit the memory of one machine."""
@@ -266,8 +270,7 @@ def make_scenario(data: Mapping[str, Any]) -> Scenario:
 
 
 def _section(kind: Any, data: object, where: str) -> Any:
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{where or 'scenario'}: must be a table, not {data!r}")
+    data = _CHECKS.table(data, where.rstrip(".") or "scenario")
     known = {each.name: each for each in fields(kind)}
     types = get_type_hints(kind)
     for name in data:
@@ -285,26 +288,16 @@ def _value(kind: Any, bounds: Mapping[str, Any], value: object, where: str) -> A
         return _section(kind, value, f"{where}.")
     if get_origin(kind) is tuple:
         if not isinstance(value, list):
-            raise ConfigError(f"{where}: must be a list of tables, not {value!r}")
+            raise _CHECKS.refuse(value, where, "a list of tables")
         part = get_args(kind)[0]
         return tuple(_section(part, each, f"{where}[{i}].") for i, each in enumerate(value))
     if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            raise ConfigError(f"{where}: must be one of {', '.join(get_args(kind))}, not {value!r}")
-        return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise ConfigError(f"{where}: must be {_TYPE_NAMES[kind]}, not {value!r}")
-    low, high = bounds.get("low"), bounds.get("high")
-    if low is not None and not low <= value <= high:
-        raise ConfigError(f"{where}: must be from {low:g} to {high:g}, not {value!r}")
-    return value
-
-
-_TYPE_NAMES: Final[dict[type, str]] = {
-    bool: "true or false",
-    float: "a number",
-    int: "an integer",
-    str: "text",
-}
+        return _CHECKS.choice(value, where, get_args(kind))
+    low, high = bounds.get("low", -inf), bounds.get("high", inf)
+    if kind is bool:
+        return _CHECKS.flag(value, where)
+    if kind is int:
+        return _CHECKS.whole_number(value, where, low, high)
+    if kind is float:
+        return _CHECKS.number(value, where, low, high)
+    return _CHECKS.text(value, where)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codio_dht.core.peer import PeerId
+from codio_dht.daemon.methods import code_of
 from codio_dht.daemon.parameters import Params, parse_cid, parse_key
 from codio_dht.daemon.protocol import (
     Answer,
@@ -27,6 +28,7 @@ from codio_dht.daemon.protocol import (
     encode_answer,
     encode_request,
 )
+from codio_dht.errors import CodioError, UsageError
 from fake_dht import CID, peer
 
 json_values = st.recursive(
@@ -49,6 +51,8 @@ def _code_of(act: Callable[[], object]) -> ErrorCode | None:
         act()
     except ControlError as error:
         return error.code
+    except CodioError as error:
+        return code_of(error)
     return None
 
 
@@ -143,10 +147,10 @@ def _usage(values: dict[str, Any], read: Any) -> str:
         read(params)
         params.done()
 
-    with pytest.raises(ControlError) as caught:
+    with pytest.raises(UsageError) as caught:
         read_all()
-    assert caught.value.code is ErrorCode.USAGE
-    return caught.value.message
+    assert code_of(caught.value) is ErrorCode.USAGE
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -184,9 +188,8 @@ def test_a_cid_may_be_written_as_a_uri(text: str) -> None:
 
 
 def test_a_path_below_a_cid_is_refused_with_the_root_named() -> None:
-    with pytest.raises(ControlError) as caught:
+    with pytest.raises(UsageError, match=CID):
         parse_cid(f"ipfs://{CID}/index.html", "cid")
-    assert CID in caught.value.message
 
 
 def test_a_key_is_a_peer_id_a_cid_or_hex() -> None:
@@ -197,7 +200,7 @@ def test_a_key_is_a_peer_id_a_cid_or_hex() -> None:
 
 @pytest.mark.parametrize("text", ["0x", "0xzz", "0x" + "00" * 1025, "hello", "/ip4/1.2.3.4"])
 def test_anything_else_is_no_key(text: str) -> None:
-    with pytest.raises(ControlError):
+    with pytest.raises(UsageError, match=r"^key: "):
         parse_key(text, "key")
 
 

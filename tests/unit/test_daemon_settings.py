@@ -7,49 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from codio_dht.daemon.service import adopt_identity
 from codio_dht.daemon.settings import (
     Settings,
     apply_kubo_config,
     read_kubo_config,
-    seconds_of,
 )
-from codio_dht.errors import ConfigError, IdentityError, UsageError
+from codio_dht.errors import ConfigError, IdentityError
 
 HERE = Path("/d")
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("90", 90.0),
-        ("1.5s", 1.5),
-        ("250ms", 0.25),
-        ("30m", 1800.0),
-        ("24h", 86400.0),
-        ("2 d", 172800.0),
-    ],
-)
-def test_a_duration_has_a_unit_or_is_seconds(text: str, seconds: float) -> None:
-    assert seconds == seconds_of(text)
-
-
-@pytest.mark.parametrize("text", ["", "0", "0h", "-1", "soon", "1h30m", "1e3", "inf", "9" * 400])
-def test_anything_else_is_refused(text: str) -> None:
-    with pytest.raises(UsageError):
-        seconds_of(text)
-
-
-@given(st.text(max_size=12))
-def test_any_text_is_a_positive_duration_or_refused(text: str) -> None:
-    try:
-        seconds = seconds_of(text)
-    except UsageError:
-        return
-    assert 0 < seconds < float("inf")
 
 
 def test_nobody_named_means_the_public_list_and_none_means_nobody() -> None:

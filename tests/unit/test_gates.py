@@ -47,7 +47,7 @@ def tree(tmp_path: Path) -> Path:
     for layer in LAYERS:
         (package / layer).mkdir()
         (package / layer / "__init__.py").write_text(f'"""The layer {layer}."""\n')
-    for module in ("__init__", "params", "errors", "logger", "config", "core/peer"):
+    for module in ("__init__", "params", "errors", "checks", "logger", "config", "core/peer"):
         (package / f"{module}.py").write_text(f'"""The module {module}."""\n')
     # The one import of core that is allowed, so that the contract's exception is used.
     (package / "core" / "peer.py").write_text(
