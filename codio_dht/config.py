@@ -10,8 +10,9 @@ from codio_dht.checks import Checks
 from codio_dht.errors import ConfigError
 
 AddressPolicy = Literal["auto", "all", "public"]
-"""Which addresses of others are kept and told: ``public`` drops private and loopback ones, ``all``
-keeps everything, ``auto`` is ``public`` on a public node and ``all`` on a loopback or LAN one."""
+"""Which addresses of other peers a network keeps and tells. ``public`` drops private and loopback
+addresses, ``all`` keeps every one. ``auto`` is ``public`` on a public network, and ``all`` on one
+of loopback or LAN addresses."""
 
 _CHECKS: Final = Checks(ConfigError)
 
@@ -43,7 +44,7 @@ class DHTConfig:
     keeps them for at least the public network's 48 h."""
 
     republish_interval: float = params.REPROVIDE_INTERVAL_S
-    """How often own keys are announced again; shorter than ``provider_timeout``."""
+    """How often own keys are provided again; shorter than ``provider_timeout``."""
 
     query_timeout: float = params.QUERY_TIMEOUT_S
     """A lookup never takes longer; at most 60 s."""

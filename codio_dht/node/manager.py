@@ -1,15 +1,14 @@
 """``DHTManager``: the DHT as a program sees it.
 
-Decides in which order host, store, networks and background work start and stop, and checks what
-callers pass. What a call does is decided by the parts that :mod:`codio_dht.node.assembly` makes; a
-call goes to the node's main network.
+Checks what callers pass, hands each call to the part that does it (a call goes to the node's main
+network), and makes the answer fit for callers. Decides nothing else: when parts start and end is
+decided by :mod:`codio_dht.node.life`, what they do by themselves.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -20,21 +19,21 @@ from multiaddr import Multiaddr
 
 from codio_dht import params
 from codio_dht.config import DHTConfig
-from codio_dht.core.addresses import node_is_public
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import distance, key_of
 from codio_dht.core.lookup_states import ClosestPeer, Standing
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.mode import Mode
 from codio_dht.core.peer import PeerId, PeerInfo
-from codio_dht.errors import DialError, NotRunningError, StorageError, UsageError
+from codio_dht.errors import DialError, StorageError, UsageError
 from codio_dht.logger import get_logger
 from codio_dht.net.host import ConnectionInfo, Host
-from codio_dht.node import arguments, background
-from codio_dht.node.assembly import NetworkPlan, Node, make_node
-from codio_dht.node.calls import Calls, ended_with_the_node
+from codio_dht.node import arguments
+from codio_dht.node.assembly import NetworkPlan, Node
+from codio_dht.node.calls import ended_with_the_node
 from codio_dht.node.clock import Clock
-from codio_dht.node.hosting import Stack, check_stack, host_of, open_host, open_store
+from codio_dht.node.hosting import Stack, check_stack, host_of, open_host
+from codio_dht.node.life import MakeHost, NodeLife
 from codio_dht.node.lookup_driver import Watch
 from codio_dht.node.lookups import ignore
 from codio_dht.node.result_stream import ResultStream, run_search
@@ -48,17 +47,16 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-MakeHost = Callable[[], AbstractAsyncContextManager[Host]]
 Addresses = arguments.Addresses
 Found = TypeVar("Found")
 
 
 class DHTManager:
-    """A DHT node. Use it as ``async with``; outside of the block every call raises
-    ``NotRunningError``.
+    """A DHT node of the libp2p network. Use it with ``async with``; outside of that block its calls
+    raise ``NotRunningError``.
 
-    ``DHTManager(host, ...)`` mounts the DHT on a py-libp2p host that the program already runs (or
-    on any :class:`codio_dht.net.host.Host`); :meth:`open` makes a host of its own.
+    ``DHTManager(host, ...)`` runs the DHT on a py-libp2p host that the program already has (or on
+    any :class:`codio_dht.net.host.Host`); :meth:`open` makes a host of its own.
 
     Args:
         host: a running ``libp2p.abc.IHost``, or a ``Host``.
@@ -83,9 +81,7 @@ class DHTManager:
         mode: str = "auto",
         clock: Clock | None = None,
     ) -> None:
-        self._configure(lambda: host_of(host), config, data_dir, bootstrap, mode)
-        if clock is not None:
-            self._clock = clock
+        self._configure(lambda: host_of(host), config, data_dir, bootstrap, mode, clock)
 
     @classmethod
     def open(
@@ -99,13 +95,23 @@ class DHTManager:
         mode: str = "auto",
         stack: Stack = "own",
     ) -> Self:
-        """A node with a host of its own, for ``async with``.
+        """Make a node with a host of its own, for ``async with``.
 
-        Its identity is ``identity.key`` in ``data_dir``, made at the first start; without
-        ``data_dir`` it is a new one each time. ``announce``, where given, is told to others in
-        place of the addresses listened on. ``stack`` is what carries the host: ``"own"``,
-        the stack of this project, or ``"py-libp2p"`` (the extra ``codio-dht[libp2p]``). The rest is
-        as for the class.
+        Its identity is the file ``identity.key`` in ``data_dir``, made at the first start; without
+        ``data_dir`` it is a new one each time.
+
+        Args:
+            config: as for the class.
+            data_dir: as for the class.
+            listen: the addresses to listen on.
+            announce: the addresses to tell others, instead of those listened on.
+            bootstrap: as for the class.
+            mode: as for the class.
+            stack: the libp2p stack of the host: ``"own"`` for this project's, ``"py-libp2p"`` for
+                py-libp2p (the extra ``codio-dht[libp2p]``).
+
+        Raises:
+            UsageError: an argument is wrong, or py-libp2p is not installed; the message says which.
         """
         listen_on = arguments.multiaddr_list_argument(listen, "listen")
         announced = arguments.multiaddr_list_argument(announce, "announce")
@@ -128,27 +134,20 @@ class DHTManager:
         data_dir: str | Path | None,
         bootstrap: Addresses,
         mode: str,
+        clock: Clock | None = None,
     ) -> None:
         if config is not None and not isinstance(config, DHTConfig):
             raise UsageError(f"config must be a DHTConfig, not {config!r}")
         mode = arguments.mode_argument(mode)
-        self._make_host = make_host
         self._config = config or DHTConfig()
-        self._data_dir = arguments.data_dir_argument(data_dir)
-        peers, self._joins_public_list = arguments.bootstrap_argument(bootstrap)
-        self._plans = [NetworkPlan(self._config, peers, mode)]
-        self._clock = Clock()
-        self._rng = random.Random()
-        self._stack = AsyncExitStack()
-        self._calls = Calls()
-        self._entered = False
-        self._running: Node | None = None
-        self._nursery: trio.Nursery
-
-    def _add_network(self, plan: NetworkPlan) -> None:
-        """Run one more network on the same host; to be called before the node is opened."""
-        assert not self._entered, "open already"
-        self._plans.append(plan)
+        peers, joins_public_list = arguments.bootstrap_argument(bootstrap)
+        self._life = NodeLife(
+            make_host,
+            arguments.data_dir_argument(data_dir),
+            [NetworkPlan(self._config, peers, mode)],
+            joins_public_list=joins_public_list,
+            clock=Clock() if clock is None else clock,
+        )
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -159,45 +158,8 @@ class DHTManager:
             UsageError: it is open already.
             StorageError, IdentityError: the data directory cannot be used.
         """
-        if self._entered:
-            raise UsageError("this DHTManager is open already: make another one, or wait")
-        self._entered = True
-        try:
-            await self._enter()
-        except BaseException:
-            self._entered = False
-            raise
+        await self._life.open()
         return self
-
-    async def _enter(self) -> None:
-        async with AsyncExitStack() as stack:
-            store = await stack.enter_async_context(open_store(self._data_dir))
-            host = await stack.enter_async_context(self._make_host())
-            node = make_node(
-                host,
-                store,
-                self._plans,
-                self._clock,
-                self._rng,
-                public=self._is_public(host),
-                provider_ttl_s=self._provider_ttl_s(),
-            )
-            shared = node.shared
-            await shared.storage.open()
-            await node.providing.open()
-            for network in node.networks:
-                await stack.enter_async_context(network.opened())
-            self._nursery = await stack.enter_async_context(trio.open_nursery())
-            stack.callback(self._nursery.cancel_scope.cancel)
-            self._running = node
-            stack.push_async_callback(self._calls.end)
-            stack.callback(self._stopped)
-            shared.errands.open(self._nursery)
-            work = {**shared.background_work(), "reprovide": node.providing.run}
-            background.start_all(self._nursery, work, shared.failures)
-            for network in node.networks:
-                network.start(self._nursery)
-            self._stack = stack.pop_all()
 
     async def __aexit__(
         self,
@@ -207,39 +169,19 @@ class DHTManager:
     ) -> None:
         # Not told of the block's own error: a nursery would wrap it in a group.
         try:
-            await self._stack.aclose()
+            await self._life.close()
         except StorageError as failure:
             if error is None:
                 raise
             log.warning("close_failed", error=str(failure))
-        finally:
-            self._entered = False
-
-    def _stopped(self) -> None:
-        if self._running is not None:
-            for network in self._running.networks:
-                network.stop()
-        self._running = None
-
-    def _is_public(self, host: Host) -> bool:
-        bootstrap = [addr for info in self._plans[0].bootstrap for addr in info.addrs]
-        return node_is_public((), arguments.binary(host.addrs), arguments.binary(bootstrap))
-
-    def _provider_ttl_s(self) -> float:
-        if self._joins_public_list:
-            return max(self._config.provider_timeout, params.PROVIDER_TTL_PUBLIC_S)
-        return self._config.provider_timeout
 
     def _running_call(self) -> AbstractContextManager[None]:
-        """The block is a call of the program's."""
-        self._node  # noqa: B018 - raises if there is none
-        return self._calls.running()
+        """The block is one call of the program (:func:`ended_with_the_node`)."""
+        return self._life.call()
 
     @property
     def _node(self) -> Node:
-        if self._running is None:
-            raise NotRunningError("the DHT is not open: use it inside `async with`")
-        return self._running
+        return self._life.node
 
     @property
     def _main(self) -> NetworkRuntime:
@@ -253,49 +195,56 @@ class DHTManager:
 
     @property
     def peer_id(self) -> PeerId:
-        """Own identity."""
+        """The node's identity: its peer id."""
         return self._host.peer_id
 
     @property
     def addrs(self) -> list[Multiaddr]:
-        """Own addresses as told to others, without ``/p2p``."""
+        """The addresses of this node that others are told, without ``/p2p``."""
         return list(self._host.addrs)
 
     @property
     def mode(self) -> Mode:
-        """Server (answers and is found in others' tables) or client."""
-        return Mode.CLIENT if self._running is None else self._running.main.mode
+        """SERVER: the node answers the DHT protocol, and others keep it in their tables. CLIENT: it
+        only asks (kad-dht specification, "Client and server mode")."""
+        return self._main.mode if self._life.is_open else Mode.CLIENT
 
     @property
     def bootstrap_state(self) -> str:
-        """How joining the network goes: ``DHTStats.bootstrap``, without counting all the rest."""
+        """How joining the network goes: ``DHTStats.bootstrap``, without counting the rest."""
         return self._main.upkeep.joining.value
 
     def connections(self) -> list[ConnectionInfo]:
-        """Every open connection."""
+        """Every open connection of the host."""
         return self._host.connections()
 
     def stats(self) -> DHTStats:
-        """Counts and counters, at once and without touching the disk."""
+        """Count what the node holds and has done. Reads nothing from the disk."""
         return self._main.stats()
 
     # --- the routing table ------------------------------------------------------------------------
 
     def routing_table_peers(self) -> list[PeerId]:
-        """The peers in the routing table, longest in it first."""
+        """The peers in the routing table; who has been there longest comes first."""
         return self._main.network.table.peers()
 
     def get_closest_peers(self, key: bytes | PeerId) -> list[PeerId]:
-        """Up to 20 peers of the own routing table closest to ``key``, nearest first."""
+        """The peers of this node's routing table that are closest to ``key``, nearest first: up to
+        ``DHTConfig.replication_factor`` of them, without asking anyone."""
         target = key_of(arguments.key_argument(key))
         return self._main.network.table.nearest(target, self._config.replication_factor)
 
     @ended_with_the_node
     async def bootstrap(self, addrs: Addresses) -> int:
-        """Join through these peers, and look around; how many of them answered.
+        """Join the network through peers at ``addrs``, then refresh the routing table (kad-dht
+        specification, "Bootstrap process").
+
+        Returns:
+            How many of the peers answered as DHT servers.
 
         Raises:
-            DialError: none of them did.
+            UsageError: ``addrs`` is empty, or one of them is no address that ends in ``/p2p/<id>``.
+            DialError: no peer answered.
         """
         upkeep = self._main.upkeep
         peers, _ = arguments.bootstrap_argument(addrs, "addrs")
@@ -310,10 +259,11 @@ class DHTManager:
 
     @ended_with_the_node
     async def refresh(self) -> None:
-        """Refresh the routing table now: look up the own key and every part of the keyspace.
+        """Refresh the routing table now: look up this node's own key and a key in every part of the
+        keyspace, as go's ``RefreshRoutingTable`` does. Returns when all of that is done.
 
         Raises:
-            NoPeersError: the table is empty.
+            NoPeersError: the routing table is empty.
         """
         await self._main.upkeep.refresh_now()
 
@@ -321,10 +271,12 @@ class DHTManager:
 
     @ended_with_the_node
     async def connect(self, addr: Multiaddr | str | bytes) -> PeerId:
-        """Connect to the peer at an address that ends in ``/p2p/<id>``.
+        """Connect to the peer at ``addr``, an address that ends in ``/p2p/<id>``.
 
         Raises:
-            DialError, DeadlineError: it could not be reached there.
+            UsageError: ``addr`` is no such address, or this node's own.
+            DialError: the peer could not be reached there.
+            DeadlineError: it did not answer within 15 s.
         """
         host = self._host
         info = arguments.peer_address_argument(addr, "addr")
@@ -336,11 +288,15 @@ class DHTManager:
 
     @ended_with_the_node
     async def ping(self, peer_id: PeerId | ID | str | bytes) -> float:
-        """One round trip of ``/ipfs/ping/1.0.0``, seconds; connects, and finds the peer, if need
-        be.
+        """Measure one round trip to a peer with ``/ipfs/ping/1.0.0``; find it and connect to it
+        first if need be.
+
+        Returns:
+            The time of the round trip, in seconds.
 
         Raises:
-            NetworkError: it could not be found, reached, or did not answer.
+            UsageError: ``peer_id`` is no peer id, or this node's own.
+            NetworkError: the peer could not be found or reached, or did not answer.
         """
         host = self._host
         peer = arguments.peer_argument(peer_id)
@@ -356,7 +312,11 @@ class DHTManager:
 
     @ended_with_the_node
     async def find_peer(self, peer_id: PeerId | ID | str | bytes) -> list[Multiaddr]:
-        """The addresses of a peer; empty if nobody knows it.
+        """Find the addresses of a peer (go's ``FindPeer``). Asks the network unless the peer is
+        connected.
+
+        Returns:
+            Its addresses, without ``/p2p``; none if nobody knows the peer.
 
         Raises:
             NoPeersError: there is nobody to ask.
@@ -373,12 +333,15 @@ class DHTManager:
     async def find_closest_peers(
         self, key: bytes | PeerId, watch: Watch | None = None
     ) -> list[FoundPeer]:
-        """The peers of the network closest to ``key``, nearest first.
+        """Find the peers of the network that are closest to ``key``, nearest first (go's
+        ``GetClosestPeers``).
 
-        Each has answered this lookup or, where it was too slow for that, is known to be alive and
-        says since when (:class:`FoundPeer`). Peers that are only heard of are not returned.
-        ``watch`` is called with each :data:`~codio_dht.core.lookup_states.LookupEvent` as it
-        happens.
+        Each answered this lookup, or says when it was last known to be alive
+        (:class:`~codio_dht.FoundPeer`). Peers that the lookup has only heard of are not returned.
+
+        Args:
+            key: a peer id, or the preimage of a key: the bytes that are hashed.
+            watch: called with each event of the lookup as it happens.
 
         Raises:
             NoPeersError: there is nobody to ask.
@@ -389,10 +352,13 @@ class DHTManager:
         return [main.found_peer(each) for each in found]
 
     def iter_closest_peers(self, key: bytes | PeerId) -> ResultStream[ClosestPeer, FoundPeer]:
-        """As :meth:`find_closest_peers`, each peer as soon as it is certain to be among the
-        closest: nearest first as a rule, the last ones when the lookup is over. One that a nearer
-        peer pushed out after all, found late, is not taken back. With ``disjoint_paths`` nobody is
-        certain before the end. Leaving the loop ends the lookup, as with :meth:`iter_providers`.
+        """Find the peers closest to ``key`` as :meth:`find_closest_peers` does, and give each as
+        soon as it is certain to be one of them.
+
+        They come nearest first as a rule, the last ones when the lookup is over. If a nearer peer
+        is found late, a peer that it displaces has been given already and is not taken back. With
+        ``disjoint_paths`` no peer is certain before the end. The lookup ends when the iterator is
+        closed or dropped, as with :meth:`iter_providers`.
 
         Raises:
             NoPeersError: there is nobody to ask.
@@ -406,44 +372,53 @@ class DHTManager:
 
     @ended_with_the_node
     async def provide(self, cid: object, quorum: int | None = None) -> ProvideResult:
-        """Announce a CID now, and keep it announced until :meth:`stop_providing`, over restarts
-        too if there is a data directory.
+        """Tell the network that this node has the content of ``cid``, and provide it again before
+        the records expire, until :meth:`stop_providing` (kad-dht specification, "Content provider
+        advertisement"). With a data directory this outlives restarts.
 
-        Returns when ``quorum`` peers hold the record (None: ``DHTConfig.provide_quorum``); it goes
-        on in the background until ``replication_factor`` peers do.
+        Returns when ``quorum`` peers hold the record (None: ``DHTConfig.provide_quorum``). The rest
+        of the ``replication_factor`` closest peers get it in the background.
 
         Raises:
-            StorageError: it could not be noted; it is not kept.
-            NoPeersError: nobody to tell; it is kept, and announced as soon as there is somebody.
+            UsageError: ``cid`` is no CID, or ``quorum`` is out of range.
+            StorageError: the key could not be saved; it will not be provided.
+            NoPeersError: no peer could be reached. The key is saved and will be provided once a
+                peer is reachable.
         """
         wanted = arguments.quorum_argument(quorum, self._config.replication_factor)
         return await self._node.providing.provide(arguments.multihash_of(cid), wanted)
 
     @ended_with_the_node
     async def provide_once(self, cid: object, quorum: int | None = None) -> ProvideResult:
-        """Announce a CID now, without keeping it announced. Returns as :meth:`provide`.
+        """Tell the network once that this node has the content of ``cid``; it is not provided
+        again. Returns when :meth:`provide` would.
 
         Raises:
-            NoPeersError: nobody to tell.
+            UsageError: ``cid`` is no CID, or ``quorum`` is out of range.
+            NoPeersError: no peer could be reached.
         """
         wanted = arguments.quorum_argument(quorum, self._config.replication_factor)
         return await self._node.providing.announce(arguments.multihash_of(cid), wanted)
 
     @ended_with_the_node
     async def stop_providing(self, cid: object) -> bool:
-        """Announce a CID no more; False if it was not kept. Records already out expire by
-        themselves: the network has no message to take one back."""
+        """Provide ``cid`` no more. Records that peers hold already expire by themselves: the
+        protocol has no message that takes one back.
+
+        Returns:
+            Whether it was being provided.
+        """
         return await self._node.providing.stop(arguments.multihash_of(cid))
 
     @ended_with_the_node
     async def own_keys(self) -> list[OwnKey]:
-        """What this node keeps announced (multihashes)."""
+        """The keys that this node keeps provided, as multihashes."""
         storage = self._node.shared.storage
         return await storage.call(storage.store.own_keys)
 
     @ended_with_the_node
     async def provider_records(self, cid: object) -> list[ProviderRecord]:
-        """The provider records of others that this node holds for a CID."""
+        """The provider records of other peers that this node holds for ``cid``."""
         key = arguments.multihash_of(cid)
         rows = await self._node.shared.storage.rows(key)
         return [
@@ -458,8 +433,8 @@ class DHTManager:
 
     @ended_with_the_node
     async def find_providers(self, cid: object, count: int | None = None) -> list[PeerInfo]:
-        """Up to ``count`` providers of a CID, in the order they were found; None asks until the
-        lookup is complete.
+        """Find up to ``count`` providers of ``cid``, in the order they are found; None looks until
+        the lookup is complete (kad-dht specification, "Content provider discovery").
 
         Raises:
             NoPeersError: there is nobody to ask.
@@ -476,9 +451,10 @@ class DHTManager:
     def iter_providers(
         self, cid: object, count: int | None = None
     ) -> ResultStream[PeerEntry, PeerInfo]:
-        """The providers of a CID as they are found, while the lookup goes on. One that was found
-        without an address may come again with one. Leaving the loop ends the lookup (at once with
-        ``aclose()``, else as soon as the iterator is no longer held).
+        """Find providers of ``cid`` and give each as it is found (go's ``FindProvidersAsync``).
+
+        A provider that was found without an address may come again with one. The lookup ends when
+        the iterator is closed with ``aclose()``, or is no longer held by anybody.
 
         Raises:
             NoPeersError: there is nobody to ask.
@@ -495,4 +471,4 @@ class DHTManager:
         find: Callable[[Callable[[Found], None]], Awaitable[None]],
     ) -> None:
         """Run the search ``find`` in the background; ``stream`` takes what it finds."""
-        self._nursery.start_soon(run_search, stream.search, find, self._node.shared.failures)
+        self._life.nursery.start_soon(run_search, stream.search, find, self._node.shared.failures)

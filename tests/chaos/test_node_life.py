@@ -196,7 +196,7 @@ async def test_records_whose_flush_was_cancelled_before_it_began_are_written_at_
             async with storage._one_at_a_time:  # the disk is busy
                 await trio.sleep(2)
                 assert storage.records.stats().unsaved == 1
-                node._nursery.cancel_scope.cancel()
+                node._life.nursery.cancel_scope.cancel()
                 await trio.testing.wait_all_tasks_blocked()
         async with lab_node(net, data_dir=tmp_path) as node:
             assert stored(node) == 1

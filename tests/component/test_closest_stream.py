@@ -73,7 +73,7 @@ async def test_who_is_certain_comes_before_the_lookup_is_over(autojump_clock):
 async def test_leaving_it_early_ends_the_lookup_and_leaves_nothing_behind(autojump_clock, taken):
     async with client_of_peers() as (net, client):
         net.mute.add(numbered_id(CLOSEST[-1]))
-        tasks = len(client._nursery.child_tasks)
+        tasks = len(client._life.nursery.child_tasks)
         async with client.iter_closest_peers(KEY) as stream:
             for _ in range(taken):
                 await anext(stream)
@@ -81,7 +81,7 @@ async def test_leaving_it_early_ends_the_lookup_and_leaves_nothing_behind(autoju
             assert client.stats().pending_queries > 0
         await trio.testing.wait_all_tasks_blocked()
         assert client._node.shared.errands.running == 0
-        assert len(client._nursery.child_tasks) == tasks
+        assert len(client._life.nursery.child_tasks) == tasks
         assert client.stats().pending_queries == 0
         assert host_of(client).open_streams == len(client._node.main.rpc._pool)
         assert [each async for each in stream] == []

@@ -43,7 +43,7 @@ async def node_of(
     )
     for protocol in protocols[1:]:
         peers = [PeerInfo(host_of(through).peer_id, host_of(through).addrs)] if through else []
-        node._add_network(NetworkPlan(DHTConfig(protocol=protocol), peers, other_mode))
+        node._life.add_network(NetworkPlan(DHTConfig(protocol=protocol), peers, other_mode))
     async with node:
         yield node
 

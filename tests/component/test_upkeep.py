@@ -33,7 +33,7 @@ async def node_in(swarm: Swarm, through: list[PeerId], **options):
         clock=Clock(lambda: EPOCH + trio.current_time()),
         **options,
     )
-    node._rng.seed(1)
+    node._life.rng.seed(1)
     async with node:
         yield node
 
