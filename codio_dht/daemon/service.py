@@ -39,7 +39,7 @@ from codio_dht.logger import get_logger
 OpenDht = Callable[[Settings], AbstractAsyncContextManager[Dht]]
 
 WATCH_INTERVAL_S: Final = 1.0
-"""How often the node's bootstrap state is looked at, to log when it changes."""
+"""How often the node's bootstrap state is read, in seconds; a change is logged."""
 
 _UNREACHABLE: Final = "unreachable"
 """``DHTStats.bootstrap`` when the last round of dials reached nobody."""
@@ -136,7 +136,7 @@ def adopt_identity(kubo_config: str, data_dir: Path) -> None:
 
 
 def default_listen() -> list[str]:
-    """Where a node listens that was not told: TCP and QUIC on 4001, IPv6 where there is one."""
+    """Where a node listens by default: TCP and QUIC on port 4001, IPv6 if the machine has it."""
     return [*DEFAULT_LISTEN_IP4, *(DEFAULT_LISTEN_IP6 if _has_ipv6() else ())]
 
 
@@ -222,8 +222,8 @@ class _Daemon:
 
 
 def _settle_memory() -> None:
-    """What is there by now stays: searching it for garbage again and again would stop everything
-    for some 35 ms each time, and most often while many peers come."""
+    """Exempt the objects that exist by now from garbage collection, since they stay for good. A
+    full collection would search them every time, and stop everything for some 35 ms."""
     gc.collect()
     gc.freeze()
 
@@ -231,7 +231,7 @@ def _settle_memory() -> None:
 async def _limit_stop(
     stop: trio.Event, ready: trio.Event, whole: trio.CancelScope, grace_s: float
 ) -> None:
-    """A stop during the opening cancels it; later it has its time, then it is cancelled too."""
+    """Cancel the opening at once when a stop is asked for, and a later stop after ``grace_s``."""
     await stop.wait()
     if ready.is_set():
         await trio.sleep(grace_s)
@@ -240,7 +240,7 @@ async def _limit_stop(
 
 
 async def _watch_bootstrap(dht: Dht) -> None:
-    """Log how joining the network goes, for ever; the node itself does the retrying."""
+    """Log each change of the bootstrap state, for ever. The node itself retries."""
     before = ""
     while True:
         state = dht.bootstrap_state  # looked at all the time; the counts only where it changed
@@ -295,7 +295,7 @@ def _is_default(data_dir: Path) -> bool:
 
 
 def _say(text: str) -> None:
-    """To stdout; a reader that is gone must not end the daemon."""
+    """Print to stdout. If nobody reads it any more, the daemon goes on without it."""
     try:
         print(text, flush=True)  # noqa: T201 - stdout is where results go
     except OSError as error:

@@ -1,7 +1,8 @@
-"""The program's calls that are under way: they end with the node, and say why.
+"""Ends the program's calls with the node.
 
-Decides that no call outlives the node: one that another task makes while the block is left would
-wait for background work that is no more. Bounded by the program's own tasks; no peer can grow it.
+Decides that no call outlives the node. A call of another task that is under way while the node is
+closed would wait for background work that has ended; it raises ``NotRunningError`` instead. The
+program's own tasks bound how many calls there are; no peer can add one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 
 class Calls:
-    """See the module."""
+    """The calls that are under way."""
 
     def __init__(self) -> None:
         self._scopes: set[trio.CancelScope] = set()
@@ -47,8 +48,8 @@ class Calls:
             raise NotRunningError("the DHT was closed while the call was under way")
 
     async def end(self) -> None:
-        """Cancel every call, and wait until all have cleaned up (what the store was asked to do
-        already, it finishes first)."""
+        """Cancel every call and wait until all have cleaned up. What a call has asked of the store
+        already is finished first."""
         for scope in self._scopes:
             scope.cancel()
         with trio.CancelScope(shield=True):
@@ -58,7 +59,7 @@ class Calls:
 
 
 class Caller(Protocol):
-    """Whose methods are calls."""
+    """A class whose methods are calls of the program."""
 
     def _running_call(self) -> AbstractContextManager[None]:
         """The block is one call (:meth:`Calls.running`), if the node is open."""
@@ -71,8 +72,7 @@ S = TypeVar("S", bound=Caller)
 def ended_with_the_node(
     method: Callable[Concatenate[S, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
-    """A method whose call raises ``NotRunningError`` when the node is closed while it is under
-    way."""
+    """Let ``method`` raise ``NotRunningError`` when the node is closed during a call of it."""
 
     @wraps(method)
     async def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,4 +1,4 @@
-"""Where the node reads its two clocks; injected, so that tests bring their own."""
+"""Reads the two clocks of a node. Tests bring clocks of their own."""
 
 from __future__ import annotations
 

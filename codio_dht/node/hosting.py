@@ -1,4 +1,5 @@
-"""Where a node's host, identity and store come from. Imports a libp2p stack only when asked to."""
+"""Makes the host and the store of a node, and finds its identity. Imports a libp2p stack only when
+it is asked for one."""
 
 from __future__ import annotations
 
@@ -23,11 +24,10 @@ if TYPE_CHECKING:
     from libp2p.abc import IHost
 
 KEY_FILE: Final = "identity.key"
-"""The identity's file in the data directory."""
-
+"""Name of the file in the data directory that holds the private key."""
 
 Stack = Literal["own", "py-libp2p"]
-"""What carries a host of the node's own."""
+"""Which libp2p stack a node's own host runs on: this project's, or py-libp2p."""
 
 
 @asynccontextmanager
@@ -37,7 +37,11 @@ async def open_host(
     announce: Sequence[Multiaddr],
     stack: Stack = "own",
 ) -> AsyncGenerator[Host, None]:
-    """A host of the node's own, under the identity of ``data_dir`` (a new one without it)."""
+    """A host made for the node, with the identity kept in ``data_dir``, or a new one without it.
+
+    Raises:
+        IdentityError: the key file cannot be read, or holds no key.
+    """
     key = await trio.to_thread.run_sync(_identity, data_dir)
     made: AbstractAsyncContextManager[Host]
     if stack == "own":
@@ -51,7 +55,8 @@ async def open_host(
 
 
 def host_of(host: IHost | Host) -> AbstractAsyncContextManager[Host]:
-    """``host`` as a ``Host``: as it is, or a py-libp2p host through the adapter.
+    """Make a ``Host`` of what a program brought: a ``Host`` stays as it is, a py-libp2p host gets
+    the adapter.
 
     Raises:
         UsageError: it is neither, or py-libp2p cannot be loaded.
@@ -76,7 +81,7 @@ def check_stack(stack: Stack) -> None:
 
 
 def _libp2p_host() -> ModuleType:
-    """The adapter; its first use costs 80 MiB."""
+    """Import the adapter over py-libp2p. Its first import takes 80 MiB."""
     try:
         return import_module("codio_dht.net.libp2p_host")
     except ImportError as error:
@@ -90,7 +95,11 @@ def _libp2p_host() -> ModuleType:
 
 @asynccontextmanager
 async def open_store(data_dir: Path | None) -> AsyncIterator[Store]:
-    """The store in ``data_dir``, or in memory without one."""
+    """The store in ``data_dir``, or one in memory without it.
+
+    Raises:
+        StorageError: the data directory cannot be used.
+    """
     store = await trio.to_thread.run_sync(SqliteStore, data_dir)
     try:
         yield store

@@ -1,9 +1,10 @@
 """Which peers' connections the host must keep when it has too many.
 
-Decides two reasons: the peer is in the routing table, or a request to it is under way. The first
-saves a dial at every lookup, and a crowd of visitors cannot choose whom we are connected to; the
-second keeps an answer that is on its way. A stream that the peer opened is no reason, or visitors
-would stay for as long as they like; neither is one of ours that is only kept for reuse.
+Decides that there are two reasons. The peer is in the routing table: keeping its connection saves
+a dial at every lookup, and a crowd of visitors cannot choose whom we are connected to. Or a request
+to the peer is under way: its answer must arrive. A stream that the peer opened is no reason,
+because visitors could then stay for as long as they like. A stream of ours that is only kept for
+reuse is no reason either.
 
 Bounded by the table and by the requests under way. Nothing here waits or raises.
 """
@@ -27,17 +28,17 @@ class TableProtection:
         self._peers: dict[PeerId, None] = {}
 
     def entered(self, peer: PeerId) -> None:
-        """``peer`` is in the table now."""
+        """Protect ``peer``, which is in the table now."""
         self._peers[peer] = None
         self._host.protect(peer, self._tag)
 
     def left(self, peer: PeerId) -> None:
-        """``peer`` is no longer in the table."""
+        """Stop protecting ``peer``, which has left the table."""
         self._peers.pop(peer, None)
         self._host.unprotect(peer, self._tag)
 
     def release(self) -> None:
-        """The DHT is over; its host may live on, and protects nobody for it."""
+        """Stop protecting every peer: the DHT is over, and its host may live on."""
         for peer in list(self._peers):
             self.left(peer)
 
