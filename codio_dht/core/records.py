@@ -11,7 +11,15 @@ which the node does for it:
 
 Memory holds three things, each bounded: the rows of keys that were asked for (a cache; the key not
 asked for for longest leaves), the unsaved writes (:mod:`codio_dht.core.unsaved`), and a filter of
-the keys on disk (:mod:`codio_dht.core.key_filter`): a key without records never costs a read.
+the keys on disk (:mod:`codio_dht.core.key_filter`): where it is complete, a key without records
+costs no read.
+
+Other processes may write to the same store. Every load brings the store's count of changes by
+others. If it moved, nothing in memory is believed any more: rows are read again when they are asked
+for next, and the filter denies no key until it has been built anew, which waits until the others
+have been quiet for ``REBUILD_REST_S``. So that this is noticed, a question that memory could answer
+becomes a ``Load`` once in ``CHANGES_CHECK_S``: what others write is told at most that much (and one
+load) later. A store that nobody else can write to has no such count, and costs none of this.
 
 What happens at the bounds:
 - A key with ``max_per_key`` providers takes no new one. Where the key is not in memory the store
@@ -34,33 +42,62 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
+from typing import Final
 
 from codio_dht.core.clock import UnixTime
-from codio_dht.core.key_filter import KeyFilter
+from codio_dht.core.key_filter import KeyFilter, StoredKeys
+from codio_dht.core.keyspace import Key
 from codio_dht.core.peer import PeerId
-from codio_dht.core.steps import Load
+from codio_dht.core.steps import Load, LoadKind
 from codio_dht.core.unsaved import Flush, ProviderRow, Rows, Unsaved
 from codio_dht.params import (
-    LOAD_RETRY_S,
     MAX_ADDRS_PER_PEER,
-    MAX_CACHED_PROVIDER_BYTES,
-    MAX_OVERTAKING_ROWS,
     MAX_PROVIDER_RECORDS,
     MAX_PROVIDERS_PER_KEY,
-    MAX_RECORD_ADDR_BYTES,
-    MAX_TRACKED_LOADS,
-    MAX_UNSAVED_RECORDS,
     PROVIDER_ADDR_TTL_S,
     PROVIDER_TTL_S,
 )
 
 __all__ = ["AddOutcome", "Flush", "ProviderRecords", "ProviderRow", "RecordStats"]
 
-_KEY_OVERHEAD_BYTES = 500
-"""A cached key without its rows, estimated."""
+MAX_RECORD_ADDR_BYTES: Final = 4 * 1024
+"""Addresses of one provider record together, in bytes; later ones are dropped."""
 
-_MIN_STALE_KEYS = 1_024
-"""A filter with fewer keys that are no longer on disk is not worth building anew."""
+MAX_CACHED_PROVIDER_BYTES: Final = 32 * 1024 * 1024
+"""Memory of provider rows read from the store, in bytes (estimated). Past it the rows of the key
+that was not asked for for longest leave memory."""
+
+MAX_OVERTAKING_ROWS: Final = 4_096
+"""Rows of one key that are written while the key is being read and are merged into what is read;
+past it the load counts for nothing and the key is read again."""
+
+MAX_TRACKED_LOADS: Final = 1_024
+"""Keys being read that are watched for writes that overtake the load; past it the oldest is no
+longer watched, and its rows may be missing those writes until they leave the cache."""
+
+LOAD_RETRY_S: Final = 10.0
+"""A key whose rows could not be read is answered from memory for this long, seconds."""
+
+CHANGES_CHECK_S: Final = 10.0
+"""How often the store is asked whether another process has written to it, in seconds, while this
+node is being asked for providers: for this long at most it tells what another process has
+replaced."""
+
+REBUILD_REST_S: Final = 600.0
+"""How long no other process may have written, in seconds, before the filter of stored keys is built
+anew: where a fleet writes all the time, that would cost more than it saves."""
+
+FLUSH_INTERVAL_S: Final = 1.0
+"""Unsaved provider records are written this often, seconds: a crash loses no more than that."""
+
+EXPIRY_INTERVAL_S: Final = 600.0
+"""Expired provider rows are deleted this often, seconds (GO: hourly)."""
+
+EXPIRY_BATCH: Final = 5_000
+"""Expired rows deleted in one transaction, so that loads and flushes have their turn."""
+
+_KEY_OVERHEAD_BYTES: Final = 500
+"""A cached key without its rows, estimated."""
 
 
 class AddOutcome(Enum):
@@ -83,7 +120,8 @@ class RecordStats:
     records: int
     """Records held, unsaved ones and expired ones not yet deleted included."""
     keys: int
-    """Keys with records on disk, those whose records are gone since the last rebuild included."""
+    """Keys with records on disk, those whose records are gone since the last rebuild included; 0
+    until the filter was built after a start."""
     unsaved: int
     cached_keys: int
     cached_bytes: int
@@ -95,10 +133,11 @@ class RecordStats:
 class _Cached:
     """The rows of one key: all of them, or (``partial``) what is known without the store."""
 
-    __slots__ = ("partial_since", "rows", "size", "view", "view_until")
+    __slots__ = ("epoch", "partial_since", "rows", "size", "view", "view_until")
 
-    def __init__(self, rows: Rows, partial_since: UnixTime | None = None) -> None:
+    def __init__(self, rows: Rows, epoch: int, partial_since: UnixTime | None = None) -> None:
         self.rows = rows
+        self.epoch = epoch
         self.partial_since = partial_since
         self.size = _KEY_OVERHEAD_BYTES + sum([row.memory_bytes for row in rows.values()])
         self.view: tuple[ProviderRow, ...] = ()
@@ -146,11 +185,16 @@ class ProviderRecords:
         self._loading: OrderedDict[bytes, list[tuple[ProviderRow, bool]] | None] = OrderedDict()
         """Keys being read, and what was written meanwhile; None if rows of it were deleted, or more
         written than ``MAX_OVERTAKING_ROWS``: what is read then counts for nothing."""
-        self._filter = KeyFilter(max_records)
+        self._stored = StoredKeys(max_records)
         self._on_disk = 0
-        self._stale_keys = 0
-        self._since_rebuild: list[bytes] | None = None
         self._added_since_rebuild = 0
+        self._changes: int | None = None
+        """The store's count of changes by others, as of the last load; None if there are none."""
+        self._checked_at = UnixTime(0.0)
+        self._others_wrote_at = -inf
+        self._epoch = 0
+        """How often others were seen to have written: cached rows of an earlier epoch are not
+        believed."""
         self._outcomes: Counter[str] = Counter()
 
     # --- records ----------------------------------------------------------------------------------
@@ -181,7 +225,7 @@ class ProviderRecords:
         cached = self._cache.get(key)
         full = self._on_disk + unsaved.new_rows >= self._max_records
         sure = True
-        if cached is not None and cached.partial_since is None:
+        if cached is not None and self._is_whole(cached):
             known = provider_id in cached.rows
             if not known and len(cached.rows) >= self._max_per_key:
                 return AddOutcome.REFUSED_KEY_FULL
@@ -191,7 +235,7 @@ class ProviderRecords:
             known = unsaved.is_sure(key, provider_id) or unsaved.writes(key, provider_id)
             key_full = not known and unsaved.has_providers(key, self._max_per_key)
             if key_full or (full and not known):
-                if key not in self._filter:
+                if not self._stored.may_hold(key):
                     return AddOutcome.REFUSED_KEY_FULL if key_full else AddOutcome.REFUSED_FULL
                 sure = False
         unsaved.put(row, sure=sure)
@@ -200,46 +244,82 @@ class ProviderRecords:
             self._evict()
         return AddOutcome.REFRESHED if known or not sure else AddOutcome.ADDED
 
-    def get(self, key: bytes, now: UnixTime) -> tuple[ProviderRow, ...] | Load:
-        """The unexpired rows of ``key``; the same tuple until they change."""
+    def get(
+        self, key: bytes, now: UnixTime, point: Key | None = None
+    ) -> tuple[ProviderRow, ...] | Load:
+        """The unexpired rows of ``key``; the same tuple until they change. ``point`` is
+        ``key_of(key)``, where the caller knows it."""
+        if self._changes is not None and self._is_check_due(now):
+            self._checked_at = now  # the others are answered from memory meanwhile
+            return self._load(key)
         cached = self._cache.get(key)
         if cached is not None:
-            if not self._is_due_again(cached, now):
+            if cached.epoch == self._epoch and not self._is_due_again(cached, now):
                 self._cache.move_to_end(key)
                 return cached.unexpired(now)
             self._forget(key)
-        if key in self._filter:
-            if key not in self._loading:
-                if len(self._loading) >= MAX_TRACKED_LOADS:
-                    self._loading.popitem(last=False)
-                self._loading[key] = []
-            return Load(key)
+        if self._stored.may_hold(key, point):
+            return self._load(key)
         rows: Rows = {}
         self._merge(rows, self._unsaved.rows_of(key))
-        return self._remember(key, _Cached(rows)).unexpired(now) if rows else ()
+        return self._remember(key, _Cached(rows, self._epoch)).unexpired(now) if rows else ()
 
     # --- loads ------------------------------------------------------------------------------------
 
-    def loaded(self, key: bytes, rows: Iterable[ProviderRow], now: UnixTime) -> None:
-        """The store has ``rows`` for ``key``. A no-op if the rows are in memory already, or if
-        some were deleted meanwhile or very many written: :meth:`get` then asks for another load."""
+    def loaded(
+        self,
+        key: bytes,
+        rows: Iterable[ProviderRow],
+        now: UnixTime,
+        changes: int | None = None,
+    ) -> None:
+        """The store has ``rows`` for ``key``, and ``changes`` was its count of changes by others
+        before that was read (None: nobody else can write to it).
+
+        The rows count for nothing if they are in memory already, or if some were deleted meanwhile
+        or very many written: :meth:`get` then asks for another load.
+        """
+        self._note_changes(changes, now)
         overtaking = self._loading.pop(key, [])
         cached = self._cache.get(key)
-        if overtaking is None or (cached is not None and cached.partial_since is None):
+        if overtaking is None or (cached is not None and self._is_whole(cached)):
             return
         self._forget(key)
         merged = {row.provider.to_bytes(): row for row in rows}
         self._merge(merged, overtaking)
         self._merge(merged, self._unsaved.rows_of(key))
-        self._remember(key, _Cached(merged))
+        self._remember(key, _Cached(merged, self._epoch))
 
     def load_failed(self, key: bytes, now: UnixTime) -> None:
         """The store could not read ``key``: for a while it is answered from memory alone."""
+        self._checked_at = now
         self._loading.pop(key, None)
-        if key not in self._cache:
-            rows: Rows = {}
+        cached = self._cache.get(key)
+        if cached is None or cached.epoch != self._epoch:
+            rows: Rows = {} if cached is None else cached.rows
+            self._forget(key)
             self._merge(rows, self._unsaved.rows_of(key))
-            self._remember(key, _Cached(rows, partial_since=now))
+            self._remember(key, _Cached(rows, self._epoch, partial_since=now))
+
+    def _load(self, key: bytes) -> Load:
+        if key not in self._loading:
+            if len(self._loading) >= MAX_TRACKED_LOADS:
+                self._loading.popitem(last=False)
+            self._loading[key] = []
+        return Load(LoadKind.PROVIDERS, key)
+
+    def _is_check_due(self, now: UnixTime) -> bool:
+        """Whether the store has not said for long whether others wrote (or the clock was set)."""
+        return not self._checked_at <= now < self._checked_at + CHANGES_CHECK_S
+
+    def _note_changes(self, changes: int | None, now: UnixTime) -> None:
+        self._checked_at = now
+        if changes == self._changes:
+            return
+        self._changes = changes
+        self._others_wrote_at = now
+        self._epoch += 1
+        self._stored.distrust()
 
     def _merge(self, rows: Rows, younger: Iterable[tuple[ProviderRow, bool]]) -> None:
         """Do to ``rows`` what the store does when it writes ``younger``."""
@@ -255,16 +335,12 @@ class ProviderRecords:
         :meth:`flushed` or :meth:`flush_failed`."""
         return self._unsaved.take(self._max_per_key)
 
-    def flushed(self, batch: Flush, added: int | None = None) -> None:
-        """``batch`` is on disk, with ``added`` rows that had no older version there.
-
-        Without ``added`` the total of records is an estimate until the filter is rebuilt. A no-op
-        for any other batch than the one taken last.
-        """
+    def flushed(self, batch: Flush, added: int) -> None:
+        """``batch`` is on disk, with ``added`` rows that had no older version there. A no-op for
+        any other batch than the one taken last."""
         if not self._unsaved.written(batch):
             return
         adds = batch.max_per_key > 0
-        estimate = 0
         for row in batch.rows:
             key = row.key
             overtaken = self._loading.get(key)
@@ -274,15 +350,9 @@ class ProviderRecords:
                 else:
                     self._loading[key] = None
             if adds:
-                if added is None and key not in self._filter:
-                    estimate += 1
-                self._filter.add(key)
-        if adds and self._since_rebuild is not None:
-            self._since_rebuild += [row.key for row in batch.rows]
-            self._added_since_rebuild += len(batch.rows)
-            if len(self._since_rebuild) > MAX_UNSAVED_RECORDS:
-                self._since_rebuild = None  # it takes too long: give it up
-        self._on_disk += estimate if added is None else added
+                self._stored.add(key)
+        self._added_since_rebuild += added
+        self._on_disk += added
 
     def flush_failed(self, batch: Flush) -> None:
         """``batch`` could not be written: nothing of it is lost, :meth:`take_flush` returns it
@@ -295,40 +365,44 @@ class ProviderRecords:
             self._forget(key)
             if key in self._loading:
                 self._loading[key] = None
-            self._stale_keys += 1
+            self._stored.removed()
             self._on_disk = max(0, self._on_disk - 1)
 
-    # --- the filter of keys on disk ---------------------------------------------------------------
+    # --- the filter of stored keys ----------------------------------------------------------------
 
-    def remember_keys(self, keys: Iterable[tuple[bytes, int]]) -> None:
-        """The store holds these keys, each with so many rows. For the start; may be called with a
-        part at a time."""
-        for key, count in keys:
-            self._filter.add(key)
-            self._on_disk += count
+    def opened(self, count: int, changes: int | None = None) -> None:
+        """The store holds ``count`` rows, and ``changes`` is its count of changes by others. For
+        the start, before anything is asked; until the filter was built every key may be in the
+        store."""
+        self._on_disk = count
+        self._changes = changes
+        if count:
+            self._stored.distrust()
 
-    def rebuild_due(self) -> bool:
-        """Whether so many keys are gone from the disk that the filter should be built anew."""
-        return self._stale_keys > max(_MIN_STALE_KEYS, self._filter.keys // 2)
+    def rebuild_due(self, now: UnixTime) -> bool:
+        """Whether the filter should be built anew: it is incomplete and the others are quiet, or
+        many of its keys are gone."""
+        return self._stored.rebuild_due() and (
+            not self._others_wrote_at <= now < self._others_wrote_at + REBUILD_REST_S
+        )
 
     def begin_rebuild(self) -> KeyFilter:
-        """An empty filter, to be filled (on any thread) with every key on disk and its count, and
-        then handed to :meth:`finish_rebuild`."""
-        self._since_rebuild = []
+        """An empty filter, to be filled (on any thread) with every key in the store and its count,
+        and then handed to :meth:`finish_rebuild`."""
         self._added_since_rebuild = 0
-        return KeyFilter(self._max_records)
+        return self._stored.begin_rebuild()
+
+    def take_written(self) -> Iterable[Key]:
+        """Keys written since the rebuild began or this was called last: to be added to the new
+        filter, so that few are left for :meth:`finish_rebuild`."""
+        return self._stored.take_written()
 
     def finish_rebuild(self, rebuilt: KeyFilter) -> bool:
         """Use ``rebuilt`` from now on. False, and a no-op, without a :meth:`begin_rebuild`, or if
-        more than ``MAX_UNSAVED_RECORDS`` rows were written since."""
-        if self._since_rebuild is None:
+        others wrote to the store since."""
+        if not self._stored.finish_rebuild(rebuilt):
             return False
-        for key in self._since_rebuild:
-            rebuilt.add(key)
-        self._filter = rebuilt
         self._on_disk = rebuilt.rows + self._added_since_rebuild
-        self._stale_keys = 0
-        self._since_rebuild = None
         return True
 
     # --- counts -----------------------------------------------------------------------------------
@@ -341,7 +415,7 @@ class ProviderRecords:
         """Counts at this moment."""
         return RecordStats(
             records=len(self),
-            keys=self._filter.keys,
+            keys=len(self._stored),
             unsaved=len(self._unsaved),
             cached_keys=len(self._cache),
             cached_bytes=self._cached_bytes,
@@ -350,6 +424,10 @@ class ProviderRecords:
         )
 
     # --- the cache --------------------------------------------------------------------------------
+
+    def _is_whole(self, cached: _Cached) -> bool:
+        """Whether these are all rows that the store has, as far as is known."""
+        return cached.partial_since is None and cached.epoch == self._epoch
 
     def _is_due_again(self, cached: _Cached, now: UnixTime) -> bool:
         """Whether rows that miss the store's part are due for another try."""

@@ -11,8 +11,8 @@ a provider record is taken only from the provider itself. Raises nothing on any 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol, TypeVar
 
 from codio_dht.core.addresses import KEEP_ALL, AddressFilter
 from codio_dht.core.clock import Now, UnixTime
@@ -31,13 +31,22 @@ from codio_dht.core.messages import (
     Reply,
     Request,
 )
+from codio_dht.core.own_keys import OwnKeys
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_book import PeerBook
 from codio_dht.core.records import ProviderRecords, ProviderRow
 from codio_dht.core.rng import Rng
 from codio_dht.core.steps import Answer, Load, NoReply, Refuse
 from codio_dht.formats.multiaddr import is_readable
-from codio_dht.params import MAX_PROVIDER_KEY_BYTES, MAX_PROVIDERS_PER_REPLY, K
+from codio_dht.params import MAX_PROVIDER_KEY_BYTES, K
+
+MAX_PROVIDERS_PER_REPLY: Final = 300
+"""Providers of one key put into a reply, chosen at random: at 54 bytes for an Ed25519 peer with one
+IPv4 address, no more fit into ``REPLY_BUDGET_BYTES``."""
+
+MAX_LOADS_PER_REQUEST: Final = 3
+"""Times one request may wait for the store (what was read may leave memory again before it is
+answered); then its stream is reset."""
 
 _T = TypeVar("_T")
 
@@ -83,8 +92,7 @@ class Responder:
     """Answers for one network.
 
     ``records`` or ``values`` of None: this node does not serve them, and such requests are refused.
-    ``own_keys`` are the multihashes this node provides itself; it is consulted at each request, so
-    it may change.
+    ``own_keys`` says which multihashes this node provides itself.
     """
 
     def __init__(
@@ -96,7 +104,7 @@ class Responder:
         records: ProviderRecords | None,
         rng: Rng,
         address_filter: AddressFilter = KEEP_ALL,
-        own_keys: Container[bytes] = (),
+        own_keys: OwnKeys | None = None,
         values: ValueStore | None = NoValues(),  # noqa: B008 - it has no state
         k: int = K,
     ) -> None:
@@ -107,7 +115,7 @@ class Responder:
         self._records = records
         self._rng = rng
         self._filter = address_filter
-        self._own_keys = own_keys
+        self._own_keys = OwnKeys() if own_keys is None else own_keys
         self._values = values
         self._k = k
         self._own_entry = PeerEntry(local)
@@ -143,8 +151,8 @@ class Responder:
 
     # --- routing ----------------------------------------------------------------------------------
 
-    def _nearest(self, peer: PeerId, key: bytes) -> Sequence[PeerId]:
-        return self._table.nearest(key_of(key), self._k, (peer, self._local))
+    def _nearest(self, peer: PeerId, key: Key) -> Sequence[PeerId]:
+        return self._table.nearest(key, self._k, (peer, self._local))
 
     def _find_node(self, peer: PeerId, request: FindNode, now: Now) -> Answer:
         """The target first, whoever it is (a client, the requester, this node), then the k nearest
@@ -152,7 +160,7 @@ class Responder:
         key = request.key
         if not key:
             return _EMPTY_KEY
-        nearest = self._nearest(peer, key)
+        nearest = self._nearest(peer, key_of(key))
         closer = self._book.entries(nearest, now.monotonic)
         if not (nearest and nearest[0].to_bytes() == key):
             target = (
@@ -174,28 +182,30 @@ class Responder:
         refusal = self._refuse_provider_key(request.key)
         if refusal is not None or self._records is None:
             return refusal or _NOT_SERVED
-        rows = self._records.get(request.key, now.unix)
+        key = key_of(request.key)
+        rows = self._records.get(request.key, now.unix, key)
         if isinstance(rows, Load):
             return rows
-        nearest = self._nearest(peer, request.key)
+        own = self._own_keys.provides(request.key, now.unix, key)
+        if isinstance(own, Load):
+            return own
+        nearest = self._nearest(peer, key)
         return Reply(
             MessageType.GET_PROVIDERS,
             request.key,
             closer_peers=tuple(self._book.all_entries(nearest, now.monotonic)),
-            provider_peers=self._provider_entries(request.key, rows, now),
+            provider_peers=self._provider_entries(rows, now, own=own) if own or rows else (),
             cluster_level=request.cluster_level,
         )
 
     def _provider_entries(
-        self, key: bytes, rows: Sequence[ProviderRow], now: Now
+        self, rows: Sequence[ProviderRow], now: Now, *, own: bool
     ) -> tuple[PeerEntry, ...]:
         """A random choice in random order of as many as may fit, this node among them if it
-        provides ``key`` (go keeps itself in its own provider store)."""
+        provides the key (go keeps itself in its own provider store)."""
         candidates: list[ProviderRow | None] = list(rows)
-        if key in self._own_keys:
+        if own:
             candidates.append(None)
-        if not candidates:
-            return ()
         return tuple(
             [
                 self._own_entry if row is None else self._provider_entry(row, now)
@@ -258,7 +268,7 @@ class Responder:
         record = self._values.get(request.key, now.unix)
         if isinstance(record, Load):
             return record
-        nearest = self._nearest(peer, request.key)
+        nearest = self._nearest(peer, key_of(request.key))
         return Reply(
             MessageType.GET_VALUE,
             request.key,

@@ -7,6 +7,7 @@ Decides nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import Reply, Request
@@ -51,10 +52,20 @@ class NoReply:
     """The request was taken and is not answered (ADD_PROVIDER)."""
 
 
+class LoadKind(Enum):
+    """What has to be read from the store: one member for each kind of record."""
+
+    PROVIDERS = "providers"
+    """The provider records of a key."""
+    OWN_KEY = "own_key"
+    """Whether this node provides a key itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The provider rows of ``key`` must come from the store first; then ask again."""
+    """Something of ``key`` must be read from the store first; then ask again."""
 
+    kind: LoadKind
     key: bytes
 
 

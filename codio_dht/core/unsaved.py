@@ -17,17 +17,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.peer import PeerId
-from codio_dht.params import FLUSH_BATCH_ROWS, MAX_UNSAVED_BYTES, MAX_UNSAVED_RECORDS
 
-_ROW_OVERHEAD_BYTES = 660
+MAX_UNSAVED_RECORDS: Final = 65_536
+"""Provider records that are not yet written to the store. Past it new ones are refused until a
+write succeeds: they could not be kept anyway."""
+
+MAX_UNSAVED_BYTES: Final = 32 * 1024 * 1024
+"""Memory of the provider records that are not yet written to the store, in bytes (estimated). Past
+it new ones are refused until a write succeeds."""
+
+FLUSH_BATCH_ROWS: Final = 512
+"""Provider records written in one transaction, so that its bookkeeping stays near 2 ms."""
+
+_ROW_OVERHEAD_BYTES: Final = 660
 """A row with its id, its times and its places in dicts, estimated."""
 
-_ADDR_OVERHEAD_BYTES = 41
+_ADDR_OVERHEAD_BYTES: Final = 41
 """A ``bytes`` object and its place in a tuple."""
 
 

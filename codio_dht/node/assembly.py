@@ -12,6 +12,7 @@ from random import Random
 
 from codio_dht.config import DHTConfig
 from codio_dht.core.network import Network, NetworkPolicy
+from codio_dht.core.own_keys import OwnKeys
 from codio_dht.core.peer import PeerInfo
 from codio_dht.core.records import ProviderRecords
 from codio_dht.core.reprovide import ReprovideSchedule
@@ -88,7 +89,9 @@ def make_node(
         main.network,
         main.announcer,
         shared.storage,
-        shared.own_keys,
+        ReprovideSchedule(
+            interval_s=main_config.republish_interval, k=main_config.replication_factor
+        ),
         clock,
         lambda: host.addrs,
         quorum=main_config.provide_quorum,
@@ -111,14 +114,13 @@ def make_shared(
         max_per_key=config.max_providers_per_key,
         max_records=config.max_provider_records,
     )
+    own_keys = OwnKeys()
     failures: Counter[str] = Counter()
     return Shared(
         host=host,
-        storage=Storage(store, records, clock),
+        storage=Storage(store, records, own_keys, clock),
         records=records,
-        own_keys=ReprovideSchedule(
-            interval_s=config.republish_interval, k=config.replication_factor
-        ),
+        own_keys=own_keys,
         clock=clock,
         rng=rng,
         errands=Errands(failures),

@@ -140,7 +140,6 @@ class NodeLife:
             )
             shared = node.shared
             await shared.storage.open()
-            await node.providing.open()
             for network in node.networks:
                 await stack.enter_async_context(network.opened())
             self._nursery = await stack.enter_async_context(trio.open_nursery())

@@ -25,6 +25,7 @@ from codio_dht.core.lookup_states import ClosestPeer, Standing
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.mode import Mode
 from codio_dht.core.peer import PeerId, PeerInfo
+from codio_dht.core.reprovide import OwnKey
 from codio_dht.errors import DialError, StorageError, UsageError
 from codio_dht.logger import get_logger
 from codio_dht.net.host import ConnectionInfo, Host
@@ -39,7 +40,6 @@ from codio_dht.node.lookups import ignore
 from codio_dht.node.result_stream import ResultStream, run_search
 from codio_dht.node.results import DHTStats, FoundPeer, ProvideResult, ProviderRecord
 from codio_dht.node.runtime import NetworkRuntime
-from codio_dht.store.interface import OwnKey
 
 if TYPE_CHECKING:
     from libp2p.abc import IHost
@@ -413,8 +413,7 @@ class DHTManager:
     @ended_with_the_node
     async def own_keys(self) -> list[OwnKey]:
         """The keys that this node keeps provided, as multihashes."""
-        storage = self._node.shared.storage
-        return await storage.call(storage.store.own_keys)
+        return await self._node.shared.storage.list_own_keys()
 
     @ended_with_the_node
     async def provider_records(self, cid: object) -> list[ProviderRecord]:

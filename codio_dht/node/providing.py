@@ -1,25 +1,26 @@
 """Keeps this node's own keys provided.
 
-Decides in what order the durable note, the announcement and the schedule happen; when a key is due
-only ``core.reprovide`` decides, and who holds it the lookup.
+Decides in what order the durable note, the delivery and the schedule happen; when a key is due only
+``core.reprovide`` decides, and who holds its record the lookup.
 
-A key is durable on disk before it is announced, so a ``provide`` that returned is never forgotten,
-not even when the process is killed in between. It counts as provided when its announcement is
-over, which may be after ``provide`` returned: killed before that, it is announced again at the next
-start.
+A key is durable on disk before its record is handed out, so a ``provide`` that returned is never
+forgotten, not even when the process is killed in between. It counts as provided when the delivery
+is over, which may be after ``provide`` returned: killed before that, it is provided again at the
+next start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 import trio
 from multiaddr import Multiaddr
 
-from codio_dht import params
+from codio_dht.core.clock import UnixTime
 from codio_dht.core.network import Network
-from codio_dht.core.reprovide import ReprovideSchedule
+from codio_dht.core.reprovide import FUTURE_BATCH, REPROVIDE_CHECK_S, ReprovideSchedule
 from codio_dht.errors import NetworkError, StorageError
 from codio_dht.logger import get_logger
 from codio_dht.node.announcing import Announcer, AtEnd
@@ -28,11 +29,15 @@ from codio_dht.node.clock import Clock
 from codio_dht.node.results import ProvideResult
 from codio_dht.node.storage import Storage
 
+THIN_KEYS_CHECK_S: Final = 5.0
+"""How often the routing table is looked at for more peers, in seconds, while there are keys that
+were provided to too few."""
+
 log = get_logger(__name__)
 
 
 class Providing:
-    """Announces keys and keeps them announced."""
+    """Provides keys and keeps them provided."""
 
     def __init__(
         self,
@@ -54,29 +59,19 @@ class Providing:
         self._quorum = quorum
         self._changed = trio.Event()
 
-    async def open(self) -> None:
-        """Learn the own keys from the store; call once."""
-        for own in await self._storage.call(self._storage.store.own_keys):
-            self._schedule.add(own.key, own.last_provided)
-
-    def __len__(self) -> int:
-        return len(self._schedule)
-
-    def provides(self, key: bytes) -> bool:
-        """Whether this node keeps ``key`` provided."""
-        return key in self._schedule
-
     async def provide(self, key: bytes, quorum: int | None = None) -> ProvideResult:
-        """Keep ``key`` provided, and announce it now; returns as :meth:`announce`.
+        """Keep ``key`` provided, and provide it now; returns as :meth:`announce`.
 
         Raises:
             StorageError: it could not be noted; nothing was promised.
-            NoPeersError: nobody to announce it to; it is kept, and announced when there is.
+            NoPeersError: nobody answered; the key is kept, and provided when somebody does.
         """
-        store, now = self._storage.store, self._clock.unix()
-        await self._storage.call(lambda: store.add_own_key(key, now))
-        self._schedule.add(key, None)
-        self._schedule.begun(key, by_user=True)
+        keys, now = self._storage.store.keys, self._clock.unix()
+        known = await self._storage.call(lambda: keys.add(key, now))
+        self._storage.own_keys.added(key, is_new=known is None)
+        self._schedule.begun_by_user(
+            key, provided_before=known is not None and known.last_provided is not None
+        )
         try:
             return await self.announce(key, quorum, partial(self._note, key))
         except BaseException:
@@ -86,9 +81,11 @@ class Providing:
 
     async def stop(self, key: bytes) -> bool:
         """Stop keeping ``key`` provided; False if it was not. Records already out expire."""
-        store = self._storage.store
-        removed = await self._storage.call(lambda: store.remove_own_key(key))
-        self._schedule.remove(key)
+        keys = self._storage.store.keys
+        removed = await self._storage.call(lambda: keys.remove(key))
+        if removed:
+            self._storage.own_keys.removed(key)
+        self._schedule.removed(key)
         return removed
 
     async def announce(
@@ -105,23 +102,39 @@ class Providing:
         )
 
     async def run(self) -> None:
-        """Announce what is due, for ever: a bounded number of keys at a time."""
+        """Provide what is due, for ever: a bounded number of keys at a time."""
         async with trio.open_nursery() as nursery:
             while True:
                 self._changed = trio.Event()
                 self._schedule.grown(len(self._network.table), self._clock.unix())
-                due, until = self._schedule.due(self._clock.unix())
+                try:
+                    due, until = await self._due()
+                except StorageError as error:
+                    log.warning("own_keys_not_read", error=str(error))
+                    due, until = [], None
                 for key in due:
                     self._schedule.begun(key)
                     nursery.start_soon(self._reprovide, key)
                 if not due:
-                    wait_s = params.REPROVIDE_CHECK_S
+                    wait_s = REPROVIDE_CHECK_S
                     if self._schedule.thin:
-                        wait_s = params.THIN_KEYS_CHECK_S
+                        wait_s = THIN_KEYS_CHECK_S
                     if until is not None:
                         wait_s = min(wait_s, max(0.0, until - self._clock.unix()))
                     with trio.move_on_after(wait_s):
                         await self._changed.wait()
+
+    async def _due(self) -> tuple[list[bytes], UnixTime | None]:
+        """What the schedule says, of the keys in the store."""
+        schedule, keys, now = self._schedule, self._storage.store.keys, self._clock.unix()
+        if not len(self._storage.own_keys):
+            return [], None
+        if schedule.clock_went_back(now):
+            while await self._storage.call(lambda: keys.correct_future(now, FUTURE_BATCH)):
+                pass
+        limit = schedule.begin_read()
+        stored = await self._storage.call(lambda: keys.next_to_provide(limit)) if limit else []
+        return schedule.due(self._clock.unix(), stored)
 
     async def _reprovide(self, key: bytes) -> None:
         try:
@@ -135,19 +148,22 @@ class Providing:
             self._changed.set()
 
     async def _note(self, key: bytes, result: ProvideResult) -> None:
-        """The announcement is over, and with it the key's turn."""
+        """The delivery is over, and with it the key's turn."""
         self._changed.set()
         now = self._clock.unix()
         if not result.holders:
             self._schedule.failed(key, now)
             return
         self._schedule.provided(key, now, known=len(self._network.table))
-        store = self._storage.store
+        keys = self._storage.store.keys
         try:
             with trio.CancelScope(shield=True):  # the network has it: a cancelled caller or not
-                await self._storage.call(lambda: store.mark_provided([key], now))
-        except StorageError as error:  # announced all the same; it is announced again too early
+                await self._storage.call(lambda: keys.mark_provided([key], now))
+        except StorageError as error:  # after a restart the key is provided again too early
             log.warning("mark_provided_failed", key=key.hex(), error=str(error))
+        else:
+            self._schedule.noted(key)
+            self._changed.set()
 
 
 async def _no_matter(_result: ProvideResult) -> None:

@@ -177,7 +177,7 @@ class NetworkRuntime:
         if not self.keeps_snapshot:
             return
         storage = self.shared.storage
-        peers = await storage.call(storage.store.load_snapshot)
+        peers = await storage.call(storage.store.snapshot.load)
         self._remembered = [PeerInfo(each.peer_id, multiaddrs(each.addrs)) for each in peers]
 
     async def _run_snapshots(self) -> None:
@@ -195,7 +195,7 @@ class NetworkRuntime:
         storage = self.shared.storage
         with trio.CancelScope(shield=True):
             try:
-                await storage.call(lambda: storage.store.save_snapshot(peers))
+                await storage.call(lambda: storage.store.snapshot.save(peers))
             except StorageError as error:
                 log.warning("snapshot_failed", error=str(error))
 
@@ -240,7 +240,7 @@ class NetworkRuntime:
         entries = [
             PeerEntry(row.provider, row.addrs if row.addrs_expire > now else ()) for row in rows
         ]
-        if key in shared.own_keys:
+        if await shared.storage.provides(key):
             entries.insert(0, PeerEntry(self.network.local, binary(shared.host.addrs)))
         return entries
 

@@ -15,19 +15,25 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
-from typing import Protocol
+from typing import Final, Protocol
 
-from codio_dht import params
 from codio_dht.core.clock import Monotonic, Now
 from codio_dht.core.messages import Reply
 from codio_dht.core.peer import PeerId
-from codio_dht.core.responder import Responder
+from codio_dht.core.responder import MAX_LOADS_PER_REQUEST, Responder
 from codio_dht.core.steps import Load, NoReply, Refuse
 from codio_dht.errors import RemoteError
 from codio_dht.net.handlers import Parked, Reset
 from codio_dht.node.clock import Clock
+from codio_dht.params import MAX_SMALL_FRAME_BYTES
 from codio_dht.wire.codec import decode_request, encode_reply
 from codio_dht.wire.framing import FrameReader, LargeFrames
+
+MAX_REQUESTS_PER_TURN: Final = 32
+"""Requests answered from one stream before others run."""
+
+MAX_SECONDS_PER_TURN: Final = 0.002
+"""Time spent on one stream's requests before others run, seconds."""
 
 Wake = Callable[[], None]
 
@@ -35,11 +41,11 @@ Wake = Callable[[], None]
 class Loader(Protocol):
     """What is needed of the storage."""
 
-    def load(self, key: bytes, done: Wake) -> None:
-        """Bring the rows of ``key`` into memory, then call ``done`` (always)."""
+    def load(self, load: Load, done: Wake) -> None:
+        """Bring what ``load`` names into memory, then call ``done`` (always)."""
         ...
 
-    def stop_waiting(self, key: bytes, done: Wake) -> None:
+    def stop_waiting(self, load: Load, done: Wake) -> None:
         """Nobody waits for this load any more; ``done`` is not called. A no-op if it was."""
         ...
 
@@ -71,7 +77,7 @@ class KadStream:
         self._head: bytes | None = None
         self._loads = 0
         self._counted = 0
-        self._waiting: tuple[bytes, Wake] | None = None
+        self._waiting: tuple[Load, Wake] | None = None
 
     def feed(self, data: bytes, now: Monotonic) -> bytes | Parked | Reset:
         """Answer every whole request in ``data``, in order."""
@@ -79,7 +85,7 @@ class KadStream:
         try:
             reader.feed(data)
             answer = self._answer(now)
-            if self._counted or reader.buffered > params.MAX_SMALL_FRAME_BYTES:
+            if self._counted or reader.buffered > MAX_SMALL_FRAME_BYTES:
                 self._counted = self._server.large_requests.count(self._counted, reader.buffered)
             return answer
         except RemoteError as error:
@@ -108,10 +114,10 @@ class KadStream:
         now = Now(monotonic, server.clock.unix())
         out: list[bytes] = []
         next_frame = self._reader.next_frame
-        stop_at = perf_counter() + params.MAX_SECONDS_PER_TURN
+        stop_at = perf_counter() + MAX_SECONDS_PER_TURN
         while (payload := self._head or next_frame()) is not None:
             self._head = payload  # until it is answered
-            if len(out) >= params.MAX_REQUESTS_PER_TURN or perf_counter() > stop_at:
+            if len(out) >= MAX_REQUESTS_PER_TURN or perf_counter() > stop_at:
                 return Parked(b"".join(out), _at_once)
             request = decode_request(payload)
             answer = server.responder.respond(self._peer, request, now)
@@ -120,11 +126,11 @@ class KadStream:
                     out.append(encode_reply(answer))
                 case NoReply():
                     pass
-                case Load(key):
+                case Load():
                     self._loads += 1
-                    if self._loads > params.MAX_LOADS_PER_REQUEST:
+                    if self._loads > MAX_LOADS_PER_REQUEST:
                         return self._reset("store unavailable")
-                    return Parked(b"".join(out), partial(self._load, key))
+                    return Parked(b"".join(out), partial(self._load, answer))
                 case Refuse(reason):
                     return self._reset(reason)
             server.counters[type(request).__name__] += 1
@@ -132,9 +138,9 @@ class KadStream:
             self._loads = 0
         return b"".join(out)
 
-    def _load(self, key: bytes, wake: Wake) -> None:
-        self._waiting = key, wake
-        self._server.loader.load(key, wake)
+    def _load(self, load: Load, wake: Wake) -> None:
+        self._waiting = load, wake
+        self._server.loader.load(load, wake)
 
     def _reset(self, reason: str) -> Reset:
         self._server.counters[f"reset:{reason}"] += 1

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from codio_dht.core.own_keys import OwnKeys
 from codio_dht.core.records import ProviderRecords
-from codio_dht.core.reprovide import ReprovideSchedule
 from codio_dht.core.rng import Rng
 from codio_dht.net.host import Host
 from codio_dht.node.background import Work
@@ -29,8 +29,8 @@ class Shared:
     """The provider records of other peers. One cache serves all networks, as they have one store;
     each network filters the addresses that it tells."""
 
-    own_keys: ReprovideSchedule
-    """The keys that this node keeps provided."""
+    own_keys: OwnKeys
+    """Which keys this node keeps provided."""
 
     clock: Clock
     rng: Rng
@@ -43,5 +43,5 @@ class Shared:
         return {
             "loads": self.storage.run_loads,
             "flushes": self.storage.run_flushes,
-            "expiry": self.storage.run_expiry,
+            "store": self.storage.run_upkeep,
         }

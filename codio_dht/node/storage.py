@@ -1,43 +1,59 @@
 """Runs the store: one worker thread, in order, for the event loop that must never wait for a disk.
 
-Decides when records are flushed, expired and loaded; what they are only ``core.records`` decides.
-Every store call goes through one :class:`trio.CapacityLimiter` of one token, so calls never overlap
-and keep their order. A failure is counted and logged, and what was not written stays in memory for
-the next flush.
+Decides when records are flushed, expired and loaded, and when the filters of stored keys are built;
+what is kept only ``core.records`` and ``core.own_keys`` decide. Every store call goes through one
+:class:`trio.CapacityLimiter` of one token, so calls never overlap and keep their order. Long work
+is cut into short calls, so that the others have their turn. A failure is counted and logged, and
+what was not written stays in memory for the next flush.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
 import trio
 
-from codio_dht import params
-from codio_dht.core.records import ProviderRecords, ProviderRow
-from codio_dht.core.steps import Load
+from codio_dht.core.key_filter import FILTER_PAGE_KEYS, KeyFilter
+from codio_dht.core.keyspace import Key, key_of
+from codio_dht.core.own_keys import OwnKeys
+from codio_dht.core.records import (
+    EXPIRY_BATCH,
+    EXPIRY_INTERVAL_S,
+    FLUSH_INTERVAL_S,
+    ProviderRecords,
+    ProviderRow,
+)
+from codio_dht.core.reprovide import OwnKey
+from codio_dht.core.steps import Load, LoadKind
 from codio_dht.errors import StorageError
 from codio_dht.logger import get_logger
 from codio_dht.node.clock import Clock
 from codio_dht.store.interface import Store
 
 T = TypeVar("T")
+Page = list[tuple[bytes, int]]
+"""Keys in the store, in order, each with the number of its rows."""
+
 log = get_logger(__name__)
 
 
 class Storage:
-    """The store and the provider records that live on it."""
+    """The store, and what memory knows of it: the provider records of others and the own keys."""
 
-    def __init__(self, store: Store, records: ProviderRecords, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, records: ProviderRecords, own_keys: OwnKeys, clock: Clock
+    ) -> None:
         self.store = store
         self.records = records
+        self.own_keys = own_keys
         self.counters: Counter[str] = Counter()
         self._clock = clock
         self._one_at_a_time = trio.CapacityLimiter(1)
-        self._wanted: dict[bytes, list[Callable[[], None]]] = {}
-        self._loading: bytes | None = None
+        self._wanted: dict[Load, list[Callable[[], None]]] = {}
+        self._loading: Load | None = None
         self._wake = trio.Event()
 
     async def call(self, function: Callable[[], T]) -> T:
@@ -51,56 +67,127 @@ class Storage:
         return await trio.to_thread.run_sync(function, limiter=self._one_at_a_time)
 
     async def open(self) -> None:
-        """Learn which keys are on disk; call once, before serving."""
-        keys = await self.call(lambda: list(self.store.provider_keys()))
-        self.records.remember_keys(keys)
+        """Learn how much is on disk; call once, before serving. Which keys that are is learnt in
+        :meth:`run_upkeep`; until then every key may be in the store.
 
-    def load(self, key: bytes, done: Callable[[], None]) -> None:
-        """Bring the rows of ``key`` into memory, then call ``done``, whether that worked or not.
-
-        Streams that want the same key share one load. Each waits for one at a time, and says so
-        when it ends (:meth:`stop_waiting`): so the host's limit on streams bounds the queue.
+        Raises:
+            StorageError: as the store says.
         """
-        waiting = self._wanted.setdefault(key, [])
+        store = self.store
+        changes, rows, own = await self.call(
+            lambda: (store.records.changes(), store.records.count(), store.keys.count())
+        )
+        self.records.opened(rows, changes)
+        self.own_keys.opened(own)
+
+    # --- loads ------------------------------------------------------------------------------------
+
+    def load(self, load: Load, done: Callable[[], None]) -> None:
+        """Bring what ``load`` names into memory, then call ``done``, whether that worked or not.
+
+        Streams that want the same share one load. Each waits for one at a time, and says so when it
+        ends (:meth:`stop_waiting`): so the host's limit on streams bounds the queue.
+        """
+        waiting = self._wanted.setdefault(load, [])
         waiting.append(done)
         self._wake.set()
 
-    def stop_waiting(self, key: bytes, done: Callable[[], None]) -> None:
+    def stop_waiting(self, load: Load, done: Callable[[], None]) -> None:
         """Nobody waits for ``done`` any more: it is not called, and a load that is for nobody not
         begun. A no-op if it was called."""
-        waiting = self._wanted.get(key, [])
+        waiting = self._wanted.get(load, [])
         if done in waiting:
             waiting.remove(done)
-            if not waiting and key != self._loading:
-                del self._wanted[key]
+            if not waiting and load != self._loading:
+                del self._wanted[load]
 
     async def run_loads(self) -> None:
-        """Serve :meth:`load` for ever, one key after another."""
+        """Serve :meth:`load` for ever, one after another."""
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
             while self._wanted:
                 await self._load(next(iter(self._wanted)))
 
-    async def _load(self, key: bytes) -> None:
-        """Who wants ``key`` while it is being read shares this load."""
-        self._loading = key
+    async def _load(self, load: Load) -> None:
+        """Who wants the same while it is being read shares this load."""
+        self._loading = load
         try:
-            rows = await self.call(partial(self.store.load_providers, key))
-            self.records.loaded(key, rows, self._clock.unix())
+            match load.kind:
+                case LoadKind.PROVIDERS:
+                    await self._load_providers(load.key)
+                case LoadKind.OWN_KEY:
+                    await self._load_own_key(load.key)
+        finally:
+            self._loading = None
+            for done in self._wanted.pop(load, ()):
+                done()
+
+    async def _load_providers(self, key: bytes) -> None:
+        records = self.store.records
+        try:
+            changes, rows = await self.call(
+                lambda: (records.changes(), records.load_providers(key))
+            )
         except StorageError as error:
             self.records.load_failed(key, self._clock.unix())
             self._failed("load", error)
+        else:
+            self.records.loaded(key, rows, self._clock.unix(), changes)
+
+    async def _load_own_key(self, key: bytes) -> None:
+        try:
+            own = await self.call(partial(self.store.keys.contains, key))
+        except StorageError as error:
+            self.own_keys.load_failed(key, self._clock.unix())
+            self._failed("load", error)
+        else:
+            self.own_keys.loaded(key, own=own)
+
+    async def _loaded(self, load: Load) -> None:
+        """Wait until ``load`` is done."""
+        loaded = trio.Event()
+        self.load(load, loaded.set)
+        try:
+            await loaded.wait()
         finally:
-            self._loading = None
-            for done in self._wanted.pop(key, ()):
-                done()
+            self.stop_waiting(load, loaded.set)
+
+    async def rows(self, key: bytes) -> tuple[ProviderRow, ...]:
+        """The unexpired rows of ``key``, read from the store if need be."""
+        while isinstance(rows := self.records.get(key, self._clock.unix()), Load):
+            await self._loaded(rows)
+        return rows
+
+    async def provides(self, key: bytes) -> bool:
+        """Whether this node provides ``key`` itself, read from the store if need be."""
+        while isinstance(own := self.own_keys.provides(key, self._clock.unix()), Load):
+            await self._loaded(own)
+        return own
+
+    async def list_own_keys(self) -> list[OwnKey]:
+        """All own keys in the order in which they are provided again; those that are added or
+        removed meanwhile may be missing or not.
+
+        Raises:
+            StorageError: as the store says.
+        """
+        found: list[OwnKey] = []
+        while True:
+            after = found[-1].key if found else b""
+            page = await self.call(partial(self.store.keys.page, after, FILTER_PAGE_KEYS))
+            found += page
+            if len(page) < FILTER_PAGE_KEYS:
+                break
+        return sorted(found, key=_turn)
+
+    # --- writes -----------------------------------------------------------------------------------
 
     async def run_flushes(self) -> None:
         """Write unsaved records for ever, and once more on the way out."""
         try:
             while True:
-                await trio.sleep(params.FLUSH_INTERVAL_S)
+                await trio.sleep(FLUSH_INTERVAL_S)
                 await self.flush()
         finally:
             with trio.CancelScope(shield=True):
@@ -110,7 +197,7 @@ class Storage:
         """Write everything unsaved; False if the store could not."""
         while (batch := self.records.take_flush()) is not None:
             try:
-                added = await self.call(partial(self.store.flush, batch))
+                added = await self.call(partial(self.store.records.flush, batch))
             except BaseException as error:
                 # Cancelled before the thread had it, for one: the flush at the end takes it again.
                 self.records.flush_failed(batch)
@@ -122,10 +209,14 @@ class Storage:
             self.counters["rows_written"] += len(batch.rows)
         return True
 
-    async def run_expiry(self) -> None:
-        """Delete expired rows for ever, a bounded batch at a time."""
+    # --- upkeep -----------------------------------------------------------------------------------
+
+    async def run_upkeep(self) -> None:
+        """Build the filters of stored keys where that is due, and delete expired rows, for ever, in
+        short calls."""
         while True:
-            await trio.sleep(params.EXPIRY_INTERVAL_S)
+            await self.build_filters()
+            await trio.sleep(EXPIRY_INTERVAL_S)
             await self.expire()
 
     async def expire(self) -> None:
@@ -133,44 +224,62 @@ class Storage:
         now = self._clock.unix()
         while True:
             try:
-                keys = await self.call(lambda: self.store.delete_expired(now, params.EXPIRY_BATCH))
+                keys = await self.call(lambda: self.store.records.delete_expired(now, EXPIRY_BATCH))
             except StorageError as error:
                 self._failed("expiry", error)
                 return
             self.records.expired(keys)
             self.counters["rows_expired"] += len(keys)
-            if len(keys) < params.EXPIRY_BATCH:
-                break
-        if self.records.rebuild_due():
-            await self._rebuild_filter()
+            if len(keys) < EXPIRY_BATCH:
+                return
 
-    async def rows(self, key: bytes) -> tuple[ProviderRow, ...]:
-        """The unexpired rows of ``key``, read from the store if need be."""
-        while True:
-            rows = self.records.get(key, self._clock.unix())
-            if not isinstance(rows, Load):
-                return rows
-            loaded = trio.Event()
-            self.load(key, loaded.set)
-            try:
-                await loaded.wait()
-            finally:
-                self.stop_waiting(key, loaded.set)
-
-    async def _rebuild_filter(self) -> None:
-        rebuilt = self.records.begin_rebuild()
-
-        def fill() -> None:
-            for key, count in self.store.provider_keys():
-                rebuilt.add(key, count)
-
+    async def build_filters(self) -> None:
+        """Build the filters of stored keys anew, those that are due."""
+        records, own_keys = self.records, self.own_keys.stored
         try:
-            await self.call(fill)
+            if own_keys.rebuild_due():
+                rebuilt = own_keys.begin_rebuild()
+                await self._fill(rebuilt, self._own_page, own_keys.take_written)
+                own_keys.finish_rebuild(rebuilt)
+            if records.rebuild_due(self._clock.unix()):
+                rebuilt = records.begin_rebuild()
+                await self._fill(rebuilt, self.store.records.provider_keys, records.take_written)
+                records.finish_rebuild(rebuilt)
         except StorageError as error:
             self._failed("rebuild", error)
-        else:
-            self.records.finish_rebuild(rebuilt)
+
+    async def _fill(
+        self,
+        rebuilt: KeyFilter,
+        page_after: Callable[[bytes, int], Page],
+        take_written: Callable[[], Iterable[Key]],
+    ) -> None:
+        """Add all keys of the store to ``rebuilt``, and those written meanwhile, on the thread."""
+
+        def add_page(after: bytes, written: Iterable[Key]) -> Page:
+            page = page_after(after, FILTER_PAGE_KEYS)
+            for preimage, count in page:
+                rebuilt.add(key_of(preimage), count)
+            for key in written:
+                rebuilt.add(key)
+            return page
+
+        after = b""
+        while True:
+            page = await self.call(partial(add_page, after, take_written()))
+            if len(page) < FILTER_PAGE_KEYS:
+                return
+            after = page[-1][0]
+
+    def _own_page(self, after: bytes, limit: int) -> Page:
+        return [(own.key, 1) for own in self.store.keys.page(after, limit)]
 
     def _failed(self, what: str, error: StorageError) -> None:
         self.counters[f"{what}_failed"] += 1
         log.error("storage_failed", doing=what, error=str(error))
+
+
+def _turn(own: OwnKey) -> tuple[bool, float, float, bytes]:
+    """Where ``own`` stands in the order in which keys are provided again."""
+    last = own.last_provided
+    return last is not None, last or 0.0, own.added, own.key

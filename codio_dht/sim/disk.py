@@ -1,6 +1,6 @@
-"""A virtual disk: does what ``core.records`` asks of a store, at once or after a delay.
+"""A virtual disk: does what ``core`` asks of a store, at once or after a delay.
 
-Decides nothing. It is what of a node's records outlives the node.
+Decides nothing. It is what of a node's records and own keys outlives the node.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from codio_dht.core.clock import UnixTime
-from codio_dht.core.records import ProviderRecords
+from codio_dht.core.keyspace import key_of
+from codio_dht.core.own_keys import OwnKeys
+from codio_dht.core.records import EXPIRY_BATCH, FLUSH_INTERVAL_S, ProviderRecords
+from codio_dht.core.reprovide import OwnKey, ReprovideSchedule
+from codio_dht.core.steps import Load, LoadKind
 from codio_dht.core.unsaved import Flush, ProviderRow
-from codio_dht.params import EXPIRY_BATCH, FLUSH_INTERVAL_S
+from codio_dht.params import REPROVIDE_INTERVAL_S
 from codio_dht.sim.events import EventQueue
 
 READ_S: Final = 0.002
@@ -61,14 +65,57 @@ class VirtualDisk:
         return deleted
 
 
-class RecordKeeper:
-    """The records of one running node and its disk."""
+class KeyKeeper:
+    """The own keys of one running node, in the order in which they are to be provided."""
 
-    def __init__(self, queue: EventQueue, disk: VirtualDisk, ttl_s: float) -> None:
+    def __init__(self, queue: EventQueue, *, interval_s: float = REPROVIDE_INTERVAL_S) -> None:
+        self._queue = queue
+        self._keys: dict[bytes, UnixTime | None] = {}
+        self._schedule = ReprovideSchedule(interval_s=interval_s)
+        self.known = OwnKeys()
+
+    def add(self, key: bytes, last_provided: UnixTime | None) -> None:
+        """Keep ``key`` provided."""
+        self.known.added(key, is_new=key not in self._keys)
+        self._keys[key] = last_provided
+
+    def read(self, key: bytes) -> None:
+        """Tell :attr:`known` whether ``key`` is kept provided."""
+        self.known.loaded(key, own=key in self._keys)
+
+    def due(self, now: UnixTime) -> tuple[list[bytes], UnixTime | None]:
+        """The keys to provide now, and when the next one is due if none is."""
+        limit = self._schedule.begin_read()
+        in_order = sorted(self._keys.items(), key=lambda each: each[1] or -1.0) if limit else []
+        stored = [OwnKey(key, now, last) for key, last in in_order[:limit]]
+        return self._schedule.due(now, stored)
+
+    def begun(self, key: bytes) -> None:
+        """``key`` is being provided."""
+        self._schedule.begun(key)
+
+    def provided(self, key: bytes, now: UnixTime) -> None:
+        """``key`` was provided."""
+        self._schedule.provided(key, now)
+        self._keys[key] = now
+        self._schedule.noted(key)
+
+    def failed(self, key: bytes, now: UnixTime) -> None:
+        """``key`` could not be provided."""
+        self._schedule.failed(key, now)
+
+
+class RecordKeeper:
+    """The records and own keys of one running node, and its disk."""
+
+    def __init__(
+        self, queue: EventQueue, disk: VirtualDisk, ttl_s: float, keys: KeyKeeper | None = None
+    ) -> None:
         self._queue = queue
         self._disk = disk
+        self._keys = KeyKeeper(queue) if keys is None else keys
         self.records = ProviderRecords(ttl_s=ttl_s)
-        self.records.remember_keys(disk.counts())
+        self._build_filter()
         self._flush_planned = False
         self._stopped = False
 
@@ -78,13 +125,18 @@ class RecordKeeper:
             self._flush_planned = True
             self._queue.after(FLUSH_INTERVAL_S, self._flush)
 
-    def load(self, key: bytes, done: Callable[[], None]) -> None:
-        """Bring the rows of ``key`` into memory, then call ``done``."""
+    def load(self, load: Load, done: Callable[[], None]) -> None:
+        """Bring what ``load`` names into memory, then call ``done``."""
 
         def read() -> None:
-            if not self._stopped:
-                self.records.loaded(key, self._disk.read(key), self._queue.unix)
-                done()
+            if self._stopped:
+                return
+            match load.kind:
+                case LoadKind.PROVIDERS:
+                    self.records.loaded(load.key, self._disk.read(load.key), self._queue.unix)
+                case LoadKind.OWN_KEY:
+                    self._keys.read(load.key)
+            done()
 
         self._queue.after(READ_S, read)
 
@@ -92,11 +144,8 @@ class RecordKeeper:
         """Delete what has expired; how many rows."""
         keys = self._disk.delete_expired(self._queue.unix, EXPIRY_BATCH)
         self.records.expired(keys)
-        if self.records.rebuild_due():
-            rebuilt = self.records.begin_rebuild()
-            for key, count in self._disk.counts():
-                rebuilt.add(key, count)
-            self.records.finish_rebuild(rebuilt)
+        if self.records.rebuild_due(self._queue.unix):
+            self._build_filter()
         return len(keys)
 
     def stop(self, *, graceful: bool) -> None:
@@ -104,6 +153,12 @@ class RecordKeeper:
         if graceful:
             self._flush()
         self._stopped = True
+
+    def _build_filter(self) -> None:
+        rebuilt = self.records.begin_rebuild()
+        for key, count in self._disk.counts():
+            rebuilt.add(key_of(key), count)
+        self.records.finish_rebuild(rebuilt)
 
     def _flush(self) -> None:
         self._flush_planned = False

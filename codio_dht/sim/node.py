@@ -20,10 +20,9 @@ from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Outlook
 from codio_dht.core.preimages import search_preimage
-from codio_dht.core.reprovide import ReprovideSchedule
 from codio_dht.core.responder import Responder
 from codio_dht.core.targeted_lookups import ProvidersLookup
-from codio_dht.sim.disk import RecordKeeper, VirtualDisk
+from codio_dht.sim.disk import KeyKeeper, RecordKeeper, VirtualDisk
 from codio_dht.sim.exchange import Answer, DialMemory, Done, Exchange
 from codio_dht.sim.population import Member
 from codio_dht.sim.serving import Answering
@@ -48,8 +47,8 @@ class SimNode:
             k=scenario.network.k,
             refresh_interval_s=scenario.run.refresh_interval_s,
         )
-        self.keeper = RecordKeeper(world.queue, disk, scenario.records.ttl_s)
-        self.own_keys = ReprovideSchedule(interval_s=scenario.records.republish_interval_s)
+        self.own_keys = KeyKeeper(world.queue, interval_s=scenario.records.republish_interval_s)
+        self.keeper = RecordKeeper(world.queue, disk, scenario.records.ttl_s, self.own_keys)
         responder = Responder(
             member.peer,
             table=self.network.table,
@@ -57,7 +56,7 @@ class SimNode:
             records=self.keeper.records,
             rng=world.rng,
             address_filter=PUBLIC_ONLY,
-            own_keys=self.own_keys,
+            own_keys=self.own_keys.known,
             k=scenario.network.k,
         )
         responder.set_own_addrs((member.addr,))

@@ -91,7 +91,7 @@ class RecordWorkload:
         began_s = self._queue.now
         rows = node.keeper.records.get(key, self._queue.unix)
         if isinstance(rows, Load):
-            node.keeper.load(key, partial(self._look_again, node, key, began_s))
+            node.keeper.load(rows, partial(self._look_again, node, key, began_s))
         elif rows:
             self._found(began_s, 0.0)
         else:

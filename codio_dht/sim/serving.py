@@ -16,10 +16,9 @@ from codio_dht.core.addresses import PUBLIC_ONLY
 from codio_dht.core.messages import Request
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_book import PeerBook
-from codio_dht.core.responder import Responder
+from codio_dht.core.responder import MAX_LOADS_PER_REQUEST, Responder
 from codio_dht.core.routing_table import RoutingTable
 from codio_dht.core.steps import Load, NoReply, Refuse
-from codio_dht.params import MAX_LOADS_PER_REQUEST
 from codio_dht.sim.disk import RecordKeeper, VirtualDisk
 from codio_dht.sim.population import Member
 from codio_dht.sim.world import Respond, World
@@ -50,7 +49,7 @@ class Answering:
                 self.keeper.stored()
             respond(answer)
         elif loads:
-            self.keeper.load(answer.key, lambda: self._try(asker, request, respond, loads - 1))
+            self.keeper.load(answer, lambda: self._try(asker, request, respond, loads - 1))
         else:
             respond(Refuse("too many loads"))
 

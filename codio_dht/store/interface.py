@@ -1,42 +1,45 @@
-"""What every store does. Methods block: the node calls them from one writer thread, never from
-the event loop. Raises ``StorageError`` and nothing else.
+"""What a store does, in three parts that do not know each other.
 
-Two kinds of durability (design): *other peers'* provider records may lose the last second at a
-power cut; *own* provided keys are on disk, synced, when ``add_own_key`` has returned.
+    RecordStore   what others told this node: can be lost without harm, may be shared by processes
+    KeyStore      what this node was asked to provide: must not be lost, belongs to one process
+    Snapshot      the peers of the routing table, remembered over a restart
+
+Methods block: the node calls them from one thread at a time, never from the event loop. They raise
+``StorageError`` and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.peer import PeerId
 from codio_dht.core.records import Flush, ProviderRow
-
-
-@dataclass(frozen=True, slots=True)
-class OwnKey:
-    """A key this node provides. ``last_provided`` is None until an announcement succeeded."""
-
-    key: bytes
-    added: UnixTime
-    last_provided: UnixTime | None
+from codio_dht.core.reprovide import OwnKey
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotPeer:
-    """A routing-table peer as remembered over a restart: binary multiaddrs."""
+    """A peer of the routing table as it is remembered over a restart: binary multiaddrs."""
 
     peer_id: PeerId
     addrs: tuple[bytes, ...]
 
 
-class Store(Protocol):
-    """See the module."""
+class RecordStore(Protocol):
+    """Provider records of others.
 
-    # provider records of others
+    A power cut may take what was written within the last second. Other processes may read and write
+    the same records at any time.
+    """
+
+    def changes(self) -> int | None:
+        """A number that is a different one after another process has written. None if no other
+        process can."""
+        ...
+
     def load_providers(self, key: bytes) -> list[ProviderRow]:
         """Every stored row of ``key``, expired ones too (``core.records`` decides)."""
         ...
@@ -45,38 +48,88 @@ class Store(Protocol):
         """Apply a batch in one transaction; how many of its rows had no older version."""
         ...
 
-    def provider_keys(self) -> Iterator[tuple[bytes, int]]:
-        """Every key with rows and how many it has, streamed; for the filter at start."""
+    def count(self) -> int:
+        """How many rows there are."""
+        ...
+
+    def provider_keys(self, after: bytes, limit: int) -> list[tuple[bytes, int]]:
+        """The first ``limit`` keys with rows that are greater than ``after``, in order, each with
+        the number of its rows. Short work: the filter is built from many such calls."""
         ...
 
     def delete_expired(self, now: UnixTime, limit: int) -> list[bytes]:
         """Delete up to ``limit`` rows with ``expires <= now``; the key of each deleted row."""
         ...
 
-    # own provided keys
-    def add_own_key(self, key: bytes, now: UnixTime) -> bool:
-        """Remember ``key`` durably; False if it was there."""
+
+class KeyStore(Protocol):
+    """The keys that this node provides. A change is on disk, synced, when its method has returned.
+    Nobody else writes to them."""
+
+    def add(self, key: bytes, now: UnixTime) -> OwnKey | None:
+        """Remember ``key``; None if it is new, else what was known of it, which stays so."""
         ...
 
-    def remove_own_key(self, key: bytes) -> bool:
-        """Forget ``key`` durably; False if it was not there."""
+    def remove(self, key: bytes) -> bool:
+        """Forget ``key``; False if it was not there."""
         ...
 
-    def own_keys(self) -> list[OwnKey]:
-        """All own keys, the longest not announced first."""
+    def contains(self, key: bytes) -> bool:
+        """Whether ``key`` is there."""
+        ...
+
+    def count(self) -> int:
+        """How many keys there are."""
+        ...
+
+    def page(self, after: bytes, limit: int) -> list[OwnKey]:
+        """The first ``limit`` keys that are greater than ``after``, in the order of their bytes."""
+        ...
+
+    def next_to_provide(self, limit: int) -> list[OwnKey]:
+        """The first ``limit`` keys in the order in which they are to be provided: those never
+        provided first, the one added first before the others; then the one provided longest
+        ago."""
         ...
 
     def mark_provided(self, keys: Sequence[bytes], now: UnixTime) -> None:
-        """Note a successful announcement."""
+        """Note that ``keys`` were provided; those that are not there stay so."""
         ...
 
-    # routing-table snapshot
-    def save_snapshot(self, peers: Sequence[SnapshotPeer]) -> None:
-        """Replace the snapshot."""
+    def correct_future(self, now: UnixTime, limit: int) -> int:
+        """Make ``now`` of up to ``limit`` times of a provide that lie after it; how many there
+        were."""
         ...
 
-    def load_snapshot(self) -> list[SnapshotPeer]:
-        """The last snapshot, nearest first; empty if none."""
+
+class Snapshot(Protocol):
+    """The peers of the routing table as they were when it was last saved."""
+
+    def save(self, peers: Sequence[SnapshotPeer]) -> None:
+        """Replace what was saved, whole or not at all."""
+        ...
+
+    def load(self) -> list[SnapshotPeer]:
+        """What was saved last, in its order; empty if nothing was."""
+        ...
+
+
+class Store(Protocol):
+    """The three parts of one node's store."""
+
+    @property
+    def records(self) -> RecordStore:
+        """Provider records of others."""
+        ...
+
+    @property
+    def keys(self) -> KeyStore:
+        """The keys that this node provides."""
+        ...
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The peers of the routing table."""
         ...
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ Decides what a file must be to be used. A database says by its application id th
 its user version how many of the migrations it has had; one that is newer than this program is left
 alone, one that is older is brought up to date, each step in one transaction.
 
-``records.db`` can be lost without harm: what others provide (they announce it again) and the
+``records.db`` can be lost without harm: what others provide (they provide it again) and the
 routing-table snapshot. ``keys.db`` cannot: what this node was asked to provide.
 """
 
@@ -77,6 +77,9 @@ KEYS: Final = Schema(
             ) WITHOUT ROWID
             """,
         ),
+        # In the order in which the keys are provided, so that the next ones are found without
+        # reading all. NULL, never provided, comes first.
+        ("CREATE INDEX own_keys_by_turn ON own_keys (last_provided, added)",),
     ),
 )
 

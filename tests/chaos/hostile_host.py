@@ -188,7 +188,7 @@ def left_open(node: DHTManager) -> dict[str, int]:
         "joining": parts.main.upkeep._machine.rounds,
         "probes": parts.main.network.admission.probing,
         "announcements": parts.main.announcer._running,
-        "keys under way": sum(key.running for key in parts.providing._schedule._keys.values()),
+        "keys under way": len(parts.providing._schedule._running),
         "store calls": parts.shared.storage._one_at_a_time.borrowed_tokens,
         "wanted loads": len(parts.shared.storage._wanted),
     }

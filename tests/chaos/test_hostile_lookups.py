@@ -152,9 +152,9 @@ async def test_lookups_and_provides_of_one_key_at_once_leave_nothing_and_keep_th
                 nursery.start_soon(node.provide, CID)
             with trio.move_on_after(0.07):
                 await node.provide(CID)
-        assert node._node.providing.provides(KEY)
+        assert await node._node.shared.storage.provides(KEY)
         await trio.sleep(200)
-        assert node._node.shared.storage.store.own_keys()[0].last_provided is not None
+        assert (await node.own_keys())[0].last_provided is not None
         assert node._node.shared.errands.running == 0
         assert NOTHING_OPEN == left_open(node)
         assert node.stats().failures == {}

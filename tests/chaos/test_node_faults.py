@@ -139,11 +139,13 @@ async def test_a_call_may_be_cancelled_at_any_step_and_leaves_nothing(autojump_c
                 step += 1
                 rounds += 1
                 await nothing_open(node)
-                kept = {own.key for own in node._node.shared.storage.store.own_keys()}
-                assert kept == {key for key in [KEY] if node._node.providing.provides(key)}
+                kept = {own.key for own in await node.own_keys()}
+                assert kept == {
+                    key for key in [KEY] if await node._node.shared.storage.provides(key)
+                }
                 if kept:
                     await trio.sleep(200)
-                    assert node._node.shared.storage.store.own_keys()[0].last_provided is not None
+                    assert (await node.own_keys())[0].last_provided is not None
                     await node.stop_providing(CID)
             assert rounds > 1
             assert node.stats().failures == {}
@@ -151,18 +153,19 @@ async def test_a_call_may_be_cancelled_at_any_step_and_leaves_nothing(autojump_c
 
 # --- the store ------------------------------------------------------------------------------------
 
-STORE_METHODS = (
-    "load_providers",
-    "flush",
-    "provider_keys",
-    "delete_expired",
-    "add_own_key",
-    "remove_own_key",
-    "own_keys",
-    "mark_provided",
-    "save_snapshot",
-    "load_snapshot",
-)
+STORE_METHODS = {
+    "records": ("changes", "load_providers", "flush", "provider_keys", "delete_expired"),
+    "keys": (
+        "add",
+        "remove",
+        "contains",
+        "page",
+        "next_to_provide",
+        "mark_provided",
+        "correct_future",
+    ),
+    "snapshot": ("save", "load"),
+}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -185,9 +188,10 @@ async def test_a_store_that_fails_at_random_costs_calls_and_not_the_node(autojum
         lab_node(net, through=honest, config=config) as node,
     ):
         await settle([node], 3)
-        store = node._node.shared.storage.store
-        for name in STORE_METHODS:
-            setattr(store, name, at_times(getattr(store, name)))
+        for part_name, names in STORE_METHODS.items():
+            part = getattr(node._node.shared.storage.store, part_name)
+            for name in names:
+                setattr(part, name, at_times(getattr(part, name)))
         client = net.host(900)
         kept: set[bytes] = set()
         for number in range(150):
@@ -226,7 +230,7 @@ async def test_rows_that_are_damaged_on_disk_are_left_out_of_answers(autojump_cl
         respond, clock = node._node.main.server.responder.respond, node._node.shared.clock
         respond(good.peer_id, AddProvider(KEY, (good,)), clock.now())
         await node._node.shared.storage.flush()
-        database = sqlite_store(node)._records
+        database = sqlite_store(node).records.database.connection
         database.execute("PRAGMA ignore_check_constraints = ON")
         for number in range(300):
             row = [rng.choice(values) for _ in range(3)]
@@ -316,7 +320,7 @@ def start(directory: Path, first: int, limit: int = 0) -> subprocess.Popen[str]:
 
 def own_keys(directory: Path) -> set[int]:
     store = SqliteStore(directory)
-    keys = {int.from_bytes(own.key[2:], "big") for own in store.own_keys()}
+    keys = {int.from_bytes(own.key[2:], "big") for own in store.keys.page(b"", 100_000)}
     store.close()
     return keys
 

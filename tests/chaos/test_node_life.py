@@ -11,7 +11,7 @@ from codio_dht import DHTConfig, DHTManager, params
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.messages import AddProvider
 from codio_dht.core.multihash import multihash_of
-from codio_dht.core.records import ProviderRecords
+from codio_dht.core.records import MAX_OVERTAKING_ROWS, ProviderRecords
 from codio_dht.errors import NoPeersError, NotRunningError, StorageError, UsageError
 from hostile_host import (
     LabHost,
@@ -44,7 +44,7 @@ def add_record(node: DHTManager, number: int, key: bytes = KEY) -> None:
 
 
 def stored(node: DHTManager, key: bytes = KEY) -> int:
-    return len(node._node.shared.storage.store.load_providers(key))
+    return len(node._node.shared.storage.store.records.load_providers(key))
 
 
 async def _silent(stream):
@@ -113,13 +113,13 @@ async def test_leaving_the_block_while_everything_is_under_way_takes_no_time_and
                 store = node._node.shared.storage.store
                 await plant(node, [hostile(net, number, _silent) for number in range(100, 130)])
                 written: list[int] = []
-                flush = store.flush
+                flush = store.records.flush
 
                 def counted_flush(batch, written=written, flush=flush):
                     written.append(len(batch.rows))
                     return flush(batch)
 
-                store.flush = counted_flush
+                store.records.flush = counted_flush
                 for number in range(1_000):
                     add_record(node, number)
                 for call in CALLS.values():
@@ -304,7 +304,8 @@ async def test_a_load_that_breaks_leaves_nobody_waiting(autojump_clock):
         add_record(node, 1)
         await storage.flush()
         node._node.shared.records._cache.clear()
-        storage.store.load_providers = once(storage.store.load_providers, ZeroDivisionError())
+        records = storage.store.records
+        records.load_providers = once(records.load_providers, ZeroDivisionError())
         with trio.fail_after(30):
             assert len(await node.provider_records(KEY)) == 1
         assert node.stats().failures == {"loads": 1}
@@ -313,7 +314,7 @@ async def test_a_load_that_breaks_leaves_nobody_waiting(autojump_clock):
 async def test_a_flush_that_breaks_is_made_again(autojump_clock):
     async with memory_net() as net, lab_node(net) as node:
         storage = node._node.shared.storage
-        storage.store.flush = once(storage.store.flush, ZeroDivisionError())
+        storage.store.records.flush = once(storage.store.records.flush, ZeroDivisionError())
         add_record(node, 1)
         await trio.sleep(10)
         assert node.stats().failures == {"flushes": 1}
@@ -359,7 +360,7 @@ async def test_a_node_that_lost_all_its_peers_joins_again_at_once(autojump_clock
 
 def test_writes_that_overtake_a_load_that_never_ends_are_bounded():
     records = ProviderRecords()
-    records.remember_keys([(KEY, 1)])
+    records.opened(1)
     now = UnixTime(EPOCH)
     records.get(KEY, now)
     for number in range(20_000):
@@ -368,7 +369,7 @@ def test_writes_that_overtake_a_load_that_never_ends_are_bounded():
         assert batch is not None
         records.flushed(batch, 0)
     assert batch is not None
-    assert len(records._loading[KEY] or ()) <= params.MAX_OVERTAKING_ROWS
+    assert len(records._loading[KEY] or ()) <= MAX_OVERTAKING_ROWS
     records.loaded(KEY, [], now)
     records.get(KEY, now)
     records.loaded(KEY, [batch.rows[0]], now)

@@ -45,9 +45,9 @@ ADD_AND_FLUSH = (
     + """
 store = SqliteStore(directory)
 for number in count(start):
-    store.add_own_key(number.to_bytes(34, "big"), float(number))
+    store.keys.add(number.to_bytes(34, "big"), float(number))
     print("key", number, flush=True)
-    store.flush(Flush(rows(number, {BATCH}), 1000))
+    store.records.flush(Flush(rows(number, {BATCH}), 1000))
     print("batch", number, flush=True)
 """.replace("{BATCH}", str(BATCH))
 )
@@ -67,22 +67,22 @@ FILL_THE_DISK = (
 import resource
 
 store = SqliteStore(directory)
-store.flush(Flush(rows(0, 20), 1000))
-store.add_own_key(b"first", 1.0)
+store.records.flush(Flush(rows(0, 20), 1000))
+store.keys.add(b"first", 1.0)
 none, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
 refused = 0
 for number in range(1, 200):
     try:
-        store.flush(Flush(rows(number, 20), 1000))
+        store.records.flush(Flush(rows(number, 20), 1000))
     except StorageError as error:
         refused += 1
 assert refused, "nothing was refused"
-assert len(store.load_providers(rows(0, 1)[0].key)) == 20
-assert [own.key for own in store.own_keys()] == [b"first"]
+assert len(store.records.load_providers(rows(0, 1)[0].key)) == 20
+assert [own.key for own in store.keys.page(b"", 100_000)] == [b"first"]
 resource.setrlimit(resource.RLIMIT_FSIZE, (none, hard))
-assert store.flush(Flush(rows(999, 20), 1000)) == 20
-assert store.add_own_key(b"second", 2.0)
+assert store.records.flush(Flush(rows(999, 20), 1000)) == 20
+assert store.keys.add(b"second", 2.0) is None
 store.close()
 print("refused", refused)
 """
@@ -132,8 +132,8 @@ def test_after_sigkill_every_own_key_and_every_flushed_batch_is_there_and_whole(
         first = max(keys) + 10
 
         store = SqliteStore(tmp_path)
-        found = {int.from_bytes(own.key, "big") for own in store.own_keys()}
-        stored = dict(store.provider_keys())
+        found = {int.from_bytes(own.key, "big") for own in store.keys.page(b"", 100_000)}
+        stored = dict(store.records.provider_keys(b"", 100_000))
         store.close()
         assert found >= keys
         assert len(found - keys) <= ROUNDS  # added, killed before it could say so
@@ -162,7 +162,7 @@ def test_a_disk_that_refuses_writes_costs_only_those_and_not_the_store(tmp_path:
     assert child.returncode == 0
     assert said.startswith("refused ")
     store = SqliteStore(tmp_path)
-    assert {own.key for own in store.own_keys()} == {b"first", b"second"}
+    assert {own.key for own in store.keys.page(b"", 100_000)} == {b"first", b"second"}
     last = ProviderRow(
         (999).to_bytes(34, "big"),
         PeerId(b"\x12\x20" + bytes(32)),
@@ -171,6 +171,6 @@ def test_a_disk_that_refuses_writes_costs_only_those_and_not_the_store(tmp_path:
         UnixTime(2.0),
         UnixTime(3.0),
     )
-    assert last in store.load_providers(last.key)
-    assert store.flush(Flush((last,), 1000)) == 0
+    assert last in store.records.load_providers(last.key)
+    assert store.records.flush(Flush((last,), 1000)) == 0
     store.close()

@@ -95,13 +95,13 @@ async def test_the_event_loop_is_never_blocked_while_20_000_records_are_stored(t
     async with real_time_net() as net, opened(net, 1, tmp_path) as server:
         storage, loop_thread = server._node.shared.storage, threading.get_ident()
         threads = set()
-        flush = storage.store.flush
+        flush = storage.store.records.flush
 
         def watched_flush(batch):
             threads.add(threading.get_ident())
             return flush(batch)
 
-        storage.store.flush = watched_flush
+        storage.store.records.flush = watched_flush
         client = net.host(2)
         await client.connect(server.peer_id, server.addrs, soon())
         requests = add_providers(client, RECORDS)
@@ -132,14 +132,14 @@ async def test_the_event_loop_is_never_blocked_while_20_000_records_are_stored(t
 async def test_a_store_that_cannot_write_loses_nothing_and_stops_nothing(autojump_clock, tmp_path):
     async with memory_net() as net, opened(net, 1, tmp_path) as server:
         storage = server._node.shared.storage
-        flush, broken = storage.store.flush, True
+        flush, broken = storage.store.records.flush, True
 
         def failing_flush(batch):
             if broken:
                 raise StorageError("the disk is full")
             return flush(batch)
 
-        storage.store.flush = failing_flush
+        storage.store.records.flush = failing_flush
         client = net.host(2)
         await client.connect(server.peer_id, server.addrs, soon())
         stream = await client.open_stream(server.peer_id, KAD_PROTOCOL, soon())
@@ -166,15 +166,14 @@ async def test_expired_records_leave_the_disk(autojump_clock, tmp_path):
         assert server.stats().storage["rows_expired"] == 50
 
 
-@pytest.mark.parametrize("fault", ["add_own_key"])
-async def test_a_provide_that_cannot_be_noted_is_refused_and_not_kept(autojump_clock, fault):
+async def test_a_provide_that_cannot_be_noted_is_refused_and_not_kept(autojump_clock):
     async with memory_net() as net, open_nodes(net, 2) as nodes:
         await settle(nodes, 1)
 
         def failing(*_):
             raise StorageError("the disk is full")
 
-        setattr(nodes[0]._node.shared.storage.store, fault, failing)
+        nodes[0]._node.shared.storage.store.keys.add = failing
         with pytest.raises(StorageError, match="disk is full"):
             await nodes[0].provide(CID)
         assert nodes[0].stats().own_keys == 0

@@ -21,11 +21,13 @@ from multiaddr import Multiaddr
 
 from codio_dht.core.addresses import KEEP_ALL
 from codio_dht.core.clock import Monotonic, UnixTime
+from codio_dht.core.keyspace import key_of
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_book import PeerBook
 from codio_dht.core.records import ProviderRecords, ProviderRow
 from codio_dht.core.responder import Responder
 from codio_dht.core.routing_table import RoutingTable
+from codio_dht.core.steps import Load
 from codio_dht.core.unsaved import Flush
 from codio_dht.crypto.certificate import verify_certificate
 from codio_dht.crypto.envelope import seal_envelope
@@ -390,14 +392,14 @@ class _Loads:
     """A store whose reads wait until they are let go."""
 
     def __init__(self) -> None:
-        self.waiting: list[tuple[bytes, Callable[[], None]]] = []
+        self.waiting: list[tuple[Load, Callable[[], None]]] = []
 
-    def load(self, key: bytes, done: Callable[[], None]) -> None:
-        self.waiting.append((key, done))
+    def load(self, load: Load, done: Callable[[], None]) -> None:
+        self.waiting.append((load, done))
 
-    def stop_waiting(self, key: bytes, done: Callable[[], None]) -> None:
-        if (key, done) in self.waiting:
-            self.waiting.remove((key, done))
+    def stop_waiting(self, load: Load, done: Callable[[], None]) -> None:
+        if (load, done) in self.waiting:
+            self.waiting.remove((load, done))
 
 
 def run_kad_stream(pieces: Pieces) -> None:
@@ -405,7 +407,11 @@ def run_kad_stream(pieces: Pieces) -> None:
     local = BOB.peer_id()
     table, book = RoutingTable(local.key), PeerBook(local)
     stored = ProviderRecords(ttl_s=3_600.0)
-    stored.remember_keys([(bytes(1), 1), (b"\x12\x20" + bytes(32), 2)])
+    stored.opened(3)
+    rebuilt = stored.begin_rebuild()
+    rebuilt.add(key_of(bytes(1)), 1)
+    rebuilt.add(key_of(b"\x12\x20" + bytes(32)), 2)
+    stored.finish_rebuild(rebuilt)
     for number in range(30):
         peer = PeerId(b"\x12\x20" + number.to_bytes(32, "big"))
         book.heard(peer, [b"\x04\x01\x02\x03\x04\x06\x0f\xa1"], NOW)
@@ -417,7 +423,6 @@ def run_kad_stream(pieces: Pieces) -> None:
         records=stored,
         rng=random.Random(7),
         address_filter=KEEP_ALL,
-        own_keys=set(),
     )
     loads = _Loads()
     server = KadServer(responder, loads, Clock(lambda: UNIX_NOW))
@@ -428,9 +433,9 @@ def run_kad_stream(pieces: Pieces) -> None:
         while isinstance(answer, Parked):
             ready: list[bool] = []
             answer.on_ready(lambda ready=ready: ready.append(True))  # type: ignore[misc]
-            for key, done in loads.waiting[:]:
-                loads.waiting.remove((key, done))
-                stored.loaded(key, [], UNIX_NOW)
+            for load, done in loads.waiting[:]:
+                loads.waiting.remove((load, done))
+                stored.loaded(load.key, [], UNIX_NOW)
                 done()
             if ready != [True]:
                 raise FindingError(f"a parked stream was woken {len(ready)} times")
@@ -525,8 +530,8 @@ def run_store(pieces: Pieces) -> None:
     """Rows that changed on disk; pieces: what they changed to."""
     store = SqliteStore()
     try:
-        store.flush(Flush((_ROW,), 10))
-        records: sqlite3.Connection = store._records
+        store.records.flush(Flush((_ROW,), 10))
+        records: sqlite3.Connection = store.records.database.connection
         good, provider = records.execute("SELECT record, provider FROM providers").fetchone()
         spoilt = [damaged(good, pieces), b"".join(pieces)]
         for number, record in enumerate(spoilt):
@@ -535,13 +540,13 @@ def run_store(pieces: Pieces) -> None:
                 " VALUES (?, ?, ?, ?)",
                 (b"key", damaged(provider, pieces) if number else provider, record, 3.0),
             )
-        for row in store.load_providers(b"key"):
+        for row in store.records.load_providers(b"key"):
             row.provider.to_base58()
         records.execute(
             "INSERT INTO snapshot VALUES (0, ?, ?)", (damaged(provider, pieces), spoilt[1])
         )
-        store.load_snapshot()
-        store.delete_expired(UNIX_NOW, 100)
+        store.snapshot.load()
+        store.records.delete_expired(UNIX_NOW, 100)
         for data in spoilt:
             try:
                 unpack_addrs(data)

@@ -17,14 +17,23 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.key_filter import KeyFilter
+from codio_dht.core.keyspace import key_of
 from codio_dht.core.peer import PeerId
-from codio_dht.core.records import AddOutcome, Flush, ProviderRecords, ProviderRow
-from codio_dht.core.steps import Load
+from codio_dht.core.records import (
+    CHANGES_CHECK_S,
+    LOAD_RETRY_S,
+    AddOutcome,
+    Flush,
+    ProviderRecords,
+    ProviderRow,
+)
+from codio_dht.core.steps import Load, LoadKind
 from codio_dht.core.unsaved import Unsaved
-from codio_dht.params import LOAD_RETRY_S
 
 KEYS = [b"\x12\x03key" + bytes([i]) for i in range(3)]
 PEERS = [PeerId(b"\x00\x01" + bytes([i])) for i in range(5)]
+TOLD_TO_OTHERS = [PeerId(b"\x00\x02\xff" + bytes([i])) for i in range(3)]
+"""Providers that speak to another process on the same store only."""
 TTL_S = 100.0
 
 Slot = tuple[bytes, PeerId]
@@ -33,8 +42,9 @@ Slot = tuple[bytes, PeerId]
 class FakeDisk:
     """The store's contract, as a dict."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shared: bool) -> None:
         self.rows: dict[Slot, ProviderRow] = {}
+        self.changes = 0 if shared else None
 
     def of(self, key: bytes) -> list[ProviderRow]:
         return [row for row in self.rows.values() if row.key == key]
@@ -67,10 +77,11 @@ class World:
     max_per_key = 1_000
     max_records = 1_000
     max_unsaved = 1_000
+    shared = False
 
     def __init__(self) -> None:
         self.now = UnixTime(1_000.0)
-        self.disk = FakeDisk()
+        self.disk = FakeDisk(shared=self.shared)
         self.start()
 
     def start(self) -> None:
@@ -83,11 +94,13 @@ class World:
             max_cached_bytes=1_500,
             unsaved=Unsaved(max_rows=self.max_unsaved, batch_rows=2),
         )
-        self.records.remember_keys(self.disk.counts())
-        self.oracle = dict(self.disk.rows)
+        self.records.opened(len(self.disk.rows), self.disk.changes)
+        self.oracle = {
+            slot: row for slot, row in self.disk.rows.items() if slot[1] not in TOLD_TO_OTHERS
+        }
         self.unreadable: dict[bytes, UnixTime] = {}
         self.wanted: list[bytes] = []
-        self.snapshots: list[tuple[bytes, list[ProviderRow]]] = []
+        self.snapshots: list[tuple[bytes, list[ProviderRow], int | None]] = []
         self.batch: Flush | None = None
         self.added: int | None = None
         self.rebuilt: KeyFilter | None = None
@@ -119,8 +132,8 @@ class World:
     def get(self, key: bytes) -> None:
         answer = self.records.get(key, self.now)
         if isinstance(answer, Load):
-            assert answer == Load(key)
-            if key not in [*self.wanted, *(of for of, _ in self.snapshots)]:
+            assert answer == Load(LoadKind.PROVIDERS, key)
+            if key not in [*self.wanted, *(of for of, _, _ in self.snapshots)]:
                 self.wanted.append(key)
         else:
             self.check(key, answer)
@@ -131,7 +144,8 @@ class World:
         assert len(told) == len(rows)
         for row in rows:
             assert row.expires > self.now
-            assert self.oracle[key, row.provider] == row
+            if row.provider not in TOLD_TO_OTHERS:
+                assert self.oracle[key, row.provider] == row
         if self.now < self.unreadable.get(key, -LOAD_RETRY_S) + LOAD_RETRY_S:
             return
         for row in self.must_tell(key):
@@ -146,12 +160,12 @@ class World:
     def read(self) -> None:
         if self.wanted:
             key = self.wanted.pop(0)
-            self.snapshots.append((key, self.disk.of(key)))
+            self.snapshots.append((key, self.disk.of(key), self.disk.changes))
 
     def report_read(self, index: int) -> None:
         if self.snapshots:
-            key, rows = self.snapshots.pop(index % len(self.snapshots))
-            self.records.loaded(key, rows, self.now)
+            key, rows, changes = self.snapshots.pop(index % len(self.snapshots))
+            self.records.loaded(key, rows, self.now, changes)
             self.get(key)
 
     def read_fails(self) -> None:
@@ -193,7 +207,16 @@ class World:
     def expire(self, limit: int) -> None:
         self.records.expired(self.disk.delete_expired(self.now, limit))
 
-    # --- the process
+    # --- the processes
+
+    def other_writes(self, key: bytes, peer: PeerId, version: int) -> None:
+        """Another process on the same store was told of ``peer``."""
+        if self.disk.changes is not None:
+            self.disk.changes += 1
+            expires = UnixTime(self.now + TTL_S)
+            self.disk.rows[key, peer] = ProviderRow(
+                key, peer, (bytes([version]),), self.now, expires, expires
+            )
 
     def crash(self) -> None:
         self.start()
@@ -201,11 +224,11 @@ class World:
     def begin_rebuild(self) -> None:
         self.rebuilt = self.records.begin_rebuild()
         for key, count in self.disk.counts():
-            self.rebuilt.add(key, count)
+            self.rebuilt.add(key_of(key), count)
 
     def finish_rebuild(self) -> None:
         if self.rebuilt is not None:
-            assert self.records.finish_rebuild(self.rebuilt)
+            assert self.records.finish_rebuild(self.rebuilt) or self.shared
             self.rebuilt = None
 
     # --- what holds always, and in the end
@@ -226,17 +249,17 @@ class World:
         while (batch := self.records.take_flush()) is not None:
             self.records.flushed(batch, self.disk.flush(batch))
         self.check_bounds()
-        self.wait(int(LOAD_RETRY_S))
+        self.wait(int(max(LOAD_RETRY_S, CHANGES_CHECK_S)))
         for key in KEYS:
             answer = self.records.get(key, self.now)
             if isinstance(answer, Load):
-                self.records.loaded(key, self.disk.of(key), self.now)
+                self.records.loaded(key, self.disk.of(key), self.now, self.disk.changes)
                 answer = self.records.get(key, self.now)
             assert not isinstance(answer, Load)
             unexpired = [row for row in self.disk.of(key) if row.expires > self.now]
             assert in_order(unexpired) == in_order(answer)
             self.check(key, answer)
-        assert len(self.disk.rows) <= len(self.records)
+        assert self.shared or len(self.disk.rows) <= len(self.records)
 
 
 class RoomyWorld(World):
@@ -256,6 +279,12 @@ class TightWorld(World):
 
     def must_tell(self, key: bytes) -> list[ProviderRow]:
         return [row for row in self.disk.of(key) if row.expires > self.now]
+
+
+class SharedWorld(RoomyWorld):
+    """Another process writes to the same store: what it wrote is told an interval later."""
+
+    shared = True
 
 
 def in_order(rows: list[ProviderRow] | tuple[ProviderRow, ...]) -> list[ProviderRow]:
@@ -279,6 +308,14 @@ class RecordsMachine(RuleBasedStateMachine):
     @rule(key=st.sampled_from(KEYS))
     def get(self, key: bytes) -> None:
         self.world.get(key)
+
+    @rule(
+        key=st.sampled_from(KEYS),
+        peer=st.sampled_from(TOLD_TO_OTHERS),
+        version=st.integers(0, 255),
+    )
+    def other_writes(self, key: bytes, peer: PeerId, version: int) -> None:
+        self.world.other_writes(key, peer, version)
 
     @rule(index=st.integers(0, 3))
     def report_read(self, index: int) -> None:
@@ -322,6 +359,12 @@ class RoomyRecords(RecordsMachine):
         self.world = RoomyWorld()
 
 
+class SharedRecords(RecordsMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = SharedWorld()
+
+
 class TightRecords(RecordsMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -329,9 +372,11 @@ class TightRecords(RecordsMachine):
 
 
 RoomyRecords.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
+SharedRecords.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
 TightRecords.TestCase.settings = settings(max_examples=60, stateful_step_count=50)
 
 TestRoomyRecords = RoomyRecords.TestCase
+TestSharedRecords = SharedRecords.TestCase
 TestTightRecords = TightRecords.TestCase
 
 
@@ -339,7 +384,7 @@ TestTightRecords = TightRecords.TestCase
 
 
 @pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("kind", [RoomyWorld, TightWorld])
+@pytest.mark.parametrize("kind", [RoomyWorld, SharedWorld, TightWorld])
 def test_nothing_taken_is_lost_on_a_long_walk(kind: type[World], seed: int) -> None:
     rng = random.Random(seed)
     world = kind()
@@ -350,6 +395,7 @@ def test_nothing_taken_is_lost_on_a_long_walk(kind: type[World], seed: int) -> N
     steps = {
         lambda: world.add(key(), rng.choice(PEERS), rng.randrange(256)): 30,
         lambda: world.get(key()): 30,
+        lambda: world.other_writes(key(), rng.choice(TOLD_TO_OTHERS), rng.randrange(256)): 5,
         lambda: world.report_read(rng.randrange(4)): 15,
         world.read: 15,
         world.read_fails: 1,

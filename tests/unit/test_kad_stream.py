@@ -7,7 +7,7 @@ from typing import Any
 from codio_dht.core.clock import Monotonic, Now, UnixTime
 from codio_dht.core.messages import GetProviders, MessageType, Reply, Request
 from codio_dht.core.peer import PeerId
-from codio_dht.core.steps import Answer, Load
+from codio_dht.core.steps import Answer, Load, LoadKind
 from codio_dht.net.handlers import Parked, Reset
 from codio_dht.node.clock import Clock
 from codio_dht.node.server import KadServer, KadStream, Wake
@@ -28,14 +28,14 @@ class Responses:
         self.loaded = loaded
 
     def respond(self, peer: PeerId, request: Request, now: Now) -> Answer:
-        return REPLY if self.loaded else Load(KEY)
+        return REPLY if self.loaded else Load(LoadKind.PROVIDERS, KEY)
 
 
 class NoLoader:
-    def load(self, key: bytes, done: Wake) -> None:
+    def load(self, load: Load, done: Wake) -> None:
         """Never done."""
 
-    def stop_waiting(self, key: bytes, done: Wake) -> None:
+    def stop_waiting(self, load: Load, done: Wake) -> None:
         """Nobody waits."""
 
 

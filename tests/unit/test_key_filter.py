@@ -5,20 +5,21 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codio_dht.core.key_filter import KeyFilter
+from codio_dht.core.key_filter import KeyFilter, StoredKeys
+from codio_dht.core.keyspace import Key, key_of
 
 
-def key(number: int) -> bytes:
-    return number.to_bytes(8, "big")
+def key(number: int) -> Key:
+    return key_of(number.to_bytes(8, "big"))
 
 
 @given(st.sets(st.binary(max_size=80), max_size=300), st.integers(1, 400))
 def test_a_key_that_was_added_is_never_denied(keys: set[bytes], max_keys: int) -> None:
     some = KeyFilter(max_keys)
     for each in sorted(keys):
-        some.add(each, 2)
+        some.add(key_of(each), 2)
 
-    assert all(each in some for each in keys)
+    assert all(key_of(each) in some for each in keys)
     assert 2 * len(keys) == some.rows
     assert some.keys <= len(keys)
 
@@ -51,3 +52,37 @@ def test_past_the_keys_it_is_made_for_memory_no_longer_grows() -> None:
 
     assert full == some.memory_bytes
     assert all(key(number) in some for number in range(30_000))
+
+
+# --- over the life of a store ---------------------------------------------------------------------
+
+
+def test_an_incomplete_filter_denies_nothing_until_it_was_built() -> None:
+    known = StoredKeys(100)
+    known.add(b"here")
+    assert (known.may_hold(b"here"), known.may_hold(b"there")) == (True, False)
+
+    known.distrust()
+    assert known.rebuild_due()
+    assert known.may_hold(b"there")
+    rebuilt = known.begin_rebuild()
+    rebuilt.add(key_of(b"elsewhere"))
+    known.add(b"meanwhile")
+    assert known.finish_rebuild(rebuilt)
+    held = [each for each in (b"elsewhere", b"meanwhile", b"there") if known.may_hold(each)]
+    assert held == [b"elsewhere", b"meanwhile"]
+
+
+def test_a_rebuild_that_was_distrusted_or_never_begun_counts_for_nothing() -> None:
+    known = StoredKeys(100)
+    assert not known.finish_rebuild(KeyFilter(100))
+    rebuilt = known.begin_rebuild()
+    known.distrust()
+    assert not known.finish_rebuild(rebuilt)
+    assert not known.complete
+
+
+def test_the_point_that_a_caller_knows_is_used() -> None:
+    known = StoredKeys(100)
+    known.add(b"here")
+    assert known.may_hold(b"anything", key_of(b"here"))

@@ -5,15 +5,23 @@ from __future__ import annotations
 import pytest
 
 from codio_dht.core.clock import UnixTime
+from codio_dht.core.keyspace import key_of
 from codio_dht.core.peer import PeerId
-from codio_dht.core.records import AddOutcome, Flush, ProviderRecords, ProviderRow
-from codio_dht.core.steps import Load
-from codio_dht.core.unsaved import Unsaved
-from codio_dht.params import (
+from codio_dht.core.records import (
+    CHANGES_CHECK_S,
     LOAD_RETRY_S,
-    MAX_ADDRS_PER_PEER,
     MAX_RECORD_ADDR_BYTES,
     MAX_TRACKED_LOADS,
+    REBUILD_REST_S,
+    AddOutcome,
+    Flush,
+    ProviderRecords,
+    ProviderRow,
+)
+from codio_dht.core.steps import Load, LoadKind
+from codio_dht.core.unsaved import Unsaved
+from codio_dht.params import (
+    MAX_ADDRS_PER_PEER,
     PROVIDER_ADDR_TTL_S,
     PROVIDER_TTL_PUBLIC_S,
 )
@@ -54,6 +62,10 @@ def write_all(records: ProviderRecords) -> list[ProviderRow]:
         written += batch.rows
         records.flushed(batch, len(batch.rows))
     return written
+
+
+def load_of(of: bytes) -> Load:
+    return Load(LoadKind.PROVIDERS, of)
 
 
 # --- taking and telling ---------------------------------------------------------------------------
@@ -140,8 +152,17 @@ def test_a_records_addresses_are_bounded_in_number_and_bytes() -> None:
 
 def on_disk(*rows: ProviderRow) -> ProviderRecords:
     records = ProviderRecords(ttl_s=1000.0)
-    records.remember_keys([(row.key, 1) for row in rows])
+    stored(records, [row.key for row in rows])
     return records
+
+
+def stored(records: ProviderRecords, keys: list[bytes], changes: int | None = None) -> None:
+    """The store has these keys, with a row each, and the filter of them has been built."""
+    records.opened(len(keys), changes)
+    rebuilt = records.begin_rebuild()
+    for each in keys:
+        rebuilt.add(key_of(each), 1)
+    assert records.finish_rebuild(rebuilt)
 
 
 def row(of: bytes, provider: PeerId, expires: UnixTime) -> ProviderRow:
@@ -149,23 +170,23 @@ def row(of: bytes, provider: PeerId, expires: UnixTime) -> ProviderRow:
 
 
 def test_a_key_on_disk_is_loaded_once_and_then_told_from_memory() -> None:
-    stored = row(KEY, peer(1), later(100))
-    records = on_disk(stored)
+    kept = row(KEY, peer(1), later(100))
+    records = on_disk(kept)
 
-    assert Load(KEY) == records.get(KEY, NOW)
-    records.loaded(KEY, [stored], NOW)
-    assert (stored,) == records.get(KEY, NOW)
+    assert load_of(KEY) == records.get(KEY, NOW)
+    records.loaded(KEY, [kept], NOW)
+    assert (kept,) == records.get(KEY, NOW)
     assert records.get(KEY, later(100)) == ()
 
 
 def test_records_taken_during_a_load_are_told_with_what_it_brings() -> None:
-    stored = row(KEY, peer(1), later(100))
-    records = on_disk(stored)
+    kept = row(KEY, peer(1), later(100))
+    records = on_disk(kept)
     records.get(KEY, NOW)
     records.add(KEY, peer(2), ADDRS, NOW)
     write_all(records)
     records.add(KEY, peer(3), ADDRS, NOW)
-    records.loaded(KEY, [stored], NOW)
+    records.loaded(KEY, [kept], NOW)
 
     assert [peer(1), peer(2), peer(3)] == providers(records, KEY)
 
@@ -177,16 +198,16 @@ def test_an_unreadable_key_is_told_from_memory_for_a_while_and_then_tried_again(
     records.add(KEY, peer(2), ADDRS, NOW)
 
     assert [peer(2)] == providers(records, KEY, later(LOAD_RETRY_S - 1))
-    assert Load(KEY) == records.get(KEY, later(LOAD_RETRY_S))
+    assert load_of(KEY) == records.get(KEY, later(LOAD_RETRY_S))
 
 
 def test_unasked_for_and_repeated_loads_are_harmless() -> None:
-    stored = row(KEY, peer(1), later(100))
-    records = on_disk(stored)
-    records.loaded(KEY, [stored], NOW)
+    kept = row(KEY, peer(1), later(100))
+    records = on_disk(kept)
+    records.loaded(KEY, [kept], NOW)
     records.add(KEY, peer(2), ADDRS, NOW)
     write_all(records)
-    records.loaded(KEY, [stored], NOW)  # from before the write
+    records.loaded(KEY, [kept], NOW)  # from before the write
     records.load_failed(KEY, NOW)
 
     assert [peer(1), peer(2)] == providers(records, KEY)
@@ -194,7 +215,7 @@ def test_unasked_for_and_repeated_loads_are_harmless() -> None:
 
 def test_keys_asked_for_long_ago_leave_the_cache_and_are_loaded_again() -> None:
     records = ProviderRecords(max_cached_bytes=20_000)
-    records.remember_keys([(key(number), 1) for number in range(100)])
+    stored(records, [key(number) for number in range(100)])
     for number in range(100):
         records.loaded(key(number), [row(key(number), peer(1), later(9))], NOW)
         records.get(key(0), NOW)  # asked for all the time
@@ -203,14 +224,14 @@ def test_keys_asked_for_long_ago_leave_the_cache_and_are_loaded_again() -> None:
     assert stats.cached_bytes <= 20_000
     assert 1 < stats.cached_keys < 20
     assert [peer(1)] == providers(records, key(0))
-    assert Load(key(1)) == records.get(key(1), NOW)
+    assert load_of(key(1)) == records.get(key(1), NOW)
 
 
 def test_loads_under_way_are_bounded() -> None:
     records = ProviderRecords()
-    records.remember_keys([(key(number), 1) for number in range(2 * MAX_TRACKED_LOADS)])
+    stored(records, [key(number) for number in range(2 * MAX_TRACKED_LOADS)])
     for number in range(2 * MAX_TRACKED_LOADS):
-        assert Load(key(number)) == records.get(key(number), NOW)
+        assert load_of(key(number)) == records.get(key(number), NOW)
 
     assert records.stats().loading == MAX_TRACKED_LOADS
 
@@ -255,7 +276,7 @@ def test_full_records_take_no_new_record_but_every_refresh() -> None:
 
 def test_when_full_what_may_be_a_refresh_is_written_only_where_it_is_one() -> None:
     records = ProviderRecords(max_records=1)
-    records.remember_keys([(KEY, 1)])
+    stored(records, [KEY])
 
     assert records.add(KEY, peer(1), ADDRS, NOW) is AddOutcome.REFRESHED
     batch = records.take_flush()
@@ -338,23 +359,12 @@ def test_reports_of_other_batches_are_no_ops() -> None:
     assert records.take_flush() is None
 
 
-def test_without_the_stores_count_a_record_of_a_known_key_is_taken_for_a_refresh() -> None:
-    records = ProviderRecords()
-    for _ in range(3):
-        records.add(KEY, peer(0), ADDRS, NOW)
-        batch = records.take_flush()
-        assert batch is not None
-        records.flushed(batch)
-
-    assert len(records) == 1
-
-
 def test_a_record_too_many_in_one_key_on_disk_is_not_told_once_that_is_known() -> None:
     records = ProviderRecords(max_per_key=2)
-    stored = [row(KEY, peer(number), later(100)) for number in range(2)]
-    records.remember_keys([(KEY, 2)])
+    rows = [row(KEY, peer(number), later(100)) for number in range(2)]
+    stored(records, [KEY])
     assert records.add(KEY, peer(9), ADDRS, NOW) is AddOutcome.ADDED  # only the store could tell
-    records.loaded(KEY, stored, NOW)
+    records.loaded(KEY, rows, NOW)
 
     assert [peer(0), peer(1)] == providers(records, KEY)
 
@@ -364,34 +374,144 @@ def test_a_record_too_many_in_one_key_on_disk_is_not_told_once_that_is_known() -
 
 def test_a_rebuilt_filter_forgets_what_is_gone_and_knows_what_came_meanwhile() -> None:
     records = ProviderRecords(ttl_s=10.0)
-    records.remember_keys([(key(number), 1) for number in range(3_000)])
-    assert not records.rebuild_due()
+    stored(records, [key(number) for number in range(3_000)])
+    assert not records.rebuild_due(NOW)
     records.expired([key(number) for number in range(2_900)])
-    assert records.rebuild_due()
+    assert records.rebuild_due(NOW)
 
     rebuilt = records.begin_rebuild()
     for number in range(2_900, 3_000):
-        rebuilt.add(key(number), 1)
+        rebuilt.add(key_of(key(number)), 1)
     records.add(KEY, peer(0), ADDRS, NOW)
     write_all(records)
     assert records.finish_rebuild(rebuilt)
 
-    assert not records.rebuild_due()
+    assert not records.rebuild_due(NOW)
     assert len(records) == 101
     assert sum(records.get(key(number), NOW) == () for number in range(2_900)) > 2_850
-    assert Load(KEY) == records.get(KEY, NOW)
+    assert load_of(KEY) == records.get(KEY, NOW)
     assert not records.finish_rebuild(rebuilt)
 
 
-def test_a_rebuild_that_is_overtaken_by_too_much_is_given_up() -> None:
-    records = ProviderRecords(unsaved=Unsaved(max_rows=10**9, max_bytes=10**9, batch_rows=10**9))
+def test_keys_written_during_a_rebuild_can_be_handed_over_piece_by_piece() -> None:
+    records = ProviderRecords()
     rebuilt = records.begin_rebuild()
-    for number in range(66_000):
+    assert list(records.take_written()) == []
+    for number in range(3):
         records.add(key(number), peer(0), (), NOW)
+        write_all(records)
+        assert list(records.take_written()) == [key_of(key(number))]
+        rebuilt.add(key_of(key(number)))
+    records.add(key(3), peer(0), (), NOW)
     write_all(records)
+    assert records.finish_rebuild(rebuilt)
+
+    assert all(isinstance(records.get(key(number), NOW), Load) for number in range(4))
+    assert records.get(key(4), NOW) == ()
+    assert list(records.take_written()) == []
+
+
+def test_after_a_start_any_key_may_be_on_disk_until_the_filter_is_built() -> None:
+    records = ProviderRecords(max_records=2)
+    records.opened(2)
+
+    assert records.rebuild_due(NOW)
+    assert load_of(KEY) == records.get(KEY, NOW)
+    assert len(records) == 2
+    assert records.add(KEY, peer(1), ADDRS, NOW) is AddOutcome.REFRESHED  # if it is one
+    records.loaded(KEY, [], NOW)
+    assert records.get(KEY, NOW) == ()  # the store had none, so it will not be written
+
+
+def test_an_empty_store_needs_no_filter() -> None:
+    records = ProviderRecords()
+    records.opened(0)
+
+    assert not records.rebuild_due(NOW)
+    assert records.get(KEY, NOW) == ()
+
+
+# --- other processes on the same store ------------------------------------------------------------
+
+
+def test_what_another_process_writes_is_told_once_the_store_was_asked_for_changes() -> None:
+    mine, theirs = row(KEY, peer(1), later(1000)), row(KEY, peer(2), later(1000))
+    records = ProviderRecords()
+    stored(records, [KEY], changes=7)
+    records.get(KEY, NOW)
+    records.loaded(KEY, [mine], NOW, 7)
+
+    assert (mine,) == records.get(KEY, later(CHANGES_CHECK_S - 1))
+    assert load_of(KEY) == records.get(KEY, later(CHANGES_CHECK_S))
+    assert (mine,) == records.get(KEY, later(CHANGES_CHECK_S))  # one asks, the others are answered
+    records.loaded(KEY, [mine, theirs], later(CHANGES_CHECK_S), 8)
+    assert (mine, theirs) == records.get(KEY, later(CHANGES_CHECK_S))
+
+
+def test_a_key_that_another_process_added_is_denied_no_longer_than_the_interval() -> None:
+    theirs = row(key(2), peer(2), later(1000))
+    records = ProviderRecords()
+    stored(records, [KEY], changes=7)
+    records.get(KEY, NOW)
+    records.loaded(KEY, [], NOW, 7)
+
+    assert records.get(key(2), NOW) == ()
+    assert load_of(key(1)) == records.get(key(1), later(CHANGES_CHECK_S))
+    records.loaded(key(1), [], later(CHANGES_CHECK_S), 8)
+    assert load_of(key(2)) == records.get(key(2), later(CHANGES_CHECK_S))
+    records.loaded(key(2), [theirs], later(CHANGES_CHECK_S), 8)
+    assert (theirs,) == records.get(key(2), later(CHANGES_CHECK_S))
+    assert records.get(key(1), later(CHANGES_CHECK_S)) == ()  # read since, and remembered
+
+
+def test_as_long_as_nobody_else_writes_the_cache_and_the_filter_are_believed() -> None:
+    records = ProviderRecords()
+    stored(records, [KEY], changes=7)
+    records.get(KEY, NOW)
+    records.loaded(KEY, [row(KEY, peer(1), later(1000))], NOW, 7)
+    asked = 0
+    for second in range(100):
+        for each in (KEY, key(1), key(2)):
+            if isinstance(records.get(each, later(second)), Load):
+                records.loaded(each, [], later(second), 7)
+                asked += 1
+    assert asked == 100 / CHANGES_CHECK_S - 1
+    assert [peer(1)] == providers(records, KEY, later(99))
+
+
+def test_nothing_is_asked_of_a_store_that_nobody_else_can_write_to() -> None:
+    records = ProviderRecords()
+    stored(records, [KEY])
+    records.get(KEY, NOW)
+    records.loaded(KEY, [row(KEY, peer(1), later(1000))], NOW)
+
+    assert [peer(1)] == providers(records, KEY, later(900))
+    assert records.get(key(1), later(900)) == ()
+
+
+def test_the_filter_is_built_anew_once_the_others_are_quiet() -> None:
+    records = ProviderRecords()
+    stored(records, [KEY], changes=7)
+    rebuilt = records.begin_rebuild()
+    records.get(KEY, NOW)
+    records.loaded(KEY, [], NOW, 8)
 
     assert not records.finish_rebuild(rebuilt)
-    assert Load(key(0)) == records.get(key(0), NOW)
+    assert not records.rebuild_due(later(REBUILD_REST_S - 1))
+    assert records.rebuild_due(later(REBUILD_REST_S))
+    assert records.rebuild_due(later(-1))  # the clock was set back
+
+
+def test_a_full_key_of_a_stale_cache_refuses_nobody() -> None:
+    records = ProviderRecords(max_per_key=1)
+    stored(records, [KEY], changes=7)
+    records.get(KEY, NOW)
+    records.loaded(KEY, [row(KEY, peer(1), later(1000))], NOW, 7)
+    assert records.add(KEY, peer(2), ADDRS, NOW) is AddOutcome.REFUSED_KEY_FULL
+    records.get(key(1), later(CHANGES_CHECK_S))
+    records.loaded(key(1), [], later(CHANGES_CHECK_S), 8)
+
+    assert records.add(KEY, peer(2), ADDRS, later(CHANGES_CHECK_S)) is AddOutcome.ADDED
 
 
 def test_outcomes_are_counted() -> None:

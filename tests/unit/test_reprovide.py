@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.reprovide import ReprovideSchedule
+from codio_dht.store.sqlite import SqliteStore
 
 HOUR = 3600.0
 A, B, C, D = b"a", b"b", b"c", b"d"
@@ -16,17 +19,70 @@ def at(hours: float) -> UnixTime:
     return UnixTime(1e9 + hours * HOUR)
 
 
-def schedule(max_at_once: int = 10) -> ReprovideSchedule:
-    return ReprovideSchedule(
-        interval_s=12 * HOUR, max_at_once=max_at_once, retry_s=60.0, retry_max_s=HOUR
-    )
+class Plan:
+    """A schedule over a real store, as a node uses it."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.schedule = ReprovideSchedule(
+            **{"interval_s": 12 * HOUR, "max_at_once": 10, "retry_s": 60.0, "retry_max_s": HOUR}
+            | settings
+        )
+        self.store = SqliteStore()
+        self.keys = self.store.keys
+        self.turns = 0
+
+    def add(self, key: bytes, last_provided: UnixTime | None) -> bool:
+        self.turns += 1
+        is_new = self.keys.add(key, UnixTime(self.turns)) is None
+        if is_new and last_provided is not None:
+            self.keys.mark_provided([key], last_provided)
+        return is_new
+
+    def due(self, now: UnixTime) -> tuple[list[bytes], UnixTime | None]:
+        if self.schedule.clock_went_back(now):
+            while self.keys.correct_future(now, 1):
+                pass
+        limit = self.schedule.begin_read()
+        return self.schedule.due(now, self.keys.next_to_provide(limit))
+
+    def begun(self, key: bytes, *, by_user: bool = False) -> None:
+        if by_user:
+            self.schedule.begun_by_user(key, provided_before=False)
+        elif self.keys.contains(key):
+            self.schedule.begun(key)
+
+    def provided(self, key: bytes, now: UnixTime, *, known: int | None = None) -> bool:
+        self.begun(key)
+        enough = self.schedule.provided(key, now, known=known)
+        self.keys.mark_provided([key], now)
+        self.schedule.noted(key)
+        return enough
+
+    def failed(self, key: bytes, now: UnixTime) -> None:
+        self.begun(key)
+        self.schedule.failed(key, now)
+
+    def remove(self, key: bytes) -> bool:
+        self.schedule.removed(key)
+        return self.keys.remove(key)
+
+    def grown(self, known: int, now: UnixTime) -> bool:
+        return self.schedule.grown(known, now)
+
+    @property
+    def running(self) -> int:
+        return self.schedule.running
+
+
+def schedule(max_at_once: int = 10) -> Plan:
+    return Plan(max_at_once=max_at_once)
 
 
 def test_an_empty_schedule_has_nothing_due_ever() -> None:
     assert ([], None) == schedule().due(at(0))
 
 
-def test_keys_never_announced_come_first_and_then_the_longest_overdue() -> None:
+def test_keys_never_provided_come_first_and_then_the_longest_overdue() -> None:
     plan = schedule()
     plan.add(A, at(-13))
     plan.add(B, None)
@@ -70,7 +126,7 @@ def test_no_more_than_so_many_run_at_once() -> None:
     assert ([C], None) == plan.due(at(0))
 
 
-def test_keys_that_the_user_announces_hold_up_none_that_is_due() -> None:
+def test_keys_that_the_user_provides_hold_up_none_that_is_due() -> None:
     plan = schedule(max_at_once=1)
     plan.add(A, at(-13))
     for key in (B, C, D):
@@ -88,8 +144,8 @@ def test_keys_that_the_user_announces_hold_up_none_that_is_due() -> None:
 
 
 def test_a_clock_set_back_before_anybody_asked_delays_no_key_either() -> None:
-    """The clock was wrong for a moment, in which an announcement ended."""
-    for ended in (ReprovideSchedule.provided, ReprovideSchedule.failed):
+    """The clock was wrong for a moment, in which an provide ended."""
+    for ended in (Plan.provided, Plan.failed):
         plan = schedule()
         plan.add(A, None)
         assert ([A], None) == plan.due(at(0))
@@ -139,7 +195,7 @@ def test_a_removed_key_is_gone_even_while_it_runs_and_late_news_of_it_is_a_no_op
     plan.provided(A, at(0))
     plan.failed(A, at(0))
     plan.begun(A)
-    assert (False, 0, 0) == (A in plan, len(plan), plan.running)
+    assert (0, 0) == (plan.keys.count(), plan.running)
     plan.add(B, None)
     assert ([B], None) == plan.due(at(0))
 
@@ -172,7 +228,7 @@ def test_a_key_provided_twice_at_the_same_moment_is_due_once() -> None:
 
 def test_a_clock_that_was_wrong_delays_no_key_by_more_than_an_interval() -> None:
     plan = schedule()
-    plan.add(A, at(100_000))  # announced before a restart, under a clock years ahead
+    plan.add(A, at(100_000))  # provided before a restart, under a clock years ahead
     assert ([], at(12)) == plan.due(at(0))
     plan.begun(A)
     plan.provided(A, at(50_000))
@@ -194,9 +250,10 @@ def test_a_clock_that_was_wrong_delays_no_key_by_more_than_an_interval() -> None
 )
 def test_it_says_what_a_plain_list_of_due_times_says(events: list[tuple[str, int, int]]) -> None:
     plan = schedule(max_at_once=3)
-    due: dict[bytes, tuple[bool, float, int]] = {}  # announced before, due, turn
+    due: dict[bytes, tuple[bool, float, int]] = {}  # provided before, due, turn
     running: set[bytes] = set()
     failures: dict[bytes, int] = {}
+    turns: dict[bytes, int] = {}
     now, turn = at(0), 0
     for what, number, amount in events:
         key = bytes([number])
@@ -210,6 +267,7 @@ def test_it_says_what_a_plain_list_of_due_times_says(events: list[tuple[str, int
                     float("-inf") if last is None else last + 12 * HOUR,
                     turn,
                 )
+                turns[key] = turn
                 failures[key] = 0
             case "begin" if key in due:
                 plan.begun(key)
@@ -218,11 +276,13 @@ def test_it_says_what_a_plain_list_of_due_times_says(events: list[tuple[str, int
                 plan.provided(key, now)
                 running.discard(key)
                 failures[key] = 0
-                due[key] = (True, now + 12 * HOUR, due[key][2])
+                due[key] = (True, now + 12 * HOUR, turns[key])
             case "failed" if key in due:
                 plan.failed(key, now)
                 running.discard(key)
-                due[key] = (due[key][0], now + min(60.0 * 2 ** failures[key], HOUR), due[key][2])
+                turn += 1  # among keys due at the same moment, those that failed come first
+                delay_s = min(60.0 * 2 ** failures[key], HOUR)
+                due[key] = (due[key][0], now + delay_s, turn - 1_000)
                 failures[key] += 1
             case "remove":
                 plan.remove(key)
@@ -239,13 +299,13 @@ def test_it_says_what_a_plain_list_of_due_times_says(events: list[tuple[str, int
         later = min((when for _, when, _ in idle.values()), default=None)
         until = None if expected or not room or later is None else later
         assert (expected, until) == plan.due(now)
-        assert set(due) == {bytes([n]) for n in range(6) if bytes([n]) in plan}
+        assert sorted(due) == [own.key for own in plan.keys.page(b"", 10)]
 
 
-# --- thin announcements ---------------------------------------------------------------------------
+# --- thin provides ---------------------------------------------------------------------------
 
 
-def test_a_key_announced_to_few_is_due_again_once_twice_as_many_peers_are_known() -> None:
+def test_a_key_provided_to_few_is_due_again_once_twice_as_many_peers_are_known() -> None:
     plan = schedule()
     plan.add(A, None)
     plan.begun(A)
@@ -257,7 +317,7 @@ def test_a_key_announced_to_few_is_due_again_once_twice_as_many_peers_are_known(
     assert ([A], None) == plan.due(at(0.2))
 
 
-def test_a_key_announced_to_nobody_known_is_due_again_with_the_first_peer() -> None:
+def test_a_key_provided_to_nobody_known_is_due_again_with_the_first_peer() -> None:
     plan = schedule()
     plan.add(A, None)
     plan.provided(A, at(0), known=0)
@@ -265,7 +325,7 @@ def test_a_key_announced_to_nobody_known_is_due_again_with_the_first_peer() -> N
     assert ([A], None) == plan.due(at(1))
 
 
-def test_a_key_announced_while_k_peers_were_known_waits_its_interval() -> None:
+def test_a_key_provided_while_k_peers_were_known_waits_its_interval() -> None:
     plan = schedule()
     for key, known in ((A, 20), (B, None)):
         plan.add(key, None)
@@ -282,18 +342,18 @@ def test_in_a_network_that_stays_small_a_thin_key_waits_its_interval() -> None:
     assert ([], at(12)) == plan.due(at(11))
 
 
-def test_a_growing_network_makes_few_announcements_more() -> None:
+def test_a_growing_network_makes_few_provides_more() -> None:
     plan = schedule()
     plan.add(A, None)
-    announced_at = []
+    provided_at = []
     plan.provided(A, at(0), known=1)
     for known in range(1, 1_000):
         plan.grown(known, at(known / 1_000))
         for key in plan.due(at(known / 1_000))[0]:
             plan.begun(key)
             plan.provided(key, at(known / 1_000), known=known)
-            announced_at.append(known)
-    assert announced_at == [2, 4, 8, 16, 20]
+            provided_at.append(known)
+    assert provided_at == [2, 4, 8, 16, 20]
 
 
 def test_a_thin_key_that_is_no_longer_kept_or_is_under_way_is_let_be() -> None:
@@ -308,3 +368,89 @@ def test_a_thin_key_that_is_no_longer_kept_or_is_under_way_is_let_be() -> None:
     assert plan.running == 1
     plan.provided(B, at(2), known=50)
     assert ([], at(14)) == plan.due(at(2))
+
+
+# --- what the store and the schedule know of each other -------------------------------------------
+
+
+def test_what_is_read_while_a_key_is_removed_or_provided_counts_for_nothing() -> None:
+    plan = schedule()
+    for key in (A, B, C):
+        plan.add(key, at(-13))
+    stored = plan.keys.next_to_provide(plan.schedule.begin_read())
+    plan.remove(A)
+    plan.provided(B, at(0))
+
+    assert ([C], None) == plan.schedule.due(at(0), stored)
+    assert ([C], None) == plan.due(at(0))
+
+
+def test_a_provide_that_the_store_could_not_note_is_not_repeated_before_its_interval() -> None:
+    plan = schedule()
+    plan.add(A, None)
+    plan.begun(A)
+    plan.schedule.provided(A, at(0))
+
+    assert ([], at(12)) == plan.due(at(1))
+    assert ([A], None) == plan.due(at(12))
+
+
+def test_a_thin_key_that_is_due_early_stays_so_when_its_provide_is_noted_late() -> None:
+    plan = schedule()
+    plan.add(A, None)
+    plan.begun(A)
+    plan.schedule.provided(A, at(0), known=2)
+    plan.grown(50, at(1))
+    plan.keys.mark_provided([A], at(0))
+    plan.schedule.noted(A)
+
+    assert ([A], None) == plan.due(at(1))
+
+
+def test_while_very_many_keys_fail_no_other_is_begun_until_one_of_them_is_provided() -> None:
+    plan = Plan(max_at_once=2, max_held=4)
+    for number in range(20):
+        plan.add(bytes([number]), None)
+    tried: list[bytes] = []
+    for _ in range(20):
+        for key in plan.due(at(0))[0]:
+            plan.begun(key)
+            plan.failed(key, at(0))
+            tried.append(key)
+    assert tried == [bytes([number]) for number in range(4)]
+    assert ([], UnixTime(at(0) + 60.0)) == plan.due(at(0))
+
+    later = UnixTime(at(0) + 60.0)
+    assert ([bytes([0]), bytes([1])], None) == plan.due(later)
+    for key in plan.due(later)[0]:
+        plan.begun(key)
+    plan.provided(bytes([0]), later)
+    assert ([bytes([4])], None) == plan.due(later)
+
+
+def test_a_user_whose_provides_all_fail_fills_no_memory() -> None:
+    plan = Plan(max_held=4)
+    for number in range(100):
+        key = number.to_bytes(2, "big")
+        plan.add(key, None)
+        plan.begun(key, by_user=True)
+        plan.failed(key, at(0))
+    assert plan.schedule.held == 4
+    assert ([], UnixTime(at(0) + 60.0)) == plan.due(at(0))
+
+
+def test_so_many_thin_keys_are_remembered_and_the_others_wait_their_interval() -> None:
+    plan = Plan(max_thin=3)
+    for number in range(10):
+        plan.add(bytes([number]), None)
+        assert not plan.provided(bytes([number]), at(0), known=2)
+    assert plan.schedule.thin == 3
+    plan.grown(50, at(1))
+    assert [bytes([number]) for number in range(3)] == plan.due(at(1))[0]
+
+
+def test_times_of_a_clock_that_was_ahead_are_corrected_in_the_store_too() -> None:
+    plan = schedule()
+    plan.add(A, at(100_000))
+    plan.due(at(0))
+    assert [at(0)] == [own.last_provided for own in plan.keys.page(b"", 9)]

@@ -27,11 +27,12 @@ from codio_dht.core.messages import (
     Reply,
     Request,
 )
+from codio_dht.core.own_keys import OwnKeys
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_book import PeerBook
 from codio_dht.core.records import ProviderRecords
 from codio_dht.core.responder import Responder
-from codio_dht.core.steps import Answer, Load, NoReply, Refuse
+from codio_dht.core.steps import Answer, Load, LoadKind, NoReply, Refuse
 from codio_dht.params import (
     MAX_PROVIDERS_PER_REPLY,
     PROVIDER_ADDR_TTL_S,
@@ -86,7 +87,9 @@ class Server:
         self.table = FakeTable(peers)
         self.book = PeerBook(LOCAL)
         self.records = ProviderRecords(ttl_s=PROVIDER_TTL_PUBLIC_S)
-        self.own_keys = set(own_keys)
+        self.own_keys = OwnKeys()
+        for key in own_keys:
+            self.own_keys.added(key, is_new=True)
         self.responder = Responder(
             LOCAL,
             table=self.table,
@@ -351,7 +354,7 @@ def test_a_key_this_node_provides_itself_is_answered_with_its_current_addresses(
     assert {TARGET: (PUBLIC,), LOCAL: (PUBLIC_2,)} == {
         entry.peer_id: entry.addrs for entry in reply.provider_peers
     }
-    server.own_keys.clear()
+    server.own_keys.removed(KEY)
     assert [TARGET] == [entry.peer_id for entry in server.reply(GetProviders(KEY)).provider_peers]
 
 
@@ -385,9 +388,9 @@ def test_after_a_restart_a_provider_is_told_with_the_addresses_of_its_record() -
     old.provide(TARGET, PUBLIC)
     rows = old.records.get(KEY, NOW.unix)
     assert not isinstance(rows, Load)
-    new.records.remember_keys([(KEY, 1)])
+    new.records.opened(1)
 
-    assert Load(KEY) == new.ask(GetProviders(KEY))
+    assert Load(LoadKind.PROVIDERS, KEY) == new.ask(GetProviders(KEY))
     new.records.loaded(KEY, rows, NOW.unix)
     new.book.heard(TARGET, [PUBLIC_2], NOW.monotonic)  # hearsay counts less than its own word
     (entry,) = new.reply(GetProviders(KEY)).provider_peers
@@ -572,7 +575,7 @@ class OneValue:
         self.kept: dict[bytes, Record] = {}
 
     def get(self, key: bytes, now: UnixTime) -> Record | Load | None:
-        return Load(key) if key == b"disk" else self.kept.get(key)
+        return Load(LoadKind.PROVIDERS, key) if key == b"disk" else self.kept.get(key)
 
     def put(self, key: bytes, record: Record, now: UnixTime) -> Record | Load | Refuse:
         if not record.value.startswith(b"ok"):
@@ -621,7 +624,7 @@ def test_a_value_store_decides_about_values() -> None:
     got = ask(GetValue(KEY))
     assert isinstance(got, Reply)
     assert good == got.record
-    assert Load(b"disk") == ask(GetValue(b"disk"))
+    assert Load(LoadKind.PROVIDERS, b"disk") == ask(GetValue(b"disk"))
 
 
 @pytest.mark.conformance("c07")

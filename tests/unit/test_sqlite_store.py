@@ -17,10 +17,12 @@ from structlog.testing import capture_logs
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.peer import PeerId
 from codio_dht.core.records import Flush, ProviderRow
+from codio_dht.core.reprovide import OwnKey
 from codio_dht.errors import FormatError, StorageError
-from codio_dht.store.interface import OwnKey, SnapshotPeer, Store
+from codio_dht.store.database import Database
+from codio_dht.store.interface import SnapshotPeer, Store
 from codio_dht.store.schema import KEYS, RECORDS, pack_addrs, unpack_addrs
-from codio_dht.store.sqlite import SqliteStore
+from codio_dht.store.sqlite import SqliteRecords, SqliteStore
 
 KEY = b"\x12\x20" + b"k" * 32
 OTHER_KEY = b"\x12\x20" + b"o" * 32
@@ -50,6 +52,10 @@ def row(
     )
 
 
+def own_keys(store: SqliteStore) -> list[OwnKey]:
+    return store.keys.next_to_provide(10_000)
+
+
 def by_provider(rows: list[ProviderRow]) -> dict[PeerId, ProviderRow]:
     return {one.provider: one for one in rows}
 
@@ -72,10 +78,10 @@ def data_dir(tmp_path: Path) -> Path:
 def test_rows_come_back_as_they_were(store: SqliteStore) -> None:
     port: Store = store
     rows = [row(1), row(2, addrs=()), row(3, key=OTHER_KEY, received=0.1)]
-    assert port.flush(Flush(tuple(rows), 10)) == 3
-    assert by_provider(port.load_providers(KEY)) == by_provider(rows[:2])
-    assert port.load_providers(OTHER_KEY) == rows[2:]
-    assert port.load_providers(b"nothing") == []
+    assert port.records.flush(Flush(tuple(rows), 10)) == 3
+    assert by_provider(port.records.load_providers(KEY)) == by_provider(rows[:2])
+    assert port.records.load_providers(OTHER_KEY) == rows[2:]
+    assert port.records.load_providers(b"nothing") == []
 
 
 times = st.floats(0, 2**40).map(UnixTime)
@@ -99,62 +105,96 @@ times = st.floats(0, 2**40).map(UnixTime)
 def test_any_row_comes_back_exactly_and_the_last_of_a_batch_counts(rows: list[ProviderRow]) -> None:
     store = SqliteStore()
     last = {(one.key, one.provider): one for one in rows}
-    assert store.flush(Flush(tuple(rows), 1_000)) == len(last)
+    assert store.records.flush(Flush(tuple(rows), 1_000)) == len(last)
     for key in {one.key for one in rows}:
-        assert by_provider(store.load_providers(key)) == {
+        assert by_provider(store.records.load_providers(key)) == {
             provider: one for (of, provider), one in last.items() if of == key
         }
     store.close()
 
 
 def test_a_row_that_exists_is_replaced_and_not_counted_as_new(store: SqliteStore) -> None:
-    store.flush(Flush((row(1), row(2)), 10))
+    store.records.flush(Flush((row(1), row(2)), 10))
     newer = row(1, addrs=(), received=NOW + 5, expires=NOW + 9_000)
-    assert store.flush(Flush((newer, row(3)), 10)) == 1
-    assert by_provider(store.load_providers(KEY)) == by_provider([newer, row(2), row(3)])
+    assert store.records.flush(Flush((newer, row(3)), 10)) == 1
+    assert by_provider(store.records.load_providers(KEY)) == by_provider([newer, row(2), row(3)])
 
 
 def test_a_full_key_takes_no_new_row_but_still_replaces(store: SqliteStore) -> None:
-    assert store.flush(Flush(tuple(row(number) for number in range(5)), 3)) == 3
+    assert store.records.flush(Flush(tuple(row(number) for number in range(5)), 3)) == 3
     newer = [row(number, received=NOW + 7) for number in range(5)]
-    assert store.flush(Flush((*newer, row(9, key=OTHER_KEY)), 3)) == 1
-    assert by_provider(store.load_providers(KEY)) == by_provider(newer[:3])
-    assert store.load_providers(OTHER_KEY) == [row(9, key=OTHER_KEY)]
+    assert store.records.flush(Flush((*newer, row(9, key=OTHER_KEY)), 3)) == 1
+    assert by_provider(store.records.load_providers(KEY)) == by_provider(newer[:3])
+    assert store.records.load_providers(OTHER_KEY) == [row(9, key=OTHER_KEY)]
 
 
 def test_a_limit_of_none_only_refreshes(store: SqliteStore) -> None:
-    store.flush(Flush((row(1),), 10))
+    store.records.flush(Flush((row(1),), 10))
     newer = row(1, received=NOW + 7)
-    assert store.flush(Flush((newer, row(2)), 0)) == 0
-    assert store.load_providers(KEY) == [newer]
+    assert store.records.flush(Flush((newer, row(2)), 0)) == 0
+    assert store.records.load_providers(KEY) == [newer]
 
 
 @pytest.mark.conformance("c56")
 def test_ten_thousand_providers_of_one_key_are_bounded_to_the_limit(store: SqliteStore) -> None:
     added = [
-        store.flush(Flush(tuple(row(n) for n in range(start, start + 1_000)), 1_000))
+        store.records.flush(Flush(tuple(row(n) for n in range(start, start + 1_000)), 1_000))
         for start in range(0, 10_000, 1_000)
     ]
     assert added == [1_000] + [0] * 9
-    assert {one.provider for one in store.load_providers(KEY)} == {peer(n) for n in range(1_000)}
+    assert {one.provider for one in store.records.load_providers(KEY)} == {
+        peer(n) for n in range(1_000)
+    }
+
+
+def provider_keys(store: SqliteStore) -> list[tuple[bytes, int]]:
+    return store.records.provider_keys(b"", 10_000)
 
 
 def test_keys_are_listed_with_their_counts_a_page_at_a_time_while_writes_go_on(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    store: SqliteStore,
 ) -> None:
-    monkeypatch.setattr("codio_dht.store.sqlite._KEYS_PER_PAGE", 3)
     rows = [row(n, key=bytes((key,))) for key in range(1, 9) for n in range(key)]
-    store.flush(Flush(tuple(rows), 100))
-    listed = []
-    for number, found in enumerate(store.provider_keys()):
-        listed.append(found)
-        store.flush(Flush((row(number, key=b"\xff"),), 100))
-    assert listed[:8] == [(bytes((key,)), key) for key in range(1, 9)]
-    assert [key for key, _ in listed[8:]] == [b"\xff"]
+    store.records.flush(Flush(tuple(rows), 100))
+    listed: list[tuple[bytes, int]] = []
+    while page := store.records.provider_keys(listed[-1][0] if listed else b"", 3):
+        listed += page
+        store.records.flush(Flush((row(len(listed), key=b"\xff"),), 100))
+    assert listed == [*((bytes((key,)), key) for key in range(1, 9)), (b"\xff", 2)]
 
 
-def test_no_keys_are_listed_of_an_empty_store(store: SqliteStore) -> None:
-    assert list(store.provider_keys()) == []
+def test_an_empty_store_has_no_keys_and_no_rows(store: SqliteStore) -> None:
+    assert provider_keys(store) == []
+    assert (store.records.count(), store.keys.count()) == (0, 0)
+
+
+def test_rows_are_counted(store: SqliteStore) -> None:
+    store.records.flush(Flush(tuple(row(n) for n in range(7)), 5))
+    assert store.records.count() == 5
+
+
+def test_a_second_process_sees_what_the_first_writes_and_that_it_wrote(data_dir: Path) -> None:
+    """As in a fleet that shares ``records.db``; the lock is on the directory, not on the file."""
+    store = SqliteStore(data_dir)
+    shared = store.records.database._directory
+    other = SqliteRecords(Database(RECORDS, shared, what="the records", precious=False))
+    before = other.changes()
+    assert before == other.changes()
+    store.records.flush(Flush((row(1),), 10))
+    assert other.changes() != before
+    assert other.load_providers(KEY) == [row(1)]
+    before = other.changes()
+    other.flush(Flush((row(2),), 10))
+    assert other.changes() == before  # its own writes do not count
+    assert by_provider(store.records.load_providers(KEY)) == by_provider([row(1), row(2)])
+    other.database.close()
+    store.close()
+
+
+def test_in_memory_there_is_nobody_else_who_could_write() -> None:
+    store = SqliteStore()
+    assert store.records.changes() is None
+    store.close()
 
 
 @pytest.mark.conformance("c56")
@@ -162,11 +202,11 @@ def test_expired_rows_are_deleted_oldest_first_and_a_bounded_number_at_a_time(
     store: SqliteStore,
 ) -> None:
     rows = [row(n, key=bytes((n % 3,)), expires=NOW + n) for n in range(10)]
-    store.flush(Flush(tuple(reversed(rows)), 100))
-    assert store.delete_expired(UnixTime(NOW + 5), 4) == [bytes((n % 3,)) for n in range(4)]
-    assert store.delete_expired(UnixTime(NOW + 5), 4) == [bytes((n % 3,)) for n in (4, 5)]
-    assert store.delete_expired(UnixTime(NOW + 5), 4) == []
-    left = [one for key in range(3) for one in store.load_providers(bytes((key,)))]
+    store.records.flush(Flush(tuple(reversed(rows)), 100))
+    assert store.records.delete_expired(UnixTime(NOW + 5), 4) == [bytes((n % 3,)) for n in range(4)]
+    assert store.records.delete_expired(UnixTime(NOW + 5), 4) == [bytes((n % 3,)) for n in (4, 5)]
+    assert store.records.delete_expired(UnixTime(NOW + 5), 4) == []
+    left = [one for key in range(3) for one in store.records.load_providers(bytes((key,)))]
     assert by_provider(left) == by_provider(rows[6:])
 
 
@@ -174,20 +214,51 @@ def test_expired_rows_are_deleted_oldest_first_and_a_bounded_number_at_a_time(
 
 
 def test_own_keys_are_added_once_and_removed_once(store: SqliteStore) -> None:
-    assert store.add_own_key(KEY, NOW)
-    assert not store.add_own_key(KEY, UnixTime(NOW + 1))
-    assert store.own_keys() == [OwnKey(KEY, NOW, None)]
-    assert store.remove_own_key(KEY)
-    assert not store.remove_own_key(KEY)
-    assert store.own_keys() == []
+    assert store.keys.add(KEY, NOW) is None
+    assert store.keys.add(KEY, UnixTime(NOW + 1)) == OwnKey(KEY, NOW, None)
+    assert own_keys(store) == [OwnKey(KEY, NOW, None)]
+    assert (store.keys.contains(KEY), store.keys.contains(OTHER_KEY)) == (True, False)
+    assert store.keys.count() == 1
+    assert store.keys.remove(KEY)
+    assert not store.keys.remove(KEY)
+    assert own_keys(store) == []
+    assert not store.keys.contains(KEY)
 
 
-def test_own_keys_come_longest_not_announced_first(store: SqliteStore) -> None:
+def test_own_keys_come_in_pages_in_the_order_of_their_bytes(store: SqliteStore) -> None:
+    for number in (3, 1, 2, 0):
+        store.keys.add(bytes((number,)), UnixTime(NOW - number))
+    assert [own.key for own in store.keys.page(b"", 3)] == [b"\x00", b"\x01", b"\x02"]
+    assert store.keys.page(b"\x02", 3) == [OwnKey(b"\x03", UnixTime(NOW - 3), None)]
+    assert store.keys.page(b"\x03", 3) == []
+
+
+def test_the_next_keys_to_provide_are_found_without_reading_or_sorting_all(
+    store: SqliteStore,
+) -> None:
+    plan = store.keys.database.connection.execute(
+        "EXPLAIN QUERY PLAN SELECT key, added, last_provided FROM own_keys"
+        " ORDER BY last_provided, added, key LIMIT 8"
+    ).fetchall()
+    assert [step[-1] for step in plan] == ["SCAN own_keys USING COVERING INDEX own_keys_by_turn"]
+
+
+def test_times_of_the_future_are_corrected_a_bounded_number_at_a_time(store: SqliteStore) -> None:
     for number in range(5):
-        store.add_own_key(bytes((number,)), UnixTime(NOW + number))
-    store.mark_provided([b"\x00", b"\x02"], UnixTime(NOW + 50))
-    store.mark_provided([b"\x03", b"unknown"], UnixTime(NOW + 20))
-    assert store.own_keys() == [
+        store.keys.add(bytes((number,)), NOW)
+        store.keys.mark_provided([bytes((number,))], UnixTime(NOW + number - 1))
+    assert store.keys.correct_future(NOW, 2) == 2
+    assert store.keys.correct_future(NOW, 2) == 1
+    assert store.keys.correct_future(NOW, 2) == 0
+    assert [own.last_provided for own in own_keys(store)] == [UnixTime(NOW - 1), *[NOW] * 4]
+
+
+def test_own_keys_come_longest_not_provided_first(store: SqliteStore) -> None:
+    for number in range(5):
+        store.keys.add(bytes((number,)), UnixTime(NOW + number))
+    store.keys.mark_provided([b"\x00", b"\x02"], UnixTime(NOW + 50))
+    store.keys.mark_provided([b"\x03", b"unknown"], UnixTime(NOW + 20))
+    assert own_keys(store) == [
         OwnKey(b"\x01", UnixTime(NOW + 1), None),
         OwnKey(b"\x04", UnixTime(NOW + 4), None),
         OwnKey(b"\x03", UnixTime(NOW + 3), UnixTime(NOW + 20)),
@@ -197,13 +268,13 @@ def test_own_keys_come_longest_not_announced_first(store: SqliteStore) -> None:
 
 
 def test_a_snapshot_replaces_the_last_and_keeps_its_order(store: SqliteStore) -> None:
-    assert store.load_snapshot() == []
-    store.save_snapshot([SnapshotPeer(peer(1), ADDRS)])
+    assert store.snapshot.load() == []
+    store.snapshot.save([SnapshotPeer(peer(1), ADDRS)])
     latest = [SnapshotPeer(peer(number), ADDRS[: number % 3]) for number in (5, 2, 9, 1)]
-    store.save_snapshot(latest)
-    assert store.load_snapshot() == latest
-    store.save_snapshot([])
-    assert store.load_snapshot() == []
+    store.snapshot.save(latest)
+    assert store.snapshot.load() == latest
+    store.snapshot.save([])
+    assert store.snapshot.load() == []
 
 
 @given(st.lists(st.binary(max_size=20_000), max_size=5).map(tuple))
@@ -224,25 +295,25 @@ def test_packed_addresses_that_are_cut_off_are_told(data: bytes) -> None:
 def test_everything_is_there_after_a_restart(data_dir: Path) -> None:
     with_data(data_dir)
     store = SqliteStore(data_dir)
-    assert store.load_providers(KEY) == [row(1)]
-    assert store.own_keys() == [OwnKey(KEY, NOW, UnixTime(NOW + 1))]
-    assert store.load_snapshot() == [SnapshotPeer(peer(7), ADDRS)]
+    assert store.records.load_providers(KEY) == [row(1)]
+    assert own_keys(store) == [OwnKey(KEY, NOW, UnixTime(NOW + 1))]
+    assert store.snapshot.load() == [SnapshotPeer(peer(7), ADDRS)]
     store.close()
 
 
 def with_data(data_dir: Path) -> None:
     store = SqliteStore(data_dir)
-    store.flush(Flush((row(1),), 10))
-    store.add_own_key(KEY, NOW)
-    store.mark_provided([KEY], UnixTime(NOW + 1))
-    store.save_snapshot([SnapshotPeer(peer(7), ADDRS)])
+    store.records.flush(Flush((row(1),), 10))
+    store.keys.add(KEY, NOW)
+    store.keys.mark_provided([KEY], UnixTime(NOW + 1))
+    store.snapshot.save([SnapshotPeer(peer(7), ADDRS)])
     store.close()
 
 
 def test_in_memory_nothing_is_left_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     store = SqliteStore(None)
-    store.flush(Flush(tuple(row(n) for n in range(2_000)), 5_000))
+    store.records.flush(Flush(tuple(row(n) for n in range(2_000)), 5_000))
     store.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -251,7 +322,7 @@ def test_files_and_directory_are_for_the_owner_only(data_dir: Path) -> None:
     before = os.umask(0)
     try:
         store = SqliteStore(data_dir)
-        store.flush(Flush((row(1),), 10))
+        store.records.flush(Flush((row(1),), 10))
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in data_dir.iterdir()}
         store.close()
     finally:
@@ -273,11 +344,12 @@ def test_a_closed_store_says_so_and_closing_twice_is_fine(store: SqliteStore) ->
     store.close()
     store.close()
     for call in (
-        lambda: store.flush(Flush((row(1),), 10)),
-        lambda: store.add_own_key(KEY, NOW),
-        store.own_keys,
-        lambda: list(store.provider_keys()),
-        store.load_snapshot,
+        lambda: store.records.flush(Flush((row(1),), 10)),
+        lambda: store.keys.add(KEY, NOW),
+        lambda: store.keys.next_to_provide(1),
+        store.records.count,
+        lambda: provider_keys(store),
+        store.snapshot.load,
     ):
         with pytest.raises(StorageError, match="closed"):
             call()
@@ -286,8 +358,8 @@ def test_a_closed_store_says_so_and_closing_twice_is_fine(store: SqliteStore) ->
 def test_calls_may_come_from_one_thread_after_another(store: SqliteStore) -> None:
     for number in range(4):
         with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(store.flush, Flush((row(number),), 10)).result() == 1
-    assert len(store.load_providers(KEY)) == 4
+            assert pool.submit(store.records.flush, Flush((row(number),), 10)).result() == 1
+    assert len(store.records.load_providers(KEY)) == 4
 
 
 def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
@@ -303,7 +375,7 @@ def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 def test_what_is_on_disk_is_synced_at_every_commit(data_dir: Path) -> None:
     store = SqliteStore(data_dir)
-    for connection in (store._keys, store._records):
+    for connection in (store.keys.database.connection, store.records.database.connection):
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
     store.close()
@@ -345,7 +417,7 @@ def test_a_start_that_ended_between_file_and_tables_is_finished_by_the_next(data
     (data_dir / "records.db").touch()
     (data_dir / "keys.db").touch()
     store = SqliteStore(data_dir)
-    assert store.own_keys() == []
+    assert own_keys(store) == []
     store.close()
 
 
@@ -362,9 +434,9 @@ def test_damaged_records_are_set_aside_and_the_own_keys_stay(data_dir: Path) -> 
     ]
     assert logs[0]["kept"] == str(data_dir / "records.db.corrupt-1")
     assert (data_dir / "records.db.corrupt-1").read_bytes().startswith(b"not a database")
-    assert store.load_providers(KEY) == []
-    assert [own.key for own in store.own_keys()] == [KEY]
-    assert store.flush(Flush((row(1),), 10)) == 1
+    assert store.records.load_providers(KEY) == []
+    assert [own.key for own in own_keys(store)] == [KEY]
+    assert store.records.flush(Flush((row(1),), 10)) == 1
     store.close()
 
 
@@ -383,7 +455,7 @@ def test_only_so_many_damaged_copies_are_kept(data_dir: Path) -> None:
 
 def test_damage_met_while_running_fails_that_call_and_begins_afresh(data_dir: Path) -> None:
     store = SqliteStore(data_dir)
-    store.flush(Flush(tuple(row(n, key=n.to_bytes(4, "big")) for n in range(5_000)), 10))
+    store.records.flush(Flush(tuple(row(n, key=n.to_bytes(4, "big")) for n in range(5_000)), 10))
     store.close()
     damaged = bytearray((data_dir / "records.db").read_bytes())
     for page in range(2, len(damaged) // 4096):
@@ -392,11 +464,11 @@ def test_damage_met_while_running_fails_that_call_and_begins_afresh(data_dir: Pa
 
     store = SqliteStore(data_dir)
     with capture_logs() as logs, pytest.raises(StorageError, match="damaged"):
-        list(store.provider_keys())
+        provider_keys(store)
     assert [entry["event"] for entry in logs] == ["records_set_aside"]
-    assert list(store.provider_keys()) == []
-    assert store.flush(Flush((row(1),), 10)) == 1
-    assert store.load_providers(KEY) == [row(1)]
+    assert provider_keys(store) == []
+    assert store.records.flush(Flush((row(1),), 10)) == 1
+    assert store.records.load_providers(KEY) == [row(1)]
     store.close()
 
 
@@ -411,7 +483,7 @@ def test_damaged_own_keys_are_never_thrown_away(data_dir: Path) -> None:
 def test_own_keys_with_one_damaged_page_are_noticed_at_the_start(data_dir: Path) -> None:
     store = SqliteStore(data_dir)
     for number in range(400):
-        store.add_own_key(KEY + number.to_bytes(2, "big"), NOW)
+        store.keys.add(KEY + number.to_bytes(2, "big"), NOW)
     store.close()
     damaged = bytearray((data_dir / "keys.db").read_bytes())
     damaged[-4096:] = b"\xff" * 4096
@@ -422,17 +494,17 @@ def test_own_keys_with_one_damaged_page_are_noticed_at_the_start(data_dir: Path)
 
 
 def test_a_row_that_was_tampered_with_costs_that_row(store: SqliteStore) -> None:
-    store.flush(Flush((row(1), row(2), row(3)), 10))
-    store.save_snapshot([SnapshotPeer(peer(1), ADDRS), SnapshotPeer(peer(2), ADDRS)])
-    store._records.execute(
+    store.records.flush(Flush((row(1), row(2), row(3)), 10))
+    store.snapshot.save([SnapshotPeer(peer(1), ADDRS), SnapshotPeer(peer(2), ADDRS)])
+    store.records.database.connection.execute(
         "UPDATE providers SET record = x'00' WHERE provider = ?", (peer(1).to_bytes(),)
     )
-    store._records.execute(
+    store.records.database.connection.execute(
         "UPDATE providers SET provider = x'ff' WHERE provider = ?", (peer(2).to_bytes(),)
     )
-    store._records.execute("UPDATE snapshot SET addrs = x'05' WHERE place = 0")
-    assert store.load_providers(KEY) == [row(3)]
-    assert store.load_snapshot() == [SnapshotPeer(peer(2), ADDRS)]
+    store.records.database.connection.execute("UPDATE snapshot SET addrs = x'05' WHERE place = 0")
+    assert store.records.load_providers(KEY) == [row(3)]
+    assert store.snapshot.load() == [SnapshotPeer(peer(2), ADDRS)]
 
 
 # --- a full disk ----------------------------------------------------------------------------------
@@ -441,35 +513,35 @@ def test_a_row_that_was_tampered_with_costs_that_row(store: SqliteStore) -> None
 def test_a_full_disk_fails_the_call_undoes_it_and_leaves_the_store_usable(
     store: SqliteStore,
 ) -> None:
-    store.flush(Flush((row(1),), 10))
-    store.save_snapshot([SnapshotPeer(peer(1), ADDRS)])
-    pages = store._records.execute("PRAGMA page_count").fetchone()[0]
-    store._records.execute(f"PRAGMA max_page_count = {pages + 2}")
+    store.records.flush(Flush((row(1),), 10))
+    store.snapshot.save([SnapshotPeer(peer(1), ADDRS)])
+    pages = store.records.database.connection.execute("PRAGMA page_count").fetchone()[0]
+    store.records.database.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
     many = tuple(row(n, key=n.to_bytes(4, "big")) for n in range(2_000))
     with pytest.raises(StorageError, match="full"):
-        store.flush(Flush(many, 10))
+        store.records.flush(Flush(many, 10))
     with pytest.raises(StorageError, match="full"):
-        store.save_snapshot([SnapshotPeer(peer(n), ADDRS) for n in range(2_000)])
-    assert list(store.provider_keys()) == [(KEY, 1)]
-    assert store.load_snapshot() == [SnapshotPeer(peer(1), ADDRS)]
-    assert store.delete_expired(UnixTime(NOW + 9_999), 10) == [KEY]
-    store._records.execute("PRAGMA max_page_count = 100000")
-    assert store.flush(Flush(many, 10)) == 2_000
+        store.snapshot.save([SnapshotPeer(peer(n), ADDRS) for n in range(2_000)])
+    assert provider_keys(store) == [(KEY, 1)]
+    assert store.snapshot.load() == [SnapshotPeer(peer(1), ADDRS)]
+    assert store.records.delete_expired(UnixTime(NOW + 9_999), 10) == [KEY]
+    store.records.database.connection.execute("PRAGMA max_page_count = 100000")
+    assert store.records.flush(Flush(many, 10)) == 2_000
 
 
 def test_a_full_disk_never_half_adds_an_own_key(store: SqliteStore) -> None:
-    store.add_own_key(KEY, NOW)
-    pages = store._keys.execute("PRAGMA page_count").fetchone()[0]
-    store._keys.execute(f"PRAGMA max_page_count = {pages}")
+    store.keys.add(KEY, NOW)
+    pages = store.keys.database.connection.execute("PRAGMA page_count").fetchone()[0]
+    store.keys.database.connection.execute(f"PRAGMA max_page_count = {pages}")
     kept = [KEY]
 
     def add_until_full() -> None:
         for number in range(1_000):
             key = KEY + number.to_bytes(2, "big")
-            store.add_own_key(key, NOW)
+            store.keys.add(key, NOW)
             kept.append(key)
 
     with pytest.raises(StorageError, match="full"):
         add_until_full()
-    assert sorted(own.key for own in store.own_keys()) == sorted(kept)
-    assert store.remove_own_key(KEY)
+    assert sorted(own.key for own in own_keys(store)) == sorted(kept)
+    assert store.keys.remove(KEY)
