@@ -7,6 +7,7 @@ import sqlite3
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -418,6 +419,25 @@ def test_a_start_that_ended_between_file_and_tables_is_finished_by_the_next(data
     (data_dir / "keys.db").touch()
     store = SqliteStore(data_dir)
     assert own_keys(store) == []
+    store.close()
+
+
+def test_a_directory_of_the_first_format_is_brought_up_to_date(data_dir: Path) -> None:
+    with_data(data_dir)
+    with closing(sqlite3.connect(data_dir / "keys.db")) as connection:
+        connection.execute("DROP INDEX own_keys_by_turn")
+        connection.execute("PRAGMA user_version = 1")
+        connection.execute("INSERT INTO own_keys VALUES (?, ?, NULL)", (OTHER_KEY, NOW))
+        connection.commit()
+    store = SqliteStore(data_dir)
+    assert own_keys(store) == [
+        OwnKey(OTHER_KEY, NOW, None),
+        OwnKey(KEY, NOW, UnixTime(NOW + 1)),
+    ]
+    database = store.keys.database.connection
+    assert database.execute("PRAGMA user_version").fetchone() == (2,)
+    indexes = database.execute("SELECT name FROM sqlite_master WHERE type = 'index'").fetchall()
+    assert indexes == [("own_keys_by_turn",)]
     store.close()
 
 
