@@ -10,7 +10,7 @@ from codio_dht.core.keyspace import cpl
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.peer import PeerId
-from codio_dht.params import KAD_PROTOCOL, MAX_GROUP_PEERS_PER_TABLE
+from codio_dht.params import KAD_PROTOCOL, MAX_GROUP_PEERS_PER_TABLE, K
 
 NOW = Monotonic(1_000.0)
 PRIVATE = NetworkPolicy.of("auto", KAD_PROTOCOL, public=False)
@@ -131,3 +131,16 @@ def test_a_network_that_becomes_private_takes_everybody_again() -> None:
     add(network, crowd[3], [ip("8.8.4.1")])
     add(network, peers_of_cpl(4, 1)[0], [LAN])
     assert 5 == len(network.table)
+
+
+def test_of_a_peer_that_identifies_itself_only_addresses_that_the_policy_keeps_are_kept() -> None:
+    network = network_with(PUBLIC)
+    network.identified(peer(1), [KAD_PROTOCOL], [LAN, WAN], NOW)
+    assert (WAN,) == network.book.addrs(peer(1), NOW)
+
+
+def test_of_an_endless_reply_only_the_first_twice_k_peers_are_taken() -> None:
+    network = network_with(PRIVATE)
+    closer = [PeerEntry(peer(number), (LAN,)) for number in range(1, 200)]
+    assert [entry.peer_id for entry in closer[: 2 * K]] == network.learn(closer, None, NOW)
+    assert () == network.book.addrs(peer(2 * K + 1), NOW)

@@ -305,3 +305,9 @@ def test_whatever_happens_every_bound_holds_and_the_two_views_agree(
         entry = book.entry(peer(number), at(now))
         assert book.addrs(peer(number), at(now)) == (entry.addrs if entry else ())
         assert ([entry] if entry else []) == book.entries([peer(number)], at(now))
+
+
+def test_a_provider_that_moved_is_told_where_it_is_now_at_once(book: PeerBook) -> None:
+    book.provided(P, (A,), NOW)
+    book.provided(P, (B,), at(NOW + 1))
+    assert B in book.addrs(P, at(NOW + 1))
