@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from codio_dht.crypto.keys import PrivateKey, PublicKey
+from codio_dht.crypto.keys import PublicKey, SigningKey
 from codio_dht.errors import CodioError, ProtocolError
 from codio_dht.formats.protobuf import bytes_field, read_fields
 from codio_dht.formats.varint import encode_varint
@@ -32,7 +32,7 @@ class Envelope:
     payload: bytes
 
 
-def seal_envelope(key: PrivateKey, *, domain: str, payload_type: bytes, payload: bytes) -> bytes:
+def seal_envelope(key: SigningKey, *, domain: str, payload_type: bytes, payload: bytes) -> bytes:
     """The bytes of an envelope around ``payload``, signed by ``key``."""
     signature = key.sign(_signed_bytes(domain, payload_type, payload))
     return (

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from hashlib import sha256
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -160,6 +160,18 @@ class PublicKey:
 
     def __repr__(self) -> str:
         return f"PublicKey({self.type.name}, {self.peer_id()})"
+
+
+class SigningKey(Protocol):
+    """What signs for a node: its private key, or a library's object that holds it."""
+
+    def public_key(self) -> PublicKey:
+        """The public half."""
+        ...
+
+    def sign(self, data: bytes) -> bytes:
+        """A signature over ``data``, as the specification has it for the type of the key."""
+        ...
 
 
 class PrivateKey:

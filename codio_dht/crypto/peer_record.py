@@ -12,7 +12,7 @@ from typing import Final
 
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.envelope import open_envelope, seal_envelope
-from codio_dht.crypto.keys import PrivateKey
+from codio_dht.crypto.keys import SigningKey
 from codio_dht.errors import PeerIdError, ProtocolError
 from codio_dht.formats.protobuf import bytes_field, read_fields, uint_field
 from codio_dht.params import MAX_ADDRS_PER_PEER, MAX_MULTIADDR_BYTES
@@ -38,7 +38,7 @@ class PeerRecord:
     addrs: tuple[bytes, ...]
 
 
-def seal_peer_record(key: PrivateKey, *, sequence: int, addrs: Sequence[bytes]) -> bytes:
+def seal_peer_record(key: SigningKey, *, sequence: int, addrs: Sequence[bytes]) -> bytes:
     """This node's signed record: ``addrs`` as binary multiaddrs without ``/p2p``."""
     payload = bytes_field(_PEER_ID, key.public_key().peer_id().to_bytes())
     payload += uint_field(_SEQUENCE, sequence)

@@ -48,12 +48,6 @@ class Implementation:
     make: Callable[..., AbstractAsyncContextManager[Any]]
     """``make(key, listen, announce)``."""
     counters: Counters
-    identify_attempts: int
-    """How often it asks a peer that does not say who it is."""
-    protocols_kept: int
-    """Of six hundred that a peer says it speaks."""
-    long_agent_kept: int
-    """Characters of an agent version of six hundred."""
     large_message_bytes: int
     """What it passes on in well under a second, many first windows long."""
     places_held: Callable[[Any], int]
@@ -131,9 +125,6 @@ OWN = Implementation(
         reset="stream_reset:test",
         refused="stream_tasks_refused",
     ),
-    identify_attempts=1,
-    protocols_kept=256,
-    long_agent_kept=0,
     large_message_bytes=4 << 20,
     places_held=_held_by_stack,
     bus=lambda host: host._bus,
@@ -173,9 +164,6 @@ PY_LIBP2P = Implementation(
         reset="inbound_streams_reset",
         refused="inbound_streams_refused",
     ),
-    identify_attempts=2,
-    protocols_kept=512,
-    long_agent_kept=256,
     large_message_bytes=1 << 20,
     places_held=_held_by_libp2p,
     bus=lambda host: host._state.bus,

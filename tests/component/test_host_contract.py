@@ -33,11 +33,17 @@ from codio_dht.formats.varint import encode_varint
 from codio_dht.net import event_bus
 from codio_dht.net.handlers import Parked, Reset
 from codio_dht.net.host import AddrsChanged, Host, PeerGone, PeerIdentified, Stream
-from codio_dht.net.identify.introduction import Introduction, Parts
+from codio_dht.net.identify.introduction import Introduction
+from codio_dht.net.identify.limits import (
+    IDENTIFY_ATTEMPTS,
+    MAX_IDENTIFY_PROTOCOLS,
+    MAX_IDENTIFY_TEXT_BYTES,
+)
 from codio_dht.net.identify.message import (
     IDENTIFY,
     IDENTIFY_PUSH,
     IdentifyMessage,
+    MessageParts,
     encode_identify,
 )
 from codio_dht.net.ping import PING
@@ -753,7 +759,7 @@ async def test_identify_tells_real_addresses_and_the_signed_record_tells_the_sam
     async with subject.host(*map(Multiaddr, wildcards)) as server, subject.host() as client:
         await connect(client, server)
         stream = await client.open_stream(server.peer_id, IDENTIFY, soon())
-        parts = Parts()
+        parts = MessageParts()
         while data := await stream.read(1 << 16):
             parts.feed(data)
         message = parts.message()
@@ -827,7 +833,7 @@ async def test_an_identify_message_that_is_none_is_counted_and_nothing_else(
     async def rubbish(stream: Stream) -> None:
         await stream.write(answer)
 
-    attempts = subject.implementation.identify_attempts
+    attempts = IDENTIFY_ATTEMPTS
     async with subject.host() as server, subject.host() as client:
         server.serve_stream(IDENTIFY, rubbish)
         await connect(client, server)
@@ -847,7 +853,7 @@ async def test_a_peer_that_never_says_who_it_is_is_given_up(
     async def mute(stream: Stream) -> None:
         await trio.sleep_forever()
 
-    attempts = subject.implementation.identify_attempts
+    attempts = IDENTIFY_ATTEMPTS
     async with subject.host() as server, subject.host() as client:
         server.serve_stream(IDENTIFY, mute)
         await connect(client, server)
@@ -892,8 +898,8 @@ async def test_what_identify_says_is_bounded(subject: Subject, agent_words: int)
         await connect(client, server)
         said = await identified(client, server.peer_id)
 
-    kept = 240 if agent_words == 40 else subject.implementation.long_agent_kept
-    assert set(protocols[1 : 1 + subject.implementation.protocols_kept]) == said.protocols
+    kept = min(len("agent?") * agent_words, MAX_IDENTIFY_TEXT_BYTES)
+    assert set(protocols[1 : 1 + MAX_IDENTIFY_PROTOCOLS]) == said.protocols
     assert tuple(addrs[:32]) == said.addrs
     assert ("agent?" * 100)[:kept] == said.agent
 

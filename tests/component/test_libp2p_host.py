@@ -9,22 +9,19 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from libp2p.identity.identify.pb.identify_pb2 import Identify
 from multiaddr import Multiaddr
 
 import libp2p_hosts as lh
 from codio_dht import __version__
-from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import (
     IdentityError,
-    MessageError,
     StreamError,
     UnsupportedProtocolError,
     UsageError,
 )
 from codio_dht.net.host import PeerGone, Stream
+from codio_dht.net.identify.message import IDENTIFY
 from codio_dht.net.libp2p_host import Libp2pHost, identifying, inbound, make_libp2p_host
-from codio_dht.net.libp2p_host.identify import IDENTIFY_PROTOCOL, read_message
 from codio_dht.net.libp2p_host.negotiation import Answer, question
 from host_steps import ECHO, IDLE_S, QUIC, TCP, Echoes, ask, connect, identified, soon
 from libp2p_hosts import made_host, upstream_host
@@ -162,7 +159,7 @@ async def test_a_peer_whose_identify_fails_is_asked_once_more() -> None:
                 raise RuntimeError("not now")
             await answer(stream._net_stream)  # type: ignore[attr-defined]
 
-        server.serve_stream(IDENTIFY_PROTOCOL, fail_first)
+        server.serve_stream(IDENTIFY, fail_first)
         await connect(client, server)
         said = await identified(client, server.peer_id)
 
@@ -176,34 +173,6 @@ async def test_a_host_that_is_not_py_libp2ps_is_refused() -> None:
 
 
 # --- laws -----------------------------------------------------------------------------------------
-
-
-@given(st.binary(max_size=300))
-def test_no_bytes_make_identify_raise_anything_but_a_message_error(data: bytes) -> None:
-    sender = PrivateKey.generate_ed25519().peer_id()
-    reader = identifying.MessageReader()
-    with suppress(MessageError):
-        reader.feed(data)
-        read_message(reader.finish(), sender)
-
-
-@given(
-    st.builds(
-        Identify,
-        listen_addrs=st.lists(st.binary(max_size=40), max_size=50),
-        observed_addr=st.binary(max_size=40),
-        protocols=st.lists(st.text(max_size=400), max_size=5),
-        agent_version=st.text(max_size=400),
-        signedPeerRecord=st.binary(max_size=100),
-    )
-)
-def test_whatever_identify_says_what_is_kept_is_within_its_bounds(message: Identify) -> None:
-    sender = PrivateKey.generate_ed25519().peer_id()
-    said = read_message(message, sender).as_event(sender)
-
-    assert len(said.addrs) <= 32
-    assert len(said.agent) <= 256
-    assert all(len(protocol) <= 256 for protocol in said.protocols)
 
 
 @given(st.binary(max_size=100), st.lists(st.integers(0, 100), max_size=5))

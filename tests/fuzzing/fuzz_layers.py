@@ -46,11 +46,11 @@ from codio_dht.formats.protobuf import bytes_field
 from codio_dht.formats.varint import encode_varint
 from codio_dht.net.dnsaddr import MAX_RESOLVED, resolve
 from codio_dht.net.handlers import Parked, Reset
-from codio_dht.net.identify.introduction import Parts, merge
-from codio_dht.net.identify.message import IdentifyMessage, encode_identify
+from codio_dht.net.identify.known import merged
+from codio_dht.net.identify.message import IdentifyMessage, MessageParts, encode_identify
 from codio_dht.net.quic.engine import read_header
 from codio_dht.net.stack.connection import ConnectionEnded
-from codio_dht.net.stack.multistream import Dialler, Listener, ProtocolTable
+from codio_dht.net.stack.multistream import Listener, Proposer, ProtocolTable
 from codio_dht.net.stack.noise import Noise, NoiseIdentity
 from codio_dht.net.stack.noise_xx import Handshake
 from codio_dht.net.stack.tls import Tls, TlsIdentity
@@ -110,7 +110,7 @@ def _only(error: ProtocolError, *layers: str) -> None:
 
 
 def run_multistream(pieces: Pieces) -> None:
-    for machine in (Listener(ProtocolTable([KAD, PING])), Dialler([KAD, PING])):
+    for machine in (Listener(ProtocolTable([KAD, PING])), Proposer([KAD, PING])):
         try:
             for piece in pieces:
                 if machine.receive(piece) is not None:
@@ -341,7 +341,7 @@ identify_messages = st.builds(
 
 
 def run_identify(pieces: Pieces) -> None:
-    parts = Parts()
+    parts = MessageParts()
     try:
         for piece in pieces:
             parts.feed(piece)
@@ -349,8 +349,8 @@ def run_identify(pieces: Pieces) -> None:
     except ProtocolError as error:
         _only(error, "identify")
         return
-    once = merge(message, ALICE.peer_id(), None)
-    merge(message, ALICE.peer_id(), once)
+    once = merged(message, ALICE.peer_id(), None)
+    merged(message, ALICE.peer_id(), once)
 
 
 def run_envelope(pieces: Pieces) -> None:

@@ -10,8 +10,8 @@ from codio_dht.errors import ProtocolError
 from codio_dht.net.stack.limits import MAX_NEGOTIATION_MESSAGE_BYTES, MAX_NEGOTIATION_ROUNDS
 from codio_dht.net.stack.multistream import (
     HEADER,
-    Dialler,
     Listener,
+    Proposer,
     ProtocolTable,
     Refused,
     Selected,
@@ -134,16 +134,16 @@ def test_a_listener_answers_a_bounded_number_of_proposals():
 
 
 def test_a_dialler_sends_header_and_proposal_together():
-    assert HEADER + proposal(KAD) == Dialler([KAD]).data_to_send()
+    assert HEADER + proposal(KAD) == Proposer([KAD]).data_to_send()
 
 
 def test_a_dialler_takes_the_echo_and_leaves_the_rest():
-    dialler = Dialler([KAD])
+    dialler = Proposer([KAD])
     assert Selected(KAD, b"reply") == dialler.receive(HEADER + proposal(KAD) + b"reply")
 
 
 def test_a_dialler_falls_back_to_its_next_proposal():
-    dialler = Dialler([KAD, PING])
+    dialler = Proposer([KAD, PING])
     dialler.data_to_send()
     assert dialler.receive(HEADER + NA) is None
     assert proposal(PING) == dialler.data_to_send()
@@ -151,24 +151,24 @@ def test_a_dialler_falls_back_to_its_next_proposal():
 
 
 def test_a_dialler_says_when_everything_was_refused():
-    assert Refused(b"rest") == Dialler([KAD]).receive(HEADER + NA + b"rest")
+    assert Refused(b"rest") == Proposer([KAD]).receive(HEADER + NA + b"rest")
 
 
 @pytest.mark.parametrize("answer", [proposal(PING), encode_message(b"ls"), b"\x01\n"])
 def test_a_dialler_refuses_an_answer_to_something_else(answer):
     with pytest.raises(ProtocolError, match="another proposal"):
-        Dialler([KAD]).receive(HEADER + answer)
+        Proposer([KAD]).receive(HEADER + answer)
 
 
 def test_a_dialler_wants_the_header_first():
     with pytest.raises(ProtocolError, match="no multistream header"):
-        Dialler([KAD]).receive(NA)
+        Proposer([KAD]).receive(NA)
 
 
 # --- laws -----------------------------------------------------------------------------------------
 
 cuts = st.lists(st.integers(min_value=0), max_size=8)
-machine = st.sampled_from([lambda: Listener(TABLE), lambda: Dialler([KAD, PING])])
+machine = st.sampled_from([lambda: Listener(TABLE), lambda: Proposer([KAD, PING])])
 
 
 @given(machine, negotiation, cuts)
@@ -191,7 +191,7 @@ def test_accepting_at_once_is_what_a_listener_would_do(data):
 
 @given(st.lists(st.sampled_from(["/a", "/b", KAD, PING]), min_size=1, max_size=4, unique=True))
 def test_dialler_and_listener_agree_on_the_first_protocol_both_speak(proposals):
-    dialler, listener = Dialler(proposals), Listener(TABLE)
+    dialler, listener = Proposer(proposals), Listener(TABLE)
     accepted = refused = None
     while accepted is None and refused is None:
         selected = listener.receive(dialler.data_to_send())

@@ -11,14 +11,14 @@ from aioquic.quic.stream import FinalSizeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codio_dht.net.quic.buffers import Ledger, Stream
+from codio_dht.net.quic.buffers import BufferedStream, Ledger
 
 ACKED, LOST = QuicDeliveryState.ACKED, QuicDeliveryState.LOST
 FAR = 1 << 40
 
 
-def stream_of(ledger: Ledger) -> Stream:
-    return Stream(4, ledger, FAR, FAR)
+def stream_of(ledger: Ledger) -> BufferedStream:
+    return BufferedStream(4, ledger, FAR, FAR)
 
 
 def ends(frame: Any) -> tuple[int, int, bool]:
@@ -155,7 +155,7 @@ def test_a_finished_or_reset_stream_takes_no_more_data():
 # --- receiving ------------------------------------------------------------------------------------
 
 
-def receive(stream: Stream, offset: int, data: bytes, fin: bool) -> bytes:
+def receive(stream: BufferedStream, offset: int, data: bytes, fin: bool) -> bytes:
     """As the connection does: the short way, and the long one where that will not do."""
     if stream.receiver.take_next(offset, data, fin):
         return data

@@ -12,19 +12,25 @@ from typing import Final
 IDENTIFY_TIMEOUT_S: Final = 10.0
 """Reading the peer's identify message, from opening the stream, seconds."""
 
+IDENTIFY_ATTEMPTS: Final = 2
+"""Times that a peer is asked who it is: one that is not identified does not enter the routing
+table."""
+
 MAX_IDENTIFY_BYTES: Final = 64 * 1024
 """Largest identify message, all of its parts together (GO: 8 KiB a part, signed record up to 64
 KiB in all)."""
 
 MAX_IDENTIFY_PROTOCOLS: Final = 256
-"""Protocols kept from one identify message; later ones are dropped (GO 128, later 1,800 seen in an
-attack)."""
+"""Protocols kept from one identify message; later ones are dropped (GO 128; 1,800 once filled
+memory). ``MAX_KNOWN_PROTOCOL_BYTES`` bounds them, too."""
 
 MAX_IDENTIFY_TEXT_BYTES: Final = 256
-"""Agent, protocol version and protocol ids longer than this are dropped."""
+"""Longest agent, protocol version and protocol id kept, bytes. The first two are cut there; a
+longer protocol id is dropped, for a part of it is another one."""
 
 MAX_KNOWN_PROTOCOL_BYTES: Final = 8 * 1024
-"""Protocol ids kept of one peer, all together; the rest is dropped."""
+"""Protocol ids kept of one peer, all together, bytes; the rest is dropped (JS: 8 KiB for the whole
+message)."""
 
 # --- telling --------------------------------------------------------------------------------------
 

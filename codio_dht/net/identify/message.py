@@ -1,11 +1,14 @@
-"""The identify message: bytes to a value and back, bounded.
+"""The identify message (libp2p specs, identify): bytes to a value and back, bounded.
 
-Decides what of a peer's description of itself is kept. Knows nothing of streams; the message is
-read without its length prefix. A partial message (identify push) leaves fields None or empty;
-``protocols`` cannot be told from "none", so push replaces it only when not empty.
+Decides what is an identify message, and what of it is read. A message arrives in one or more parts,
+each with its length before it (:class:`MessageParts`); the parts are one message.
 
-What is over a bound is left out, not an error: later protocols and addresses, and strings too
-long. What is an error is said at :func:`decode_identify`.
+What is over a bound is left out, not an error: later protocols and addresses, and protocol ids too
+long. An agent or protocol version too long is cut: a part of it is as good for people. A message
+that mentions no protocols or addresses (an identify push may be partial) has none here.
+
+Bounds, for peers of every kind: go-libp2p keeps at most 128 protocols of a peer (and none of a list
+longer than that), js-libp2p reads messages of 8 KiB. ``MAX_IDENTIFY_PROTOCOLS`` is twice go's.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from codio_dht.errors import ProtocolError
+from codio_dht.errors import FormatError, ProtocolError
 from codio_dht.formats.protobuf import bytes_field, read_fields
+from codio_dht.formats.varint import split_length_prefixed
 from codio_dht.net.identify.limits import (
     MAX_IDENTIFY_BYTES,
     MAX_IDENTIFY_PROTOCOLS,
@@ -34,11 +38,14 @@ _PROTOCOL_VERSION: Final = 5
 _AGENT: Final = 6
 _SIGNED_PEER_RECORD: Final = 8
 _MAX_FIELDS: Final = 4_096
+_MAX_LENGTH_BYTES: Final = 3
+"""Longest length of a part, bytes of varint: ``MAX_IDENTIFY_BYTES`` takes three."""
 
 
 @dataclass(frozen=True, slots=True)
 class IdentifyMessage:
-    """What a peer says of itself. Addresses are binary multiaddrs, the record is unverified."""
+    """What a peer says of itself; None is what it does not mention. Addresses are binary
+    multiaddrs, the record is unverified."""
 
     public_key: bytes | None = None
     listen_addrs: tuple[bytes, ...] = ()
@@ -82,9 +89,11 @@ def decode_identify(data: bytes) -> IdentifyMessage:
         if isinstance(value, int):
             continue
         if number == _PROTOCOL:
-            name = _decode_text(value)
-            if name and len(protocols) < MAX_IDENTIFY_PROTOCOLS:
-                protocols[name] = None
+            if (
+                0 < len(value) <= MAX_IDENTIFY_TEXT_BYTES
+                and len(protocols) < MAX_IDENTIFY_PROTOCOLS
+            ):
+                protocols[value.decode(errors="replace")] = None
         elif number == _LISTEN_ADDR:
             if 0 < len(value) <= MAX_MULTIADDR_BYTES and len(addrs) < MAX_ADDRS_PER_PEER:
                 addrs.append(value)
@@ -109,8 +118,39 @@ def _encode_text(text: str | None) -> bytes | None:
 
 
 def _decode_text(value: bytes | None) -> str | None:
-    """Text of a peer; None if there is none or it is too long. Bytes that are not UTF-8 show as
+    """Text for people, cut at ``MAX_IDENTIFY_TEXT_BYTES``. Bytes that are not UTF-8 show as
     replacement characters: nothing depends on them."""
-    if value is None or len(value) > MAX_IDENTIFY_TEXT_BYTES:
-        return None
-    return value.decode(errors="replace")
+    return None if value is None else value[:MAX_IDENTIFY_TEXT_BYTES].decode(errors="replace")
+
+
+class MessageParts:
+    """Collects the parts of one message as they arrive (go sends several of a long one)."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Take what arrived.
+
+        Raises:
+            ProtocolError: the parts are longer than ``MAX_IDENTIFY_BYTES`` together.
+        """
+        if len(self._buffer) + len(data) > MAX_IDENTIFY_BYTES:
+            raise ProtocolError(_LAYER, "message too large")
+        self._buffer += data
+
+    def message(self) -> IdentifyMessage:
+        """The parts merged: protobuf messages merge by being joined.
+
+        Raises:
+            ProtocolError: empty, cut short, or not an identify message.
+        """
+        if not self._buffer:
+            raise ProtocolError(_LAYER, "empty message")
+        try:
+            parts = split_length_prefixed(self._buffer, 0, _MAX_LENGTH_BYTES, shortest=False)
+        except FormatError as error:
+            raise ProtocolError(_LAYER, "message cut short, or a bad length in it") from error
+        return decode_identify(b"".join(parts))

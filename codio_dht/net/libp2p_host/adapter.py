@@ -46,7 +46,7 @@ from codio_dht.net.libp2p_host.connecting import connect
 from codio_dht.net.libp2p_host.guards.apply import Guards, guard_host
 from codio_dht.net.libp2p_host.guards.dialing import is_open
 from codio_dht.net.libp2p_host.guards.upstream import check
-from codio_dht.net.libp2p_host.identifying import Identifier, remote_addr
+from codio_dht.net.libp2p_host.identifying import Libp2pIdentifier, remote_addr
 from codio_dht.net.libp2p_host.inbound import ActiveStreams, Budget, serve
 from codio_dht.net.libp2p_host.limits import CLOSE_TIMEOUT_S
 from codio_dht.net.libp2p_host.negotiation import question
@@ -99,7 +99,7 @@ class Libp2pHost:
         setattr(self._ihost, _MOUNTED, True)
         nursery = await self._stack.enter_async_context(trio.open_nursery())
         bus = EventBus(guards.counters.counts)
-        identifier = Identifier(
+        identifier = Libp2pIdentifier(
             self._ihost,
             nursery,
             bus,
@@ -343,7 +343,7 @@ class Libp2pHost:
     @asynccontextmanager
     async def _events(self) -> AsyncIterator[AsyncIterator[HostEvent]]:
         running = self._state
-        with running.bus.subscribed(running.identifier.known.values()) as events:
+        with running.bus.subscribed(running.identifier.known) as events:
             yield events
 
     def stats(self) -> dict[str, int]:
@@ -364,7 +364,7 @@ class _Running:
     __slots__ = ("bus", "guards", "identifier", "nursery")
 
     def __init__(
-        self, guards: Guards, nursery: trio.Nursery, bus: EventBus, identifier: Identifier
+        self, guards: Guards, nursery: trio.Nursery, bus: EventBus, identifier: Libp2pIdentifier
     ) -> None:
         self.guards = guards
         self.nursery = nursery

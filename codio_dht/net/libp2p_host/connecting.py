@@ -16,16 +16,16 @@ from multiaddr import Multiaddr
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError, DeadlineError, DialError
+from codio_dht.net.dial.limits import DNS_TIMEOUT_S
 from codio_dht.net.dnsaddr import NameServers, is_name, resolve
-from codio_dht.net.libp2p_host.guards.dialing import Dialer
-from codio_dht.net.libp2p_host.limits import DNS_TIMEOUT_S
+from codio_dht.net.libp2p_host.guards.dialing import SwarmDialer
 
 _EXAMPLE_IP: Final = "/ip4/192.0.2.1"
 """Stands for a name's address while it is not known (RFC 5737: belongs to nobody)."""
 
 
 async def connect(
-    dialer: Dialer,
+    dialer: SwarmDialer,
     peer_id: PeerId,
     addrs: Sequence[Multiaddr],
     deadline: Monotonic,
@@ -79,7 +79,7 @@ async def _first_success(ways: Sequence[Callable[[], Awaitable[None]]]) -> None:
         raise DialError("; ".join(errors))
 
 
-def _is_worth_asking(dialer: Dialer, peer_id: PeerId, addr: Multiaddr) -> bool:
+def _is_worth_asking(dialer: SwarmDialer, peer_id: PeerId, addr: Multiaddr) -> bool:
     _, protocol, _, *rest = str(addr).split("/", 3)
     if protocol == "dnsaddr":
         return True

@@ -5,8 +5,7 @@ its peer store as upstream does. Upstream asks a peer once and never again while
 remembers it, tells nobody of the answer, reads a push without a bound, and sends wildcards and
 ``/p2p``.
 
-Each connection that comes is identified, ``MAX_CONCURRENT_IDENTIFIES`` at once. A peer is *known*
-from its first message to the end of its last connection.
+Each connection that comes is identified, ``MAX_CONCURRENT_IDENTIFIES`` at once.
 """
 
 # ruff: noqa: SLF001 - stands in for parts of BasicHost that have no public switch
@@ -18,30 +17,33 @@ from typing import Any
 
 import trio
 from libp2p.abc import INetConn, INetStream, INetwork, INotifee
+from libp2p.crypto.keys import PrivateKey as Libp2pPrivateKey
 from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.host.basic_host import BasicHost
+from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.identity.update import update_peerstore_from_identify
 from libp2p.transport.quic.connection import QUICConnection
 from multiaddr import Multiaddr
 
 from codio_dht.core.peer import PeerId
+from codio_dht.crypto.keys import PublicKey
 from codio_dht.errors import CodioError
 from codio_dht.logger import get_logger
 from codio_dht.net.event_bus import EventBus
-from codio_dht.net.host import AddrsChanged, PeerGone, PeerIdentified
+from codio_dht.net.host import AddrsChanged
+from codio_dht.net.identify.introduction import Introduction
+from codio_dht.net.identify.known import KnownPeers
+from codio_dht.net.identify.limits import IDENTIFY_ATTEMPTS, IDENTIFY_TIMEOUT_S
+from codio_dht.net.identify.message import (
+    IDENTIFY,
+    IDENTIFY_PUSH,
+    IdentifyMessage,
+    MessageParts,
+    encode_identify,
+)
 from codio_dht.net.libp2p_host.guards.counters import Counters
 from codio_dht.net.libp2p_host.guards.upstream import Symbol, replace
-from codio_dht.net.libp2p_host.identify import (
-    IDENTIFY_PROTOCOL,
-    IDENTIFY_PUSH_PROTOCOL,
-    MessageReader,
-    Said,
-    build_message,
-    read_message,
-)
 from codio_dht.net.libp2p_host.limits import (
-    IDENTIFY_ATTEMPTS,
-    IDENTIFY_TIMEOUT_S,
     MAX_CONCURRENT_IDENTIFIES,
     MAX_PUSHES,
     READ_CHUNK_BYTES,
@@ -65,7 +67,7 @@ SYMBOLS = (
 class ConnectionWatch(INotifee):
     """Tells the identifier of connections that come and go."""
 
-    def __init__(self, identifier: Identifier) -> None:
+    def __init__(self, identifier: Libp2pIdentifier) -> None:
         self._identifier = identifier
 
     async def connected(self, network: INetwork, conn: INetConn) -> None:
@@ -87,7 +89,7 @@ class ConnectionWatch(INotifee):
         pass
 
 
-class Identifier:
+class Libp2pIdentifier:
     """Identify, both ways, for one host."""
 
     def __init__(
@@ -115,7 +117,7 @@ class Identifier:
         self._push_due = False
         self._watch = ConnectionWatch(self)
         self._replaced: dict[str, StreamHandlerFn | None] = {}
-        self.known: dict[PeerId, PeerIdentified] = {}
+        self.known = KnownPeers(bus, self._is_connected)
 
     # --- mounting ---------------------------------------------------------------------------------
 
@@ -123,8 +125,8 @@ class Identifier:
         """Take over from py-libp2p's identify, and identify who is connected already."""
         handlers: dict[Any, Any] = self._ihost.multiselect.handlers
         for protocol, handler in (
-            (IDENTIFY_PROTOCOL, self._answer),
-            (IDENTIFY_PUSH_PROTOCOL, self._take_push),
+            (IDENTIFY, self._answer),
+            (IDENTIFY_PUSH, self._take_push),
         ):
             self._replaced[protocol] = handlers.get(TProtocol(protocol))
             handlers[TProtocol(protocol)] = handler
@@ -162,8 +164,8 @@ class Identifier:
         told = self._addrs()
         while True:
             await trio.sleep(RECONCILE_INTERVAL_S)
-            for peer_id in list(self.known):
-                self.disconnected(peer_id)
+            for peer in self.known:
+                self.disconnected(peer.peer_id)
             if self._addrs() != told:
                 told = self._addrs()
                 self._bus.emit(AddrsChanged(told))
@@ -178,10 +180,8 @@ class Identifier:
 
     def disconnected(self, peer_id: PeerId) -> None:
         """Note that a connection ended; the peer is gone with its last."""
-        if self._is_connected(peer_id):
-            return
-        if self.known.pop(peer_id, None) is not None:
-            self._bus.emit(PeerGone(peer_id))
+        if not self._is_connected(peer_id):
+            self.known.gone(peer_id)
 
     def _is_connected(self, peer_id: PeerId) -> bool:
         connections = self._network.get_connections(peer_id.to_libp2p())
@@ -195,7 +195,7 @@ class Identifier:
                     return
                 try:
                     with trio.fail_after(IDENTIFY_TIMEOUT_S):
-                        said = await self._ask(conn, peer_id)
+                        said = await self._ask(conn)
                 except (CodioError, trio.TooSlowError) as error:
                     self._counters.add("identify_failed")
                     _log.debug("identify failed", peer=str(peer_id), error=repr(error))
@@ -204,37 +204,36 @@ class Identifier:
                     self._observe(conn, said)
                     return
 
-    async def _ask(self, conn: INetConn, peer_id: PeerId) -> Said:
-        stream = await self._open_stream(conn, IDENTIFY_PROTOCOL)
+    async def _ask(self, conn: INetConn) -> IdentifyMessage:
+        stream = await self._open_stream(conn, IDENTIFY)
         try:
-            return await _read_message(stream, peer_id)
+            return await _read_message(stream)
         finally:
             await stream.close()
 
-    async def _learn(self, peer_id: PeerId, said: Said) -> None:
-        libp2p_id = peer_id.to_libp2p()
-        await update_peerstore_from_identify(self._ihost.get_peerstore(), libp2p_id, said.message)
-        if not self._is_connected(peer_id):
-            return
-        event = said.as_event(peer_id, self.known.get(peer_id))
-        if self.known.get(peer_id) != event:
-            self.known[peer_id] = event
-            self._bus.emit(event)
+    async def _learn(self, peer_id: PeerId, said: IdentifyMessage) -> None:
+        upstream = Identify.FromString(encode_identify(said))  # what of it is within our bounds
+        await update_peerstore_from_identify(
+            self._ihost.get_peerstore(), peer_id.to_libp2p(), upstream
+        )
+        self.known.learn(peer_id, said)
 
-    def _observe(self, conn: INetConn, said: Said) -> None:
+    def _observe(self, conn: INetConn, said: IdentifyMessage) -> None:
         """What upstream's identify does with the address under which a peer sees us."""
         manager = self._ihost._observed_addr_manager
         if manager is None or said.observed_addr is None:
             return
         try:
-            manager.record_observation(conn, said.observed_addr, self._ihost.get_transport_addrs())
+            manager.record_observation(
+                conn, Multiaddr(said.observed_addr), self._ihost.get_transport_addrs()
+            )
         except Exception as error:  # noqa: BLE001 - fed with a peer's bytes, as upstream guards it
             _log.debug("observed address not recorded", error=repr(error))
 
     # --- answering --------------------------------------------------------------------------------
 
     async def _answer(self, net_stream: INetStream) -> None:
-        stream = self._adopt(net_stream, IDENTIFY_PROTOCOL)
+        stream = self._adopt(net_stream, IDENTIFY)
         try:
             with trio.fail_after(IDENTIFY_TIMEOUT_S):
                 await stream.write(self._message(_remote_addr(net_stream)))
@@ -243,15 +242,19 @@ class Identifier:
 
     def _message(self, observed_addr: Multiaddr | None = None) -> bytes:
         protocols = (str(name) for name in self._ihost.get_mux().get_protocols() if name)
-        return build_message(
-            self._ihost.get_private_key(), self._addrs(), protocols, self._agent, observed_addr
+        introduction = Introduction.of(
+            _HostKey(self._ihost.get_private_key()),
+            addrs=self._addrs(),
+            protocols=protocols,
+            agent=self._agent,
         )
+        return introduction.to(observed_addr.to_bytes() if observed_addr else None)
 
     async def _take_push(self, net_stream: INetStream) -> None:
-        stream = self._adopt(net_stream, IDENTIFY_PUSH_PROTOCOL)
+        stream = self._adopt(net_stream, IDENTIFY_PUSH)
         try:
             with trio.fail_after(IDENTIFY_TIMEOUT_S):
-                said = await _read_message(stream, stream.peer_id)
+                said = await _read_message(stream)
         except (CodioError, trio.TooSlowError) as error:
             self._counters.add("identify_push_failed")
             _log.debug("identify push failed", peer=str(stream.peer_id), error=repr(error))
@@ -275,9 +278,9 @@ class Identifier:
         self._push_due = False
         message = self._message()
         async with trio.open_nursery() as nursery:
-            for peer_id, peer in list(self.known.items()):
-                if IDENTIFY_PUSH_PROTOCOL in peer.protocols:
-                    conns = self._network.get_connections(peer_id.to_libp2p())
+            for peer in self.known:
+                if IDENTIFY_PUSH in peer.protocols:
+                    conns = self._network.get_connections(peer.peer_id.to_libp2p())
                     if conns:
                         nursery.start_soon(self._push, conns[0], message)
 
@@ -285,7 +288,7 @@ class Identifier:
         async with self._pushes:
             try:
                 with trio.fail_after(IDENTIFY_TIMEOUT_S):
-                    stream = await self._open_stream(conn, IDENTIFY_PUSH_PROTOCOL)
+                    stream = await self._open_stream(conn, IDENTIFY_PUSH)
                     try:
                         await stream.write(message)
                     finally:
@@ -295,15 +298,30 @@ class Identifier:
                 _log.debug("identify push not sent", error=repr(error))
 
 
+class _HostKey:
+    """The key of a py-libp2p host, which signs for it; a ``SigningKey``."""
+
+    def __init__(self, key: Libp2pPrivateKey) -> None:
+        self._key = key
+
+    def public_key(self) -> PublicKey:
+        """The public half."""
+        return PublicKey.from_protobuf(self._key.get_public_key().serialize())
+
+    def sign(self, data: bytes) -> bytes:
+        """A signature over ``data``."""
+        return self._key.sign(data)
+
+
 def _leave_to_us(peer_id: Any, *, reason: str) -> None:
     """Stands in for ``BasicHost._schedule_identify``: every connection is identified anyway."""
 
 
-async def _read_message(stream: Libp2pStream, sender: PeerId) -> Said:
-    reader = MessageReader()
+async def _read_message(stream: Libp2pStream) -> IdentifyMessage:
+    parts = MessageParts()
     while data := await stream.read(READ_CHUNK_BYTES):
-        reader.feed(data)
-    return read_message(reader.finish(), sender)
+        parts.feed(data)
+    return parts.message()
 
 
 def _remote_addr(net_stream: INetStream) -> Multiaddr | None:

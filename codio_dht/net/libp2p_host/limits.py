@@ -1,7 +1,7 @@
 """Bounds and times of the adapter, each with its unit and its reason.
 
-They belong to this host and not to the DHT, so they are not in ``codio_dht.params``. Where another
-implementation has the same bound, its value is named.
+Those that it shares with our own stack are in the ``limits`` of ``dial`` and ``identify``. Where
+another implementation has the same bound, its value is named.
 """
 
 from __future__ import annotations
@@ -44,41 +44,13 @@ MAX_MULTISTREAM_MESSAGE_BYTES: Final = 1_024
 MAX_DIALS: Final = 256
 """Addresses being dialled at once; further ones wait in order of arrival."""
 
-MAX_DIALS_PER_PEER: Final = 8
-"""Addresses of one peer being dialled at once."""
-
-DIAL_STAGGER_S: Final = 0.15
-"""Head start of one address before the next of the same peer is tried, seconds (go: 0.25; RFC 8305
-recommends 0.1 to 2)."""
-
 DIAL_ATTEMPT_TIMEOUT_S: Final = 10.0
 """One address: connect, security and muxer together, seconds (py-libp2p ``dial_timeout``)."""
 
-DNS_TIMEOUT_S: Final = 5.0
-"""Resolving the names in one peer's addresses, seconds, within the dial's own deadline."""
-
 # --- identify -------------------------------------------------------------------------------------
-
-IDENTIFY_TIMEOUT_S: Final = 10.0
-"""Reading the peer's identify message, from opening the stream, seconds."""
-
-IDENTIFY_ATTEMPTS: Final = 2
-"""A peer that is not identified does not enter the routing table, so it is asked once more."""
 
 RECONCILE_INTERVAL_S: Final = 15.0
 """How often connections and own addresses are compared with what was told of them, seconds."""
-
-MAX_IDENTIFY_BYTES: Final = 64 * 1024
-"""Longest identify message, all of its parts together (js: 8 KiB; go: several of 8 KiB)."""
-
-MAX_IDENTIFY_PROTOCOLS: Final = 512
-"""Protocols kept of one identify message; the rest is dropped (go: 1,800 once filled memory)."""
-
-MAX_PROTOCOL_ID_BYTES: Final = 256
-"""A longer protocol id is dropped."""
-
-MAX_AGENT_BYTES: Final = 256
-"""A longer agent version is cut."""
 
 MAX_CONCURRENT_IDENTIFIES: Final = 64
 """Peers being identified at once; further ones wait."""

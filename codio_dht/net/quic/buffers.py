@@ -245,7 +245,7 @@ class ReceiveBuffer(QuicStreamReceiver):
         self._ledger.ended.append(self._id)
 
 
-class Stream(QuicStream):
+class BufferedStream(QuicStream):
     """Both sides of one stream. ``is_blocked``: it is ours, and past what the peer allows."""
 
     stream_id: int

@@ -32,7 +32,7 @@ from aioquic.quic.packet import (
 from aioquic.quic.recovery import MAX_ACK_RANGES
 from aioquic.quic.stream import StreamFinishedError
 
-from codio_dht.net.quic.buffers import Stream
+from codio_dht.net.quic.buffers import BufferedStream
 from codio_dht.net.quic.packets import open_packet
 from codio_dht.net.quic.sending import Sending
 
@@ -204,7 +204,7 @@ class Receiving(Sending):
         limit = self._local_max_data
         fin = bool(frame_type & _FIN)
         if (
-            isinstance(stream, Stream)
+            isinstance(stream, BufferedStream)
             and offset + size <= stream.max_stream_data_local
             and limit.used + size <= limit.value
             and stream.receiver.take_next(offset, data, fin)

@@ -30,7 +30,7 @@ from aioquic.quic.packet_builder import (
 )
 from aioquic.quic.recovery import QuicPacketSpace
 
-from codio_dht.net.quic.buffers import Stream
+from codio_dht.net.quic.buffers import BufferedStream
 from codio_dht.net.quic.packets import PacketBuilder
 from codio_dht.net.quic.recovery import Recovery
 from codio_dht.net.quic.windows import Windows
@@ -317,12 +317,12 @@ class Sending(Windows):
         while ready and builder.remaining_flight_space >= _MIN_STREAM_ROOM_BYTES:
             stream_id = next(iter(ready))
             stream = self._streams.get(stream_id)
-            more = isinstance(stream, Stream) and self._write_stream(builder, stream)
+            more = isinstance(stream, BufferedStream) and self._write_stream(builder, stream)
             del ready[stream_id]
             if more:
                 ready[stream_id] = None  # behind all others
 
-    def _write_stream(self, builder: QuicPacketBuilder, stream: Stream) -> bool:
+    def _write_stream(self, builder: QuicPacketBuilder, stream: BufferedStream) -> bool:
         """What one stream has to say, as far as it fits; whether there is more that may be sent.
 
         Raises:

@@ -34,7 +34,7 @@ from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream, StreamFinishedError
 
-from codio_dht.net.quic.buffers import Ledger, Stream
+from codio_dht.net.quic.buffers import BufferedStream, Ledger
 from codio_dht.net.quic.limits import MAX_QUIC_STREAMS, QUIC_CONNECTION_WINDOW_BYTES
 
 _BY_SERVER: Final = 0x1
@@ -78,7 +78,7 @@ class Windows(QuicConnection):
             raise StreamFinishedError
         first = limit.used * _STEP + stream_id % _STEP
         for each in range(first, stream_id + 1, _STEP):  # those below are open, too
-            stream = self._streams[each] = Stream(
+            stream = self._streams[each] = BufferedStream(
                 each,
                 self._ledger,
                 self._local_max_stream_data_bidi_remote,
@@ -95,7 +95,7 @@ class Windows(QuicConnection):
         if stream_id != self._local_next_stream_id_bidi:
             raise ValueError("the stream is over, or was never opened")
         self._local_next_stream_id_bidi += _STEP
-        stream = self._streams[stream_id] = Stream(
+        stream = self._streams[stream_id] = BufferedStream(
             stream_id,
             self._ledger,
             self._local_max_stream_data_bidi_local,

@@ -12,7 +12,7 @@ from typing import Any
 from codio_dht.core.clock import Monotonic
 from codio_dht.net.handlers import StreamHandler, StreamHandlerFactory
 from codio_dht.net.stack.limits import NEGOTIATION_TIMEOUT_S
-from codio_dht.net.stack.multistream import Dialler, Listener, ProtocolTable
+from codio_dht.net.stack.multistream import Listener, Proposer, ProtocolTable
 from codio_dht.net.stack.muxer import GoAway, MuxStream, Violation
 from codio_dht.params import STREAM_IDLE_TIMEOUT_S
 
@@ -82,7 +82,7 @@ class Channel:
     def __init__(self, stream: MuxStream, now: Monotonic) -> None:
         self.stream = stream
         self.protocol: str | None = None
-        self.negotiation: Listener | Dialler | None = None
+        self.negotiation: Listener | Proposer | None = None
         self.greeting = b""  # the negotiation's answer, until something leaves with it
         self.handler: StreamHandler | None = None
         self.inbox: bytearray | None = None  # for the handler, still unread

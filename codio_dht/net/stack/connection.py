@@ -41,7 +41,7 @@ from codio_dht.net.stack.limits import (
     MAX_UNAUTHENTICATED_NEGOTIATION_MESSAGE_BYTES,
     STREAM_SWEEP_INTERVAL_S,
 )
-from codio_dht.net.stack.multistream import Dialler, Listener, ProtocolTable, Refused
+from codio_dht.net.stack.multistream import Listener, Proposer, ProtocolTable, Refused
 from codio_dht.net.stack.muxer import GoAway, Violation
 from codio_dht.net.stack.security import Authenticated, Security, SecurityLayer
 from codio_dht.net.stack.streams import Streams
@@ -157,7 +157,7 @@ class Connection:
         self._security = ""
         self._yamux: Yamux | None = None
         self._streams: Streams | None = None
-        self._negotiation: Dialler | Listener | None = None
+        self._negotiation: Proposer | Listener | None = None
         self._deadline = Monotonic(now + HANDSHAKE_STAGE_TIMEOUT_S)
         self._next_sweep = self._deadline
         self._start()
@@ -170,7 +170,7 @@ class Connection:
         first = next(iter(self._securities.values()))
         pipelined = self._pipeline and first.opens_with_message
         proposals = (first.protocol,) if pipelined else tuple(self._securities)
-        self._negotiation = Dialler(proposals, max_message_bytes=limit)
+        self._negotiation = Proposer(proposals, max_message_bytes=limit)
         self._out.append(self._negotiation.data_to_send())
         if pipelined:
             self._layer = first.factory(True, self._expected, _MUXERS)
@@ -367,7 +367,7 @@ class Connection:
         if not self._initiator:
             self._negotiation = Listener(_MUXER_TABLE)
             return
-        self._negotiation = Dialler(_MUXERS)
+        self._negotiation = Proposer(_MUXERS)
         self._plain.append(self._negotiation.data_to_send())
         if self._pipeline:
             self._open_muxer(now)

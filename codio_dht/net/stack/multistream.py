@@ -3,14 +3,14 @@
 Decides what is proposed, echoed and refused. Never decides what an agreed protocol means, and
 never buffers more than one message::
 
-    Dialler:   start() -> AWAIT_HEADER -> AWAIT_ANSWER -> Selected | Refused
+    Proposer:   start() -> AWAIT_HEADER -> AWAIT_ANSWER -> Selected | Refused
                                              ^  `na`, next proposal  |
                                              +-----------------------+
     Listener:  AWAIT_HEADER -> AWAIT_PROPOSAL -> Selected
                                  ^  `na`, `ls`  |
                                  +--------------+
 
-The dialler is lazy: header and first proposal leave together, and the caller may pipeline what
+The proposer is lazy: header and first proposal leave together, and the caller may pipeline what
 follows behind them; on ``na`` that pipelined data was lost, and only the caller knows what to do.
 The listener answers a peer that pipelines. Both raise :class:`~codio_dht.errors.ProtocolError` on
 a message that is too long, not terminated by a newline, not UTF-8, not the header where the header
@@ -208,7 +208,7 @@ def _check_text(message: bytes) -> None:
         raise ProtocolError(_LAYER, "protocol id is not UTF-8") from error
 
 
-class Dialler:
+class Proposer:
     """The side that proposes, in order of preference."""
 
     __slots__ = ("_greeted", "_messages", "_out", "_proposals", "_turn")

@@ -49,8 +49,8 @@ from codio_dht.net.stack.limits import (
     NEGOTIATION_TIMEOUT_S,
 )
 from codio_dht.net.stack.multistream import (
-    Dialler,
     Listener,
+    Proposer,
     Refused,
     Selected,
     accept_at_once,
@@ -155,7 +155,7 @@ class Streams:
         assert len(protocols) == 1 or not data, "data with more than one proposal"
         stream = self._muxer.open_stream()
         channel = stream.context = Channel(stream, now)
-        channel.negotiation = Dialler(protocols)
+        channel.negotiation = Proposer(protocols)
         channel.protocol = protocols[0]
         channel.pipelined = bool(data)
         self._muxer.send(stream, channel.negotiation.data_to_send() + data)
@@ -313,10 +313,10 @@ class Streams:
             self._send(channel, b"")
 
     def _negotiate_outbound(self, channel: Channel, data: bytes) -> None:
-        dialler = channel.negotiation
-        assert isinstance(dialler, Dialler)
+        proposer = channel.negotiation
+        assert isinstance(proposer, Proposer)
         try:
-            outcome = dialler.receive(data)
+            outcome = proposer.receive(data)
         except ProtocolError as error:
             self._muxer.reset(channel.stream)
             self._on_reset(channel, error.reason)
@@ -333,7 +333,7 @@ class Streams:
                 self._refuse(channel)
             case None:
                 self._muxer.consume(channel.stream, len(data))
-                proposal = dialler.data_to_send()
+                proposal = proposer.data_to_send()
                 if proposal and channel.pipelined:  # sent for a protocol that was refused
                     self._refuse(channel)
                 elif proposal:

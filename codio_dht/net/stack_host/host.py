@@ -41,7 +41,7 @@ from codio_dht.net.ping import PING, PingHandler, round_trip
 from codio_dht.net.stack.channel import Channel, Served, ServedProtocols
 from codio_dht.net.stack.security import Authenticated, Security
 from codio_dht.net.stack_host.connections import Connections
-from codio_dht.net.stack_host.identifying import Identifier
+from codio_dht.net.stack_host.identifying import LinkIdentifier
 from codio_dht.net.stack_host.limits import PING_IDLE_S, STREAM_TASK_IDLE_S
 from codio_dht.net.stack_host.reaper import Reaper
 from codio_dht.net.stack_host.stream import StackStream, open_stream
@@ -82,7 +82,7 @@ class StackHost:
         self._connections = Connections(self._peer_id, limits, self._counters)
         self._admission = InboundLinks(gate, limits, self._counters)
         self._stream_tasks = StreamTasks(nursery, self._counters)
-        self._identifier = Identifier(
+        self._identifier = LinkIdentifier(
             private_key,
             agent=agent,
             addrs=lambda: self._told,
@@ -303,7 +303,7 @@ class StackHost:
     @asynccontextmanager
     async def _events(self) -> AsyncIterator[AsyncIterator[HostEvent]]:
         self._check_running()
-        first: list[HostEvent] = [*self._identifier.known.values()]
+        first: list[HostEvent] = [*self._identifier.known]
         if self._unproven:
             first.append(AddrsChanged(self._told, self._unproven))
         with self._bus.subscribed(first) as events:
@@ -377,4 +377,4 @@ class StackHost:
             self._counters["connections_refused_or_shed"] += 1
         if self._connections.remove(link):
             assert link.peer_id is not None
-            self._identifier.gone(link.peer_id)
+            self._identifier.known.gone(link.peer_id)

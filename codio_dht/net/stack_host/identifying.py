@@ -1,17 +1,16 @@
-"""Runs identify and identify push: who the peers are, and what we tell them. No task per peer.
+"""Runs identify and identify push over links: who the peers are, and what we tell them. No task per
+peer.
 
 Every connection is identified as soon as it is open; our question leaves with the handshake's last
-flight. A peer is *known* from its first message to the end of its last connection. When what we say
-of ourselves changes, everybody connected who takes pushes is told, once for all changes that come
-together.
+flight. A peer that does not say who it is, is asked ``IDENTIFY_ATTEMPTS`` times in all: it could
+not enter the routing table. When what we say of ourselves changes, everybody connected who takes
+pushes is told, once for all changes that come together.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
 
 import trio
 from multiaddr import Multiaddr
@@ -23,19 +22,17 @@ from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import CapacityError, ProtocolError, StreamError
 from codio_dht.net.event_bus import EventBus
 from codio_dht.net.handlers import Parked, Reset
-from codio_dht.net.host import PeerGone, PeerIdentified
-from codio_dht.net.identify.introduction import Introduction, Parts, merge
-from codio_dht.net.identify.limits import IDENTIFY_TIMEOUT_S, PUSH_BATCH
-from codio_dht.net.identify.message import IDENTIFY, IDENTIFY_PUSH
+from codio_dht.net.identify.introduction import Introduction
+from codio_dht.net.identify.known import KnownPeers
+from codio_dht.net.identify.limits import IDENTIFY_ATTEMPTS, IDENTIFY_TIMEOUT_S, PUSH_BATCH
+from codio_dht.net.identify.message import IDENTIFY, IDENTIFY_PUSH, MessageParts
 from codio_dht.net.link import Link, now
 from codio_dht.net.stack.channel import Channel, Served, ServedProtocols
 from codio_dht.net.stack_host.connections import Connections
 
-_NANOSECONDS: Final = 1_000_000_000
 
-
-class Identifier:
-    """Identify, both ways, for one host."""
+class LinkIdentifier:
+    """Identify, both ways, on the links of one host."""
 
     def __init__(
         self,
@@ -57,44 +54,34 @@ class Identifier:
         self._addrs = addrs
         self._served = served
         self._connections = connections
-        self._bus = bus
         self.counters = counters
         self._nursery = nursery
         self._introduction: Introduction | None = None
         self._push_due = False
-        self.known: dict[PeerId, PeerIdentified] = {}
+        self.known = KnownPeers(bus, connections.has)
         served.add(Served(IDENTIFY))
         served.add(Served(IDENTIFY_PUSH, lambda peer: _PushHandler(self, peer), IDENTIFY_TIMEOUT_S))
 
     # --- asking -----------------------------------------------------------------------------------
 
-    def ask(self, link: Link) -> None:
+    def ask(self, link: Link, attempt: int = 1) -> None:
         """Ask who is at the other end."""
         try:
             channel = link.streams.open([IDENTIFY], now())
         except (StreamError, CapacityError):
             return
-        channel.user = link.question = _Question(self, link, channel)
+        channel.user = link.question = _Question(self, link, channel, attempt)
 
-    def learn(self, peer_id: PeerId, parts: Parts, link: Link | None = None) -> bool:
-        """A peer's message, whole, on ``link`` if that is known; False if it is none."""
+    def learn(self, peer_id: PeerId, parts: MessageParts, link: Link | None = None) -> bool:
+        """A peer's message is whole, on ``link`` if that is known; False if it is none."""
         try:
             message = parts.message()
         except ProtocolError:
             return False
-        before = self.known.get(peer_id)
-        event = merge(message, peer_id, before)
-        if event != before and self._connections.has(peer_id):
-            self.known[peer_id] = event
-            self._bus.emit(event)
+        self.known.learn(peer_id, message)
         if link is not None and message.observed_addr is not None:
             self._observed(link, message.observed_addr)
         return True
-
-    def gone(self, peer_id: PeerId) -> None:
-        """The last connection to a peer ended."""
-        self.known.pop(peer_id, None)
-        self._bus.emit(PeerGone(peer_id))
 
     # --- answering --------------------------------------------------------------------------------
 
@@ -116,7 +103,6 @@ class Identifier:
                 addrs=self._addrs(),
                 protocols=self._served.protocols(),
                 agent=self._agent,
-                sequence=int(time.time() * _NANOSECONDS),
             )
         return self._introduction.to(link.target.addr)
 
@@ -169,22 +155,25 @@ class _Finished:
 class _Question:
     """Reads a peer's answer to identify; a ``ChannelUser``."""
 
-    __slots__ = ("_channel", "_identifier", "_link", "_parts", "_streams", "deadline")
+    __slots__ = ("_attempt", "_channel", "_identifier", "_link", "_parts", "_streams", "deadline")
 
-    def __init__(self, identifier: Identifier, link: Link, channel: Channel) -> None:
+    def __init__(
+        self, identifier: LinkIdentifier, link: Link, channel: Channel, attempt: int
+    ) -> None:
         self.deadline = Monotonic(now() + IDENTIFY_TIMEOUT_S)
         self._identifier = identifier
         self._link = link
         self._streams = link.streams
         self._channel = channel
-        self._parts = Parts()
+        self._attempt = attempt
+        self._parts = MessageParts()
 
     def on_ready(self) -> None:
         """It will say."""
 
     def on_refused(self) -> None:
         """It does not speak identify; it stays connected all the same."""
-        self._fail()
+        self._fail(again=False)
 
     def on_data(self, data: bytes) -> None:
         """A piece of its message."""
@@ -219,10 +208,12 @@ class _Question:
         self._streams.reset(self._channel)
         self._fail()
 
-    def _fail(self) -> None:
+    def _fail(self, *, again: bool = True) -> None:
         if self._link.question is self:
             self._link.question = None
         self._identifier.counters["identify_failed"] += 1
+        if again and self._attempt < IDENTIFY_ATTEMPTS and self._link.usable:
+            self._identifier.ask(self._link, self._attempt + 1)
 
 
 class _PushHandler:
@@ -230,10 +221,10 @@ class _PushHandler:
 
     __slots__ = ("_identifier", "_parts", "_peer_id")
 
-    def __init__(self, identifier: Identifier, peer_id: PeerId) -> None:
+    def __init__(self, identifier: LinkIdentifier, peer_id: PeerId) -> None:
         self._identifier = identifier
         self._peer_id = peer_id
-        self._parts = Parts()
+        self._parts = MessageParts()
 
     def feed(self, data: bytes, now: Monotonic) -> bytes | Parked | Reset:
         """A piece of its message."""

@@ -15,7 +15,7 @@ from libp2p.transport.upgrader import TransportUpgrader
 from codio_dht.errors import UsageError
 from codio_dht.net.libp2p_host.guards.containment import contain_streams, contain_tasks
 from codio_dht.net.libp2p_host.guards.counters import Counters
-from codio_dht.net.libp2p_host.guards.dialing import Dialer, race_dials
+from codio_dht.net.libp2p_host.guards.dialing import SwarmDialer, race_dials
 from codio_dht.net.libp2p_host.guards.inbound import know_remote_address, release_inbound_slots
 from codio_dht.net.libp2p_host.guards.multistream import bound_dialer, bound_listener
 from codio_dht.net.libp2p_host.guards.own_keys import protect_own_entry
@@ -40,7 +40,7 @@ class Guards:
     """The guards of one host, applied."""
 
     counters: Counters
-    dialer: Dialer
+    dialer: SwarmDialer
 
 
 def guard_host(host: BasicHost) -> Guards:

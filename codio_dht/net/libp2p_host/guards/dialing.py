@@ -30,14 +30,13 @@ from libp2p.peer.peerstore import PeerStoreError
 from multiaddr import Multiaddr
 
 from codio_dht.logger import get_logger
+from codio_dht.net.dial.limits import DIAL_STAGGER_S, MAX_DIALS_PER_PEER
 from codio_dht.net.libp2p_host.guards.counters import Counters
 from codio_dht.net.libp2p_host.guards.upstream import Symbol, check, replace
 from codio_dht.net.libp2p_host.limits import (
     CLOSE_TIMEOUT_S,
     DIAL_ATTEMPT_TIMEOUT_S,
-    DIAL_STAGGER_S,
     MAX_DIALS,
-    MAX_DIALS_PER_PEER,
 )
 from codio_dht.net.libp2p_host.shielding import shielded
 
@@ -85,7 +84,7 @@ def is_open(conn: Any) -> bool:
     return shutting_down is None or not shutting_down.is_set()
 
 
-class Dialer:
+class SwarmDialer:
     """Dials for one swarm."""
 
     def __init__(self, swarm: Swarm, counters: Counters) -> None:
@@ -237,10 +236,10 @@ def _all_failed(peer_id: ID, dial: _Dial) -> SwarmDialAllFailedError:
     )
 
 
-def race_dials(swarm: Swarm, counters: Counters) -> Dialer:
+def race_dials(swarm: Swarm, counters: Counters) -> SwarmDialer:
     """Make ``swarm`` dial as this module says."""
     check(SYMBOLS)
-    dialer = Dialer(swarm, counters)
+    dialer = SwarmDialer(swarm, counters)
     replace(swarm, "_dial_addr_single_attempt", dialer.attempt)
     replace(swarm, "dial_peer", dialer.dial_peer)
     return dialer
