@@ -1,13 +1,13 @@
-"""The data directory as daemon and commands share it: where it is, who owns it, its socket.
+"""The data directory as daemon and commands share it: where it is, and its socket.
 
-Decides the default place, that one daemon at a time owns a directory, and how a socket whose path
-is too long for the system is reached. Imports neither trio nor libp2p: every command uses it.
+Decides the default place, and how a socket whose path is too long for the system is reached. That
+one node at a time owns a directory is the store's matter. Imports neither trio nor libp2p: every
+command uses it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import stat
@@ -20,10 +20,6 @@ from typing import Final
 from codio_dht.errors import CodioError
 
 SOCKET_NAME: Final = "control.sock"
-LOCK_NAME: Final = "daemon.lock"
-
-DIR_MODE: Final = 0o700
-"""The directory holds a private key: for its owner only."""
 
 MAX_SOCKET_PATH_BYTES: Final = 107 if sys.platform == "linux" else 103
 """Longest path of a Unix socket (``sun_path`` less its NUL)."""
@@ -50,45 +46,6 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
     if Path(data_home).is_absolute():  # the XDG specification: relative values are ignored
         return Path(data_home) / "codio-dht"
     return Path.home() / ".local" / "share" / "codio-dht"
-
-
-@contextmanager
-def own_data_dir(path: Path) -> Iterator[Path]:
-    """Create the directory if needed and own it until the context ends.
-
-    The lock is the kernel's: it goes with the process, however that ends.
-
-    Raises:
-        DataDirError: it cannot be created or written, or another daemon owns it.
-    """
-    path = path.expanduser().absolute()
-    try:
-        path.mkdir(mode=DIR_MODE, parents=True, exist_ok=True)
-        lock = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        msg = f"cannot use the data directory {path}: {_reason(error)}"
-        raise DataDirError(msg) from error
-    try:
-        _take(lock, path)
-        yield path
-    finally:
-        os.close(lock)
-
-
-def _take(lock: int, path: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            msg = f"cannot lock the data directory {path}: {_reason(error)}"
-            raise DataDirError(msg) from error
-        owner = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
-        pid = f" (process {owner})" if owner.isdigit() else ""
-        msg = f"another daemon{pid} already uses the data directory {path}"
-        raise DataDirError(msg) from error
-    with suppress(OSError):  # only for that message; a full disk must not stop the start
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The daemon's process: start, tell that it is ready, run, stop cleanly.
 
-    CHECKING  settings, data directory, lock           fails: one line, exit code 1 or 2
-    OPENING   node and control socket                  fails: one line, exit code 1
+    CHECKING  settings                                 fails: one line, exit code 1 or 2
+    OPENING   data directory, node, control socket     fails: one line, exit code 1
     READY     the ready line is out; until a signal
     STOPPING  at most 10 s, then exit code 0           (:mod:`codio_dht.daemon.stopping`)
 
@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ import trio
 
 from codio_dht.daemon import logs
 from codio_dht.daemon.control import ControlServer
-from codio_dht.daemon.datadir import SOCKET_NAME, default_data_dir, listening_socket, own_data_dir
+from codio_dht.daemon.datadir import SOCKET_NAME, default_data_dir, listening_socket
 from codio_dht.daemon.methods import Methods, full_addrs
 from codio_dht.daemon.node_port import Dht
 from codio_dht.daemon.open_files import raise_open_files
@@ -60,12 +61,12 @@ def run(settings: Settings, version: str, open_dht: OpenDht | None = None) -> in
     as_json = settings.as_json or not sys.stderr.isatty()
     foreign = logs.configure(settings.log_level, as_json=as_json)
     try:
-        with own_data_dir(settings.data_dir) as data_dir:
-            if settings.kubo_config is not None:
-                adopt_identity(settings.kubo_config, data_dir)
-            daemon = _Daemon(settings, data_dir, version, foreign)
-            stopping.enter()
-            trio.run(daemon.run, stopping, open_dht or open_node)
+        settings = replace(settings, data_dir=_absolute(settings.data_dir))
+        if settings.kubo_config is not None:
+            adopt_identity(settings.kubo_config, settings.data_dir)
+        daemon = _Daemon(settings, version, foreign)
+        stopping.enter()
+        trio.run(daemon.run, stopping, open_dht or open_node)
     except UsageError as error:
         return _fail(_USAGE_ERROR, str(error))
     except (CodioError, OSError) as error:
@@ -80,6 +81,20 @@ def run(settings: Settings, version: str, open_dht: OpenDht | None = None) -> in
     except Exception as error:  # noqa: BLE001 - the outermost edge of the process
         return _fault(error)
     return _OK
+
+
+def _absolute(data_dir: Path) -> Path:
+    """The same directory for whoever uses it: node, identity and control socket.
+
+    Raises:
+        UsageError: it begins with the home directory of somebody who has none.
+    """
+    try:
+        return data_dir.expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError(
+            f"cannot use the data directory {data_dir}: {error}; give --data-dir a full path"
+        ) from error
 
 
 def open_node(settings: Settings) -> AbstractAsyncContextManager[Dht]:
@@ -154,11 +169,8 @@ def _has_ipv6() -> bool:
 class _Daemon:
     """One run of the daemon inside its event loop."""
 
-    def __init__(
-        self, settings: Settings, data_dir: Path, version: str, foreign: logs.ForeignLogs
-    ) -> None:
+    def __init__(self, settings: Settings, version: str, foreign: logs.ForeignLogs) -> None:
         self._settings = settings
-        self._data_dir = data_dir
         self._version = version
         self._foreign = foreign
         self._started = time.monotonic()
@@ -172,7 +184,7 @@ class _Daemon:
                 ready = trio.Event()
                 watching.start_soon(_limit_stop, stop, ready, whole, stopping.grace_s)
                 async with open_dht(self._settings) as dht:
-                    with listening_socket(self._data_dir) as listener:
+                    with listening_socket(self._settings.data_dir) as listener:
                         ready.set()
                         await self._serve(dht, listener, stop)
                     log.info("stopping")
@@ -198,7 +210,7 @@ class _Daemon:
             "ready",
             peer_id=str(dht.peer_id),
             version=self._version,
-            data_dir=str(self._data_dir),
+            data_dir=str(self._settings.data_dir),
             bootstrap=list(self._settings.bootstrap_addrs),
             provider_ttl_s=ttl_s,
         )
@@ -206,7 +218,7 @@ class _Daemon:
             ready = {"ready": True, "peer_id": str(dht.peer_id), "addrs": addrs}
             _say(json.dumps(ready, separators=(",", ":")))
         else:
-            _say(_welcome(self._settings, self._data_dir, str(dht.peer_id), addrs, ttl_s))
+            _say(_welcome(self._settings, str(dht.peer_id), addrs, ttl_s))
 
     def _stats(self) -> Mapping[str, object]:
         control = self._control.stats() if self._control is not None else {}
@@ -214,7 +226,7 @@ class _Daemon:
             "version": self._version,
             "pid": os.getpid(),
             "uptime_s": round(time.monotonic() - self._started, 3),
-            "data_dir": str(self._data_dir),
+            "data_dir": str(self._settings.data_dir),
             "bootstrap_peers": list(self._settings.bootstrap_addrs),
             "control": control,
             "foreign_log_records": self._foreign.stats(),
@@ -264,13 +276,10 @@ def _log_bootstrap(stats: Any) -> None:
         log.info("bootstrap_state", **facts)
 
 
-def _welcome(
-    settings: Settings, data_dir: Path, peer_id: str, addrs: list[str], ttl_s: float
-) -> str:
+def _welcome(settings: Settings, peer_id: str, addrs: list[str], ttl_s: float) -> str:
     """What a person sees when the daemon is ready: what to copy, and what to try next."""
     command = "codio-dht"
-    given = settings.data_dir
-    option = "" if _is_default(given) else f" --data-dir {given}"
+    option = "" if _is_default(settings.data_dir) else f" --data-dir {settings.data_dir}"
     bootstrap = ", ".join(settings.bootstrap_addrs) or "none: others have to connect to this node"
     return "\n".join(
         [
@@ -279,7 +288,7 @@ def _welcome(
             *(f"  {addr}" for addr in addrs or ["  (no address)"]),
             f"Bootstrap: {bootstrap}",
             f"Provider records of other peers are kept for {ttl_s / _HOUR_S:g} h.",
-            f"Data and control socket ({SOCKET_NAME}): {data_dir}",
+            f"Data and control socket ({SOCKET_NAME}): {settings.data_dir}",
             "",
             "Try, in another terminal:",
             f"  {command} stats{option}",

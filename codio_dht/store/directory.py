@@ -1,6 +1,7 @@
-"""A data directory owned by one store: the lock, private files, damaged files set aside.
+"""A data directory owned by one node: the lock, private files, damaged files set aside.
 
-Decides that two stores never share a directory, and what happens to a database that cannot be read.
+Decides that two nodes never share a directory, and what happens to a database that cannot be read.
+The lock covers everything in the directory: identity, databases and control socket.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 from codio_dht.errors import StorageError
 
 LOCK_NAME: Final = "store.lock"
+"""The file that a node's process holds a lock on; it keeps the process id for messages."""
 
 MAX_SET_ASIDE: Final = 3
 """Damaged copies of one file that are kept; past it the latest one is replaced."""
@@ -31,7 +33,7 @@ class OwnedDirectory:
     that ends.
 
     Raises:
-        StorageError: it cannot be made or used, or another store owns it.
+        StorageError: it cannot be made or used, or another node owns it.
     """
 
     def __init__(self, path: Path) -> None:

@@ -264,7 +264,7 @@ def test_a_second_daemon_on_the_same_directory_names_the_first(start: Start) -> 
     first = start("--json")
     first.ready()
     line = failed(start("--json"), 1)
-    assert f"another daemon (process {first.process.pid})" in line
+    assert f"another node (process {first.process.pid})" in line
     assert asked(first.data_dir, "version")["daemon"] is not None
 
 
@@ -273,6 +273,21 @@ def test_a_directory_that_cannot_be_used_is_named(start: Start, tmp_path: Path) 
     line = failed(start("--json", data_dir=tmp_path / "file" / "node"), 1)
     assert str(tmp_path / "file" / "node") in line
     assert "directory" in line
+
+
+def test_node_and_control_socket_are_in_one_directory_though_no_shell_expands_its_name(
+    start: Start, tmp_path: Path
+) -> None:
+    daemon = start("--json", data_dir=Path("~/node"), HOME=str(tmp_path))
+    daemon.ready()
+    made = {path.name for path in (tmp_path / "node").iterdir()}
+    assert made == {"control.sock", "store.lock"}
+
+
+def test_a_home_that_is_not_known_is_said_so(start: Start) -> None:
+    line = failed(start("--json", data_dir=Path("~nobody-of-this-name/node")), 2)
+    assert "~nobody-of-this-name/node" in line
+    assert "--data-dir" in line
 
 
 def test_a_file_in_the_sockets_place_is_respected(start: Start, tmp_path: Path) -> None:

@@ -18,11 +18,23 @@ from codio_dht.daemon.node_port import Dht
 from codio_dht.daemon.settings import Settings
 from codio_dht.daemon.stopping import Stopping
 from codio_dht.errors import ConfigError, StorageError
+from codio_dht.store.directory import OwnedDirectory
 from fake_dht import FakeDht
 
 
 @asynccontextmanager
 async def open_fake(settings: Settings) -> AsyncIterator[Dht]:
+    """Owns the data directory, as a node does; the rest is a fake."""
+    directory = OwnedDirectory(settings.data_dir)
+    try:
+        async with _opened() as dht:
+            yield dht
+    finally:
+        directory.release()
+
+
+@asynccontextmanager
+async def _opened() -> AsyncIterator[Dht]:
     dht = FakeDht()
     match os.environ.get("FAKE_DHT"):
         case "refuses_config":
