@@ -9,6 +9,15 @@ from codio_dht import params
 from codio_dht.checks import Checks
 from codio_dht.errors import ConfigError
 
+MAX_K: Final = 1_000
+"""Largest replication parameter taken from a configuration."""
+
+MAX_ALPHA: Final = 100
+"""Largest concurrency taken from a configuration."""
+
+MAX_DISJOINT_PATHS: Final = 10
+"""Most disjoint paths of one lookup (JS: 10)."""
+
 AddressPolicy = Literal["auto", "all", "public"]
 """Which addresses of other peers a network keeps and tells. ``public`` drops private and loopback
 addresses, ``all`` keeps every one. ``auto`` is ``public`` on a public network, and ``all`` on one
@@ -90,9 +99,9 @@ class DHTConfig:
             if field.name in _DURATIONS:
                 seconds = _CHECKS.seconds(getattr(self, field.name), field.name)
                 object.__setattr__(self, field.name, seconds)
-        _CHECKS.whole_number(self.replication_factor, "replication_factor", params.K, params.MAX_K)
-        _CHECKS.whole_number(self.alpha, "alpha", 1, params.MAX_ALPHA)
-        _CHECKS.whole_number(self.disjoint_paths, "disjoint_paths", 1, params.MAX_DISJOINT_PATHS)
+        _CHECKS.whole_number(self.replication_factor, "replication_factor", params.K, MAX_K)
+        _CHECKS.whole_number(self.alpha, "alpha", 1, MAX_ALPHA)
+        _CHECKS.whole_number(self.disjoint_paths, "disjoint_paths", 1, MAX_DISJOINT_PATHS)
         _CHECKS.whole_number(self.provide_quorum, "provide_quorum", 1, self.replication_factor)
         _CHECKS.whole_number(self.beta, "beta", 1, self.replication_factor)
         _CHECKS.whole_number(self.max_provider_records, "max_provider_records", 1)

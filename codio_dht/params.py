@@ -2,7 +2,10 @@
 
 Sources: SPEC is the libp2p kad-dht specification, IPFS the ipfs/specs kad-dht page, GO
 go-libp2p-kad-dht 0.42, RS rust libp2p-kad 0.49, JS @libp2p/kad-dht 16. Where the implementations
-differ, the comment says whose value this is and why. Limits with no source are this project's own.
+differ, the comment says whose value this is and why.
+
+Bounds and times that are this project's own stand at the top of the module that goes by them, or in
+``limits.py`` of its package where several modules do.
 """
 
 from __future__ import annotations
@@ -22,17 +25,8 @@ KEY_BITS: Final = 256
 K: Final = 20
 """Replication parameter: bucket size, and the number of closest peers (SPEC)."""
 
-MAX_K: Final = 1_000
-"""Largest replication parameter taken from a configuration."""
-
 ALPHA: Final = 10
 """Requests in flight in one lookup (GO; SPEC says 10)."""
-
-MAX_ALPHA: Final = 100
-"""Largest concurrency taken from a configuration."""
-
-MAX_DISJOINT_PATHS: Final = 10
-"""Most disjoint paths of one lookup (JS: 10)."""
 
 BETA: Final = 3
 """Closest peers that must have answered before the follow-up starts (GO ``resiliency``)."""
@@ -149,15 +143,6 @@ MAX_HEALTH_PEERS: Final = 8_192
 """Peers whose answers and failures are remembered, and as many more of whom none was ever met; of
 each kind the one seen least recently is forgotten."""
 
-MAX_SIZE_MEASUREMENTS: Final = 150
-"""Lookups that the estimate of the network's size is made from (GO)."""
-
-MIN_SIZE_MEASUREMENTS: Final = 5
-"""With fewer lookups there is no estimate (GO)."""
-
-SIZE_MEASUREMENT_AGE_S: Final = 2 * 3600.0
-"""Older lookups do not count for it, seconds (GO)."""
-
 EARLY_DOUBT: Final = 0.5
 """A peer gets the record while the walk still runs if the chance that k others are nearer is at
 most this. GO's 0.1 lets 14 of the 20 have it early, so that the quorum has to wait for the end of
@@ -194,34 +179,8 @@ implementation can read every reply."""
 MAX_PEER_ENTRY_BYTES: Final = 8 * 1024
 """One serialised ``Peer`` entry, read or written; addresses past it are dropped (GO 0.42)."""
 
-MAX_REPLY_CLOSER_ENTRIES: Final = 4 * K
-"""Closer-peer entries of one reply that are looked at, broken ones included; later ones are ignored
-(twice what a lookup accepts)."""
-
-MAX_REPLY_PROVIDER_ENTRIES: Final = 1_000
-"""Provider entries of one reply that are looked at; later ones are ignored (GO has sent 30,000 in
-one reply: decoding them all would stop everything else for 0.1 s)."""
-
-MAX_REQUEST_PROVIDER_ENTRIES: Final = 32
-"""Provider entries of one ADD_PROVIDER that are looked at; later ones are ignored (all that count
-are the sender's own, and every implementation sends exactly one)."""
-
-MAX_ENTRY_ADDRS_EXAMINED: Final = 128
-"""Addresses of one peer entry that are looked at, broken ones included; later ones are ignored."""
-
-MAX_MESSAGE_ADDRS_EXAMINED: Final = 4_096
-"""Addresses of one message's provider (or closer) entries that are looked at, all entries together;
-the entries after it are kept without addresses. Judging an unknown address takes about 5 us."""
-
 MAX_SMALL_FRAME_BYTES: Final = 16 * 1024
 """A frame up to this size is always received: every request and reply of honest use fits (RS)."""
-
-MAX_LARGE_FRAMES_BYTES: Final = 64 * 1024 * 1024
-"""What frames larger than that may hold while they arrive, all streams of one direction together;
-the stream that goes past it is reset. 512 streams of one connection could hold 2 GiB otherwise."""
-
-MAX_LOOKUP_KEY_BYTES: Final = 8 * 1024
-"""Longest preimage of a key that is looked up: the request stays within what RS reads."""
 
 MAX_VARINT_BYTES: Final = 10
 """A varint longer than this is an error: 64 bits in groups of seven (LEB128)."""
@@ -231,52 +190,6 @@ MAX_PROVIDER_KEY_BYTES: Final = 80
 
 STREAM_IDLE_TIMEOUT_S: Final = 60.0
 """An inbound kad stream without a request is reset after this many seconds (GO)."""
-
-KEPT_STREAM_MAX_AGE_S: Final = 50.0
-"""A kept outbound stream idle for longer is not reused: GO's servers reset it after 60 s."""
-
-MAX_KEPT_STREAMS: Final = 1_000
-"""Idle outbound kad streams kept in all; the least recently used one is closed past it."""
-
-MAX_REUSE_FAILURES: Final = 3
-"""After this many dead reused streams a peer gets one stream per request (GO
-``streamReuseTries``)."""
-
-MAX_REQUESTS_PER_TURN: Final = 32
-"""Requests answered from one stream before others run (design: 32 requests or 2 ms)."""
-
-MAX_SECONDS_PER_TURN: Final = 0.002
-"""Time spent on one stream's requests before others run, seconds."""
-
-MAX_LOADS_PER_REQUEST: Final = 3
-"""Times one request may wait for the store (the rows may be evicted again before it is answered);
-then its stream is reset."""
-
-FLUSH_INTERVAL_S: Final = 1.0
-"""Unsaved provider records of others are written this often, seconds: what a crash may lose."""
-
-EXPIRY_INTERVAL_S: Final = 600.0
-"""Expired provider rows are deleted this often, seconds (GO: hourly)."""
-
-EXPIRY_BATCH: Final = 5_000
-"""Rows deleted in one transaction, so that loads and flushes get their turn."""
-
-RESTART_DELAY_S: Final = 1.0
-"""Background work that failed by a bug begins again after this many seconds."""
-
-REPROVIDE_CHECK_S: Final = 60.0
-"""The reprovide schedule is looked at least this often, seconds: the Unix clock may jump."""
-
-THIN_KEYS_CHECK_S: Final = 5.0
-"""While keys were announced to too few peers, the table is looked at this often for more of them,
-seconds."""
-
-RECONCILE_INTERVAL_S: Final = 300.0
-"""What is believed of connections is compared with the host this often, seconds: events get lost
-where too many come at once."""
-
-SNAPSHOT_INTERVAL_S: Final = 300.0
-"""The routing table is remembered on disk this often, seconds."""
 
 # --- records ------------------------------------------------------------------------------------
 
@@ -299,54 +212,6 @@ no bound: eight public keys have had more than 30,000)."""
 
 MAX_PROVIDER_RECORDS: Final = 2_000_000
 """Provider records of others kept in all; a new one past it is refused, refreshes never."""
-
-MAX_RECORD_ADDR_BYTES: Final = 4 * 1024
-"""Addresses of one provider record together; later ones are dropped."""
-
-MAX_PROVIDERS_PER_REPLY: Final = 300
-"""Providers of one key put into a reply, chosen at random: at 54 bytes for an Ed25519 peer with one
-IPv4 address, no more fit into ``REPLY_BUDGET_BYTES``."""
-
-MAX_CACHED_PROVIDER_BYTES: Final = 32 * 1024 * 1024
-"""Memory of provider rows read from the store, bytes (estimated); the keys that were not asked for
-for longest leave it."""
-
-MAX_UNSAVED_RECORDS: Final = 65_536
-"""Provider records not yet written to the store. Past it new ones are refused until a flush
-succeeds: they could not be kept anyway."""
-
-MAX_UNSAVED_BYTES: Final = 32 * 1024 * 1024
-"""Memory of those records, bytes (estimated); likewise."""
-
-FLUSH_BATCH_ROWS: Final = 512
-"""Rows written in one transaction, so that its bookkeeping stays near 2 ms."""
-
-MAX_OVERTAKING_ROWS: Final = 4_096
-"""Rows of one key written while it is being read that are merged into what is read; past it the
-load counts for nothing and the key is read again."""
-
-MAX_TRACKED_LOADS: Final = 1_024
-"""Loads under way whose key is watched for writes that overtake them; past it the oldest is no
-longer watched, and its rows may be missing those writes until they leave the cache."""
-
-LOAD_RETRY_S: Final = 10.0
-"""A key whose rows could not be read is answered from memory for this long, seconds."""
-
-KEY_FILTER_BITS_PER_KEY: Final = 16
-"""Bits of the filter of keys on disk, per key it is made for: with 4 probes, 0.24 % false hits
-(Bloom 1970), each of which costs one read of the store."""
-
-KEY_FILTER_PROBES: Final = 4
-"""Bits set per key."""
-
-MAX_REPROVIDES_AT_ONCE: Final = 8
-"""Own keys announced at once, each with a lookup of its own (JS 10)."""
-
-PROVIDE_RETRY_S: Final = 60.0
-"""A failed announcement is tried again after this many seconds, doubled each time ..."""
-
-PROVIDE_RETRY_MAX_S: Final = 3_600.0
-"""... up to this many."""
 
 # --- routing table ------------------------------------------------------------------------------
 
@@ -443,34 +308,6 @@ MAX_REMEMBERED_PEERS: Final = MAX_ADMISSION_QUEUE
 
 # --- IP diversity -------------------------------------------------------------------------------
 
-IPV4_GROUP_BITS: Final = 16
-"""IPv4 addresses with this prefix in common are one group (GO) ..."""
-
-IPV4_LEGACY_GROUP_BITS: Final = 8
-"""... or with this one in the networks below."""
-
-IPV4_LEGACY_NETWORKS: Final = (12, 17, 19, 38, 48, 53, 56, 73)
-"""First bytes of IPv4 networks that belong to one owner as a whole (GO)."""
-
-IPV6_GROUP_BITS: Final = 32
-"""IPv6 addresses with this prefix in common are one group: what a registry allots to one provider.
-(GO groups by AS number, from a table of 3 MB that ages.)"""
-
-MAX_GROUP_PEERS_PER_CPL: Final = 2
-"""Peers of one IP group among those of one CPL (GO)."""
-
-MAX_GROUP_PEERS_PER_TABLE: Final = 3
-"""Peers of one IP group in the table (GO)."""
-
-MAX_GROUP_PEERS_PER_REPLY: Final = 3
-"""A reply that names more peers of one IP group than this loses all of that group (GO)."""
-
-MAX_PREIMAGE_EFFORT: Final = 64
-"""A preimage search ends after this many times the expected tries (it then fails once in e**64)."""
-
-PREIMAGE_TRIES_PER_SLICE: Final = 1_000
-"""Tries between two chances for others to run: under 1 ms."""
-
 MAX_ADDRS_PER_PEER: Final = 32
 """Addresses kept for one peer; later ones are dropped."""
 
@@ -481,23 +318,6 @@ CONNECTED_ADDR_TTL_S: Final = 15 * 60.0
 """Addresses a peer gave itself (identify) live this long after it left, seconds (GO
 ``RecentlyConnectedAddrTTL``)."""
 
-MAX_ADDR_BYTES: Final = 1_024
-"""Longest multiaddr read; a longer one is dropped (those in use stay under 300)."""
-
-MAX_ADDR_COMPONENTS: Final = 16
-"""Components of a multiaddr read; one with more is dropped. Those in use have up to 10 (WebRTC
-through a WebTransport relay); a kilobyte of empty ones would take 17 ms to turn into text."""
-
-ADDRESS_CACHE_ENTRIES: Final = 8_192
-"""Addresses whose classification is remembered; the least recently met is forgotten."""
-
-MAX_HEARD_PEERS: Final = 8_192
-"""Peers in the book that are only hearsay; the one heard of least recently is forgotten."""
-
-MAX_TOLD_PEERS: Final = 8_192
-"""Peers in the book that gave an address themselves and are neither connected nor in the table;
-the one that did so least recently is forgotten."""
-
 # --- the libp2p stack, as far as more than ``net`` needs it ---------------------------------------
 
 KEEP_ALIVE_INTERVAL_S: Final = 30.0
@@ -506,10 +326,3 @@ KEEP_ALIVE_INTERVAL_S: Final = 30.0
 KEEP_ALIVE_TIMEOUT_S: Final = 10.0
 """A ping without an answer, and nothing else received, ends the connection after this, seconds (GO
 ``ConnectionWriteTimeout``)."""
-
-MAX_MULTIADDR_BYTES: Final = 512
-"""A binary multiaddr longer than this is dropped; the longest in use (WebTransport behind a relay)
-have some 200."""
-
-MAX_ENVELOPE_BYTES: Final = 16 * 1024
-"""Largest signed envelope looked at: 32 addresses and an RSA key fit in 8 KiB."""

@@ -22,12 +22,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
-from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.peer import PeerId
 from codio_dht.formats.multiaddr import ip_group, is_dns, is_public
+
+MAX_GROUP_PEERS_PER_CPL: Final = 2
+"""Peers of one IP group among those of one CPL (GO)."""
+
+MAX_GROUP_PEERS_PER_TABLE: Final = 3
+"""Peers of one IP group in the table (GO)."""
+
+MAX_GROUP_PEERS_PER_REPLY: Final = 3
+"""A reply that names more peers of one IP group than this loses all of that group (GO)."""
 
 _T = TypeVar("_T")
 
@@ -50,7 +58,7 @@ def groups_of(addrs: Iterable[bytes]) -> tuple[str, ...]:
 
 
 def over_represented(
-    entries: Sequence[PeerEntry], most: int = params.MAX_GROUP_PEERS_PER_REPLY
+    entries: Sequence[PeerEntry], most: int = MAX_GROUP_PEERS_PER_REPLY
 ) -> frozenset[PeerId]:
     """The peers of one reply that are of a group with more than ``most`` peers in it: who answers
     so is itself deceived, or deceives (GO). A peer named twice counts once."""
@@ -77,8 +85,8 @@ class GroupLimits:
         addrs_of: Callable[[PeerId, Monotonic], Sequence[bytes]],
         seen_at: Callable[[PeerId], Sequence[bytes]] = lambda _peer: (),
         *,
-        per_cpl: int = params.MAX_GROUP_PEERS_PER_CPL,
-        per_table: int = params.MAX_GROUP_PEERS_PER_TABLE,
+        per_cpl: int = MAX_GROUP_PEERS_PER_CPL,
+        per_table: int = MAX_GROUP_PEERS_PER_TABLE,
         enforced: bool = True,
     ) -> None:
         self._addrs_of = addrs_of

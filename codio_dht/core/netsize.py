@@ -17,12 +17,22 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError
+
+MAX_SIZE_MEASUREMENTS: Final = 150
+"""Lookups that the estimate of the network's size is made from (GO)."""
+
+MIN_SIZE_MEASUREMENTS: Final = 5
+"""With fewer lookups there is no estimate (GO)."""
+
+SIZE_MEASUREMENT_AGE_S: Final = 2 * 3600.0
+"""Older lookups do not count for it, seconds (GO)."""
 
 _KEYSPACE = 1 << params.KEY_BITS
 
@@ -44,7 +54,7 @@ class NetworkSize:
 
     def __init__(self, k: int = params.K) -> None:
         self._k = k
-        self._measurements: deque[_Measurement] = deque(maxlen=params.MAX_SIZE_MEASUREMENTS)
+        self._measurements: deque[_Measurement] = deque(maxlen=MAX_SIZE_MEASUREMENTS)
 
     def track(self, target: Key, closest: Sequence[PeerId], in_bucket: int, now: Monotonic) -> bool:
         """A lookup of ``target`` was completed with ``closest``, nearest first; ``in_bucket`` peers
@@ -65,10 +75,10 @@ class NetworkSize:
         """
         while self._measurements and self._is_old(self._measurements[0], now):
             self._measurements.popleft()
-        if len(self._measurements) < params.MIN_SIZE_MEASUREMENTS:
+        if len(self._measurements) < MIN_SIZE_MEASUREMENTS:
             raise UnknownNetworkSizeError(
                 f"{len(self._measurements)} lookups are too few to tell the size of the network; "
-                f"{params.MIN_SIZE_MEASUREMENTS} are needed"
+                f"{MIN_SIZE_MEASUREMENTS} are needed"
             )
         total = sum(each.weight for each in self._measurements)
         means = [
@@ -88,7 +98,7 @@ class NetworkSize:
         return min(_KEYSPACE - 1, int(share * _KEYSPACE))
 
     def _is_old(self, measurement: _Measurement, now: Monotonic) -> bool:
-        return now - measurement.at > params.SIZE_MEASUREMENT_AGE_S
+        return now - measurement.at > SIZE_MEASUREMENT_AGE_S
 
 
 def expected_within(count: int, probability: float) -> float:

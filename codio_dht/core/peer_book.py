@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from math import inf
+from typing import Final
 
 from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
@@ -33,11 +34,16 @@ from codio_dht.params import (
     CONNECTED_ADDR_TTL_S,
     HEARD_ADDR_TTL_S,
     MAX_ADDRS_PER_PEER,
-    MAX_HEARD_PEERS,
     MAX_PEER_ENTRY_BYTES,
-    MAX_TOLD_PEERS,
     PROVIDER_ADDR_TTL_S,
 )
+
+MAX_HEARD_PEERS: Final = 8_192
+"""Peers in the book that are only hearsay; the one heard of least recently is forgotten."""
+
+MAX_TOLD_PEERS: Final = 8_192
+"""Peers in the book that gave an address themselves and are neither connected nor in the table;
+the one that did so least recently is forgotten."""
 
 _RENEWAL_SLACK_S = 60.0
 """The same addresses provided again within this time are not stamped again: a sweep hands over

@@ -20,6 +20,12 @@ from codio_dht.core.rng import Rng
 from codio_dht.errors import UsageError
 from codio_dht.formats.multihash import SHA2_256_HEAD
 
+MAX_PREIMAGE_EFFORT: Final = 64
+"""A preimage search ends after this many times the expected tries (it then fails once in e**64)."""
+
+PREIMAGE_TRIES_PER_SLICE: Final = 1_000
+"""Tries between two chances for others to run: under 1 ms."""
+
 _COUNTER_BYTES: Final = 4
 _SALT_BITS: Final = 8 * (32 - _COUNTER_BYTES)
 _HEAD_BITS: Final = 16
@@ -31,7 +37,7 @@ def search_preimage(
     cpl: int,
     rng: Rng,
     *,
-    tries_per_slice: int = params.PREIMAGE_TRIES_PER_SLICE,
+    tries_per_slice: int = PREIMAGE_TRIES_PER_SLICE,
 ) -> Iterator[bytes | None]:
     """Search bytes whose key shares exactly ``cpl`` leading bits with ``local``.
 
@@ -45,7 +51,7 @@ def search_preimage(
         raise UsageError(f"cpl must be from 0 to {params.MAX_REFRESH_CPL}, not {cpl}")
     prefix = SHA2_256_HEAD + rng.getrandbits(_SALT_BITS).to_bytes(_SALT_BITS // 8, "big")
     wanted = (local >> (params.KEY_BITS - cpl - 1)) ^ 1
-    most = params.MAX_PREIMAGE_EFFORT << (cpl + 1)
+    most = MAX_PREIMAGE_EFFORT << (cpl + 1)
     return _search(prefix, wanted, _HEAD_BITS - cpl - 1, most, tries_per_slice)
 
 

@@ -13,7 +13,9 @@ from codio_dht.crypto.keys import PublicKey, SigningKey
 from codio_dht.errors import CodioError, ProtocolError
 from codio_dht.formats.protobuf import bytes_field, read_fields
 from codio_dht.formats.varint import encode_varint
-from codio_dht.params import MAX_ENVELOPE_BYTES
+
+MAX_ENVELOPE_BYTES: Final = 16 * 1024
+"""Largest signed envelope looked at: 32 addresses and an RSA key fit in 8 KiB."""
 
 _LAYER: Final = "envelope"
 _PUBLIC_KEY: Final = 1

@@ -15,7 +15,11 @@ from codio_dht.crypto.envelope import open_envelope, seal_envelope
 from codio_dht.crypto.keys import SigningKey
 from codio_dht.errors import PeerIdError, ProtocolError
 from codio_dht.formats.protobuf import bytes_field, read_fields, uint_field
-from codio_dht.params import MAX_ADDRS_PER_PEER, MAX_MULTIADDR_BYTES
+from codio_dht.params import MAX_ADDRS_PER_PEER
+
+MAX_MULTIADDR_BYTES: Final = 512
+"""A binary multiaddr longer than this is dropped; the longest in use (WebTransport behind a relay)
+have some 200."""
 
 _LAYER: Final = "peer record"
 _DOMAIN: Final = "libp2p-peer-record"

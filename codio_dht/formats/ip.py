@@ -11,7 +11,21 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 
-from codio_dht import params
+IPV4_GROUP_BITS: Final = 16
+"""IPv4 addresses with the same first so many bits are one group (GO)."""
+
+IPV4_LEGACY_GROUP_BITS: Final = 8
+"""In ``IPV4_LEGACY_NETWORKS`` addresses with the same first so many bits are one group (GO)."""
+
+IPV4_LEGACY_NETWORKS: Final = (12, 17, 19, 38, 48, 53, 56, 73)
+"""First bytes of IPv4 networks that belong to one owner as a whole (GO)."""
+
+IPV6_GROUP_BITS: Final = 32
+"""IPv6 addresses with the same first so many bits are one group: a registry allots them together.
+(GO groups by AS number, from a table of 3 MB that ages.)"""
+
+ADDRESS_CACHE_ENTRIES: Final = 8_192
+"""Addresses whose classification is remembered; the least recently met is forgotten."""
 
 IPV4_BYTES: Final = 4
 
@@ -88,7 +102,7 @@ _V6: Final = tuple(
 """IPv6 networks, of which the first match decides; all other addresses are unroutable."""
 
 
-@lru_cache(maxsize=params.ADDRESS_CACHE_ENTRIES)
+@lru_cache(maxsize=ADDRESS_CACHE_ENTRIES)
 def reach_of_ip(packed: bytes) -> Reach:
     """How far the IP address ``packed`` reaches. One that maps an IPv4 address reaches nowhere."""
     number = int.from_bytes(packed, "big")
@@ -123,12 +137,12 @@ def group_of_ip(packed: bytes) -> str:
         return _ipv4_group(packed[len(NAT64) :])
     if packed.startswith(_6TO4):
         return _ipv4_group(packed[2:6])
-    kept = int.from_bytes(packed, "big") >> (_IPV6_BITS - params.IPV6_GROUP_BITS)
-    return f"{kept >> 16:x}:{kept & 0xFFFF:x}::/{params.IPV6_GROUP_BITS}"
+    kept = int.from_bytes(packed, "big") >> (_IPV6_BITS - IPV6_GROUP_BITS)
+    return f"{kept >> 16:x}:{kept & 0xFFFF:x}::/{IPV6_GROUP_BITS}"
 
 
 def _ipv4_group(packed: bytes) -> str:
-    legacy = packed[0] in params.IPV4_LEGACY_NETWORKS
-    bits = params.IPV4_LEGACY_GROUP_BITS if legacy else params.IPV4_GROUP_BITS
+    legacy = packed[0] in IPV4_LEGACY_NETWORKS
+    bits = IPV4_LEGACY_GROUP_BITS if legacy else IPV4_GROUP_BITS
     kept = int.from_bytes(packed, "big") >> (_IPV4_BITS - bits) << (_IPV4_BITS - bits)
     return f"{kept >> 24}.{kept >> 16 & 0xFF}.0.0/{bits}"

@@ -14,10 +14,16 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from codio_dht.errors import AddressError, FormatError
-from codio_dht.formats.ip import IPV4_BYTES, Reach, group_of_ip, reach_of_ip
+from codio_dht.formats.ip import ADDRESS_CACHE_ENTRIES, IPV4_BYTES, Reach, group_of_ip, reach_of_ip
 from codio_dht.formats.multihash import IDENTITY, is_multihash, is_sha2_256
 from codio_dht.formats.varint import encode_varint, length_prefixed, read_varint
-from codio_dht.params import ADDRESS_CACHE_ENTRIES, MAX_ADDR_BYTES, MAX_ADDR_COMPONENTS
+
+MAX_ADDR_BYTES: Final = 1_024
+"""Longest multiaddr read; a longer one is dropped (those in use stay under 300)."""
+
+MAX_ADDR_COMPONENTS: Final = 16
+"""Components of a multiaddr read; one with more is dropped. Those in use have up to 10 (WebRTC
+through a WebTransport relay); a kilobyte of empty ones would take 17 ms to turn into text."""
 
 # --- the protocol table (multiformats/multicodec table.csv, tag "multiaddr") ----------------------
 

@@ -15,7 +15,9 @@ from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.errors import FormatError, PeerIdError, UsageError
 from codio_dht.formats.text import read_multiaddr
 from codio_dht.node.bootstrap import DEFAULT_NAME, PUBLIC_BOOTSTRAP
-from codio_dht.params import MAX_LOOKUP_KEY_BYTES
+
+MAX_LOOKUP_KEY_BYTES: Final = 8 * 1024
+"""Longest preimage of a key that is looked up: the request stays within what RS reads."""
 
 _CHECKS: Final = Checks()
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 import trio
 
-from codio_dht import params
 from codio_dht.logger import get_logger
+
+RESTART_DELAY_S: Final = 1.0
+"""Background work that failed by a bug begins again after this many seconds."""
 
 log = get_logger(__name__)
 
@@ -36,4 +39,4 @@ async def _supervise(name: str, work: Work, failures: Counter[str]) -> None:
         except Exception:
             failures[name] += 1
             log.exception("background_work_failed", work=name)
-        await trio.sleep(params.RESTART_DELAY_S)
+        await trio.sleep(RESTART_DELAY_S)

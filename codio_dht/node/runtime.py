@@ -21,11 +21,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 import trio
 from multiaddr import Multiaddr
 
-from codio_dht import params
 from codio_dht.config import DHTConfig
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.lookup_states import ClosestPeer
@@ -48,6 +48,13 @@ from codio_dht.node.serving import Serving
 from codio_dht.node.shared import Shared
 from codio_dht.node.upkeep import UpkeepDriver
 from codio_dht.store.interface import SnapshotPeer
+
+RECONCILE_INTERVAL_S: Final = 300.0
+"""How often the peers believed to be connected are compared with the host's connections, seconds.
+The host drops events if too many come at once."""
+
+SNAPSHOT_INTERVAL_S: Final = 300.0
+"""How often the routing table is saved to the disk, seconds."""
 
 log = get_logger(__name__)
 
@@ -165,7 +172,7 @@ class NetworkRuntime:
     async def _run_reconciling(self) -> None:
         """Find the peers whose end the host did not tell (it drops events under load), for ever."""
         while True:
-            await trio.sleep(params.RECONCILE_INTERVAL_S)
+            await trio.sleep(RECONCILE_INTERVAL_S)
             for peer in self.network.book.connected():
                 if not self.shared.host.is_connected(peer):
                     await self._gone(peer)
@@ -182,7 +189,7 @@ class NetworkRuntime:
 
     async def _run_snapshots(self) -> None:
         while True:
-            await trio.sleep(params.SNAPSHOT_INTERVAL_S)
+            await trio.sleep(SNAPSHOT_INTERVAL_S)
             await self._save_snapshot()
 
     async def _save_snapshot(self) -> None:

@@ -10,11 +10,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Final
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.net.host import Stream
-from codio_dht.params import KEPT_STREAM_MAX_AGE_S, MAX_KEPT_STREAMS, MAX_REUSE_FAILURES
+
+KEPT_STREAM_MAX_AGE_S: Final = 50.0
+"""A kept outbound stream idle for longer is not reused: GO's servers reset it after 60 s."""
+
+MAX_KEPT_STREAMS: Final = 1_000
+"""Idle outbound kad streams kept in all; the least recently used one is closed past it."""
+
+MAX_REUSE_FAILURES: Final = 3
+"""After this many dead reused streams a peer gets one stream per request (GO
+``streamReuseTries``)."""
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import AddProvider, FailureReason, PeerEntry
 from codio_dht.core.peer import PeerId
+from codio_dht.core.reprovide import REPROVIDE_CHECK_S
 from codio_dht.sim.exchange import Answer
 from codio_dht.sim.node import SimNode
 from codio_dht.sim.walk import WalkReport
@@ -61,7 +62,7 @@ class Announcer:
         for key in due:
             node.own_keys.begun(key)
             node.closest(key, partial(self._located, key))
-        wait_s = params.REPROVIDE_CHECK_S if not due else 0.0
+        wait_s = REPROVIDE_CHECK_S if not due else 0.0
         if until is not None:
             wait_s = max(0.0, until - self._queue.unix)
         self._wake(self._queue.now + wait_s)

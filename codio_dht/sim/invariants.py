@@ -15,8 +15,10 @@ from codio_dht.core.keyspace import Key, cpl
 from codio_dht.core.lookup_states import Done, Standing
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerId
+from codio_dht.core.peer_book import MAX_HEARD_PEERS, MAX_TOLD_PEERS
 from codio_dht.core.records import ProviderRecords
 from codio_dht.core.routing_table import RoutingTable
+from codio_dht.core.unsaved import MAX_UNSAVED_RECORDS
 from codio_dht.sim.disk import VirtualDisk
 from codio_dht.sim.links import Connections
 from codio_dht.sim.population import Population
@@ -87,14 +89,14 @@ def check_node(network: Network, records: ProviderRecords, rng: Random, now: Mon
     for peer in network.table.peers():
         require(bool(network.book.addrs(peer, now)), "in the table without an address:", peer)
     book = network.book.stats()
-    require(book.told <= params.MAX_TOLD_PEERS, "too many told peers in a book:", book.told)
-    require(book.heard <= params.MAX_HEARD_PEERS, "too much hearsay in a book:", book.heard)
+    require(book.told <= MAX_TOLD_PEERS, "too many told peers in a book:", book.told)
+    require(book.heard <= MAX_HEARD_PEERS, "too much hearsay in a book:", book.heard)
     door = network.admission
     require(door.waiting <= params.MAX_ADMISSION_QUEUE, "too many candidates:", door.waiting)
     require(door.probing <= params.MAX_ADMISSION_PROBES, "too many probes:", door.probing)
     require(door.remembered <= params.MAX_ADMISSION_MEMORY, "too many remembered:", door.remembered)
     held = records.stats()
-    require(held.unsaved <= params.MAX_UNSAVED_RECORDS, "too many unsaved records:", held.unsaved)
+    require(held.unsaved <= MAX_UNSAVED_RECORDS, "too many unsaved records:", held.unsaved)
     require(held.records <= params.MAX_PROVIDER_RECORDS, "too many records:", held.records)
 
 

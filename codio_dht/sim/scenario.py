@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from codio_dht import params
 from codio_dht.checks import Checks
+from codio_dht.config import MAX_K
 from codio_dht.errors import ConfigError
 
 _CHECKS: Final = Checks(ConfigError)
@@ -42,7 +43,7 @@ class NetworkPart:
     what is dead cannot be slow."""
 
     nodes: int = _number(1_000, 2, MAX_NODES)
-    k: int = _number(params.K, params.K, params.MAX_K)
+    k: int = _number(params.K, params.K, MAX_K)
     join_spread_s: float = _number(60.0)
     """join: the nodes begin one after another within this time."""
     diverse: bool = True

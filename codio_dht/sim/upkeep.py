@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from codio_dht import params
 from codio_dht.core.admission import Probe
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import FailureReason, FindNode, PeerEntry, Reply
+from codio_dht.core.records import EXPIRY_INTERVAL_S
 from codio_dht.core.refresh import CplLookup, SelfLookup
 from codio_dht.core.steps import Wait
 from codio_dht.core.upkeep import (
@@ -49,7 +49,7 @@ class SimulatedUpkeep:
         self._joined = joined
         self._node.stir = self.notify_changed
         self._queue.after(0.0, self.notify_changed)
-        self._queue.after(params.EXPIRY_INTERVAL_S, self._expire)
+        self._queue.after(EXPIRY_INTERVAL_S, self._expire)
 
     def remember(self, peers: Sequence[Member]) -> None:
         """Take peers of an earlier life as candidates."""
@@ -116,7 +116,7 @@ class SimulatedUpkeep:
         if not self._node.stopped:
             if self._node.disk.rows:
                 self._node.keeper.expire()
-            self._queue.after(params.EXPIRY_INTERVAL_S, self._expire)
+            self._queue.after(EXPIRY_INTERVAL_S, self._expire)
 
     def _wake(self, until: Monotonic | None) -> None:
         """Look again at ``until``, unless an earlier moment is planned anyway."""

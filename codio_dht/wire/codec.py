@@ -38,16 +38,22 @@ from codio_dht.core.messages import (
 from codio_dht.errors import MessageError
 from codio_dht.formats.protobuf import bytes_field, bytes_tag, uint_field
 from codio_dht.formats.varint import length_prefixed
-from codio_dht.params import (
-    MAX_FRAME_BYTES,
-    MAX_REPLY_CLOSER_ENTRIES,
-    MAX_REPLY_PROVIDER_ENTRIES,
-    MAX_REQUEST_PROVIDER_ENTRIES,
-    REPLY_BUDGET_BYTES,
-)
+from codio_dht.params import MAX_FRAME_BYTES, REPLY_BUDGET_BYTES, K
 from codio_dht.wire import dht_pb2
 from codio_dht.wire.entries import decode_entries, encode_entry
 from codio_dht.wire.shaping import shape
+
+MAX_REPLY_CLOSER_ENTRIES: Final = 4 * K
+"""Closer-peer entries of one reply that are looked at, broken ones included; later ones are ignored
+(twice what a lookup accepts)."""
+
+MAX_REPLY_PROVIDER_ENTRIES: Final = 1_000
+"""Provider entries of one reply that are looked at; later ones are ignored (GO has sent 30,000 in
+one reply: decoding them all would stop everything else for 0.1 s)."""
+
+MAX_REQUEST_PROVIDER_ENTRIES: Final = 32
+"""Provider entries of one ADD_PROVIDER that are looked at; later ones are ignored (all that count
+are the sender's own, and every implementation sends exactly one)."""
 
 _TYPES: Final = tuple(MessageType)
 

@@ -21,13 +21,15 @@ from codio_dht.errors import PeerIdError
 from codio_dht.formats.multiaddr import strip_peer_id
 from codio_dht.formats.protobuf import bytes_field, bytes_tag, uint_field
 from codio_dht.formats.varint import ONE_BYTE_END, encode_varint, length_prefixed
-from codio_dht.params import (
-    MAX_ADDRS_PER_PEER,
-    MAX_ENTRY_ADDRS_EXAMINED,
-    MAX_MESSAGE_ADDRS_EXAMINED,
-    MAX_PEER_ENTRY_BYTES,
-)
+from codio_dht.params import MAX_ADDRS_PER_PEER, MAX_PEER_ENTRY_BYTES
 from codio_dht.wire import dht_pb2
+
+MAX_ENTRY_ADDRS_EXAMINED: Final = 128
+"""Addresses of one peer entry that are looked at, broken ones included; later ones are ignored."""
+
+MAX_MESSAGE_ADDRS_EXAMINED: Final = 4_096
+"""Addresses of one message's provider (or closer) entries that are looked at, all entries together;
+the entries after it are kept without addresses. Judging an unknown address takes about 5 us."""
 
 _ID: Final = 1
 _ADDRS: Final = 2

@@ -15,14 +15,16 @@ GO resets the stream on all of these, and reads a prefix only in its shortest fo
 
 from __future__ import annotations
 
+from typing import Final
+
 from codio_dht.errors import FormatError, FrameError
 from codio_dht.formats.varint import ONE_BYTE_END, read_varint
-from codio_dht.params import (
-    MAX_FRAME_BYTES,
-    MAX_LARGE_FRAMES_BYTES,
-    MAX_SMALL_FRAME_BYTES,
-    MAX_VARINT_BYTES,
-)
+from codio_dht.params import MAX_FRAME_BYTES, MAX_SMALL_FRAME_BYTES, MAX_VARINT_BYTES
+
+MAX_LARGE_FRAMES_BYTES: Final = 64 * 1024 * 1024
+"""What frames larger than ``MAX_SMALL_FRAME_BYTES`` may hold while they arrive, bytes, over all
+streams of one direction. The stream that goes past it is reset. 512 streams of one connection could
+hold 2 GiB otherwise."""
 
 
 class LargeFrames:

@@ -16,6 +16,7 @@ from multiaddr import Multiaddr
 
 from codio_dht import DHTManager, params
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.diversity import MAX_GROUP_PEERS_PER_TABLE
 from codio_dht.core.keyspace import Key, key_of
 from codio_dht.core.lookup import ClosestPeersLookup
 from codio_dht.core.lookup_states import (
@@ -133,7 +134,7 @@ async def test_one_machine_gets_few_places_whatever_addresses_its_identities_cla
                 await sybil.connect(host.peer_id, host.addrs, soon())
                 await trio.sleep(1)
             assert node._node.main.network.policy.diverse
-            assert len(node.routing_table_peers()) == params.MAX_GROUP_PEERS_PER_TABLE
+            assert len(node.routing_table_peers()) == MAX_GROUP_PEERS_PER_TABLE
 
 
 # --- many at once ---------------------------------------------------------------------------------

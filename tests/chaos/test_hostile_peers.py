@@ -25,12 +25,13 @@ from codio_dht.core.messages import (
     Reply,
 )
 from codio_dht.core.multihash import multihash_of
+from codio_dht.core.peer_book import MAX_HEARD_PEERS, MAX_TOLD_PEERS
 from codio_dht.errors import StreamError, UsageError
 from codio_dht.formats.protobuf import bytes_field
 from codio_dht.formats.varint import encode_varint, length_prefixed
 from codio_dht.params import KAD_PROTOCOL
 from codio_dht.wire.codec import decode_reply, encode_reply, encode_request
-from codio_dht.wire.framing import FrameReader, LargeFrames
+from codio_dht.wire.framing import MAX_LARGE_FRAMES_BYTES, FrameReader, LargeFrames
 from hostile_host import (
     NOTHING_OPEN,
     answering,
@@ -288,8 +289,8 @@ async def test_an_endless_walk_ends_within_its_bounds(autojump_clock, pause_s):
         await trio.sleep(200)
         assert NOTHING_OPEN == left_open(node)
         stats = node._node.main.network.book.stats()
-        assert stats.heard <= params.MAX_HEARD_PEERS
-        assert stats.told <= params.MAX_TOLD_PEERS
+        assert stats.heard <= MAX_HEARD_PEERS
+        assert stats.told <= MAX_TOLD_PEERS
 
 
 async def test_closer_peers_that_are_us_themselves_or_dead_cost_little(autojump_clock):
@@ -432,7 +433,7 @@ async def test_unfinished_large_answers_hold_no_more_than_their_bound(autojump_c
         with trio.fail_after(600):
             while large.held:
                 await trio.sleep(1)
-        assert 40 << 20 < large.most <= params.MAX_LARGE_FRAMES_BYTES
+        assert 40 << 20 < large.most <= MAX_LARGE_FRAMES_BYTES
 
 
 class MostHeld(LargeFrames):

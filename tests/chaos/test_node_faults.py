@@ -17,8 +17,12 @@ import trio.testing
 from codio_dht import DHTConfig, DHTManager, params
 from codio_dht.core.messages import AddProvider, FindNode, GetProviders, PeerEntry
 from codio_dht.core.multihash import multihash_of
+from codio_dht.core.peer_book import MAX_HEARD_PEERS, MAX_TOLD_PEERS
+from codio_dht.core.records import MAX_CACHED_PROVIDER_BYTES, MAX_TRACKED_LOADS
+from codio_dht.core.unsaved import FLUSH_BATCH_ROWS, MAX_UNSAVED_RECORDS
 from codio_dht.errors import CodioError, NoPeersError, StorageError
 from codio_dht.node.clock import Clock
+from codio_dht.node.stream_pool import MAX_KEPT_STREAMS
 from codio_dht.params import KAD_PROTOCOL
 from codio_dht.store.sqlite import SqliteStore
 from codio_dht.wire.codec import decode_reply, encode_request
@@ -406,9 +410,9 @@ CONNECTIONS = 2_000
 """What the host would allow; the peers in the table are in it."""
 
 BOUNDS = {
-    "PeerBook._slots": params.MAX_HEARD_PEERS + params.MAX_TOLD_PEERS + CONNECTIONS,
-    "PeerBook._told": params.MAX_TOLD_PEERS,
-    "PeerBook._heard": params.MAX_HEARD_PEERS,
+    "PeerBook._slots": MAX_HEARD_PEERS + MAX_TOLD_PEERS + CONNECTIONS,
+    "PeerBook._told": MAX_TOLD_PEERS,
+    "PeerBook._heard": MAX_HEARD_PEERS,
     "Admission._queue": params.MAX_ADMISSION_QUEUE,
     "Admission._probing": params.MAX_ADMISSION_PROBES,
     "Admission._failed": params.MAX_ADMISSION_MEMORY,
@@ -417,23 +421,23 @@ BOUNDS = {
     "RoutingTable._buckets": params.KEY_BITS,
     "RefreshSchedule._to_probe": params.KEY_BITS * params.K,
     "RefreshSchedule._probing": params.MAX_LIVENESS_PROBES,
-    "ProviderRecords._loading": params.MAX_TRACKED_LOADS,
+    "ProviderRecords._loading": MAX_TRACKED_LOADS,
     "Outage._suspects": params.KEY_BITS * params.K,
     "Outage._due": params.KEY_BITS * params.K,
     "PeerHealth._met": params.MAX_HEALTH_PEERS,
     "PeerHealth._strangers": params.MAX_HEALTH_PEERS,
-    "StreamPool._idle": params.MAX_KEPT_STREAMS,
+    "StreamPool._idle": MAX_KEPT_STREAMS,
     "TableProtection._peers": params.KEY_BITS * params.K,
-    "StreamPool._reuse_failures": params.MAX_KEPT_STREAMS,
-    "_Slot.queue": max(params.MAX_TOLD_PEERS, params.MAX_HEARD_PEERS),  # one of the book's two
+    "StreamPool._reuse_failures": MAX_KEPT_STREAMS,
+    "_Slot.queue": max(MAX_TOLD_PEERS, MAX_HEARD_PEERS),  # one of the book's two
     "_Slot.told": params.MAX_ADDRS_PER_PEER,
     "_Slot.heard": params.MAX_ADDRS_PER_PEER,
     "_Slot.live": params.MAX_ADDRS_PER_PEER,
     "PeerEntry.addrs": params.MAX_ADDRS_PER_PEER,
     "ProviderRow.addrs": params.MAX_ADDRS_PER_PEER,
-    "_Waiting.by_key": params.MAX_UNSAVED_RECORDS,
-    "Unsaved._batch_by_key": params.FLUSH_BATCH_ROWS,
-    "ProviderRecords._cache": params.MAX_CACHED_PROVIDER_BYTES // 500,
+    "_Waiting.by_key": MAX_UNSAVED_RECORDS,
+    "Unsaved._batch_by_key": FLUSH_BATCH_ROWS,
+    "ProviderRecords._cache": MAX_CACHED_PROVIDER_BYTES // 500,
     "_Cached.rows": params.MAX_PROVIDERS_PER_KEY,
     "_Cached.view": params.MAX_PROVIDERS_PER_KEY,
     "Storage._wanted": 1_000,  # one per inbound stream

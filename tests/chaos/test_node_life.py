@@ -13,6 +13,7 @@ from codio_dht.core.messages import AddProvider
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.records import MAX_OVERTAKING_ROWS, ProviderRecords
 from codio_dht.errors import NoPeersError, NotRunningError, StorageError, UsageError
+from codio_dht.node.runtime import SNAPSHOT_INTERVAL_S
 from hostile_host import (
     LabHost,
     entry_of,
@@ -333,7 +334,7 @@ async def test_peers_whose_going_was_not_heard_of_are_forgotten_all_the_same(aut
         book = node._node.main.network.book
         assert book.stats().kept == 300
         host_of(node).peers.clear()
-        await trio.sleep(2 * params.SNAPSHOT_INTERVAL_S)
+        await trio.sleep(2 * SNAPSHOT_INTERVAL_S)
         assert book.stats().kept == 0
         assert book.stats().told == 300
         await trio.sleep(params.CONNECTED_ADDR_TTL_S)

@@ -8,8 +8,9 @@ import trio.testing
 
 from codio_dht import DHTManager
 from codio_dht.core.multihash import multihash_of
+from codio_dht.core.netsize import MIN_SIZE_MEASUREMENTS
 from codio_dht.errors import NoPeersError
-from codio_dht.params import MIN_SIZE_MEASUREMENTS, PROVIDE_QUORUM, K
+from codio_dht.params import PROVIDE_QUORUM, K
 from hostile_host import lab_node, plant
 from keepers import client_of, keepers
 from nodes import host_of, memory_net, open_nodes, settle, until

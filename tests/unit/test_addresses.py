@@ -14,6 +14,7 @@ from codio_dht.errors import AddressError
 from codio_dht.formats import multiaddr
 from codio_dht.formats.ip import Reach
 from codio_dht.formats.multiaddr import (
+    MAX_ADDR_BYTES,
     is_dns,
     is_loopback,
     is_private,
@@ -24,7 +25,6 @@ from codio_dht.formats.multiaddr import (
     split,
     strip_peer_id,
 )
-from codio_dht.params import MAX_ADDR_BYTES
 
 PEER = PeerId.from_base58("12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA")
 OTHER = PeerId.from_base58("QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N")

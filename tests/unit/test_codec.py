@@ -27,12 +27,16 @@ from codio_dht.formats.protobuf import bytes_field, uint_field
 from codio_dht.formats.varint import encode_varint
 from codio_dht.wire import dht_pb2
 from codio_dht.wire.codec import (
+    MAX_REPLY_CLOSER_ENTRIES,
+    MAX_REPLY_PROVIDER_ENTRIES,
+    MAX_REQUEST_PROVIDER_ENTRIES,
     decode_reply,
     decode_request,
     encode_reply,
     encode_request,
     expected_reply,
 )
+from codio_dht.wire.entries import MAX_MESSAGE_ADDRS_EXAMINED
 from codio_dht.wire.framing import FrameReader
 from fuzz_inputs import replies, requests
 
@@ -259,19 +263,17 @@ def test_no_more_entries_than_the_bounds_are_looked_at() -> None:
     data = [peer_bytes(peer.to_bytes(), TCP) for peer in numbered]
     payload = b"".join(bytes_field(8, one) + bytes_field(9, one) for one in data)
     reply = decode_reply(uint_field(1, 3) + payload)
-    assert [entry.peer_id for entry in reply.closer_peers] == (
-        numbered[: params.MAX_REPLY_CLOSER_ENTRIES]
-    )
+    assert [entry.peer_id for entry in reply.closer_peers] == (numbered[:MAX_REPLY_CLOSER_ENTRIES])
     assert [entry.peer_id for entry in reply.provider_peers] == (
-        numbered[: params.MAX_REPLY_PROVIDER_ENTRIES]
+        numbered[:MAX_REPLY_PROVIDER_ENTRIES]
     )
     request: Any = decode_request(uint_field(1, 2) + payload)
-    assert len(request.providers) == params.MAX_REQUEST_PROVIDER_ENTRIES
+    assert len(request.providers) == MAX_REQUEST_PROVIDER_ENTRIES
 
 
 def test_past_the_bound_of_addresses_in_a_message_peers_are_kept_without_theirs() -> None:
     per_entry = 100
-    full = params.MAX_MESSAGE_ADDRS_EXAMINED // per_entry
+    full = MAX_MESSAGE_ADDRS_EXAMINED // per_entry
     peers = [PeerId(b"\x12\x20" + number.to_bytes(32, "big")) for number in range(full + 2)]
     many = [b"\x04\x01\x02\x03\x04\x06" + port.to_bytes(2, "big") for port in range(per_entry)]
     payload = b"".join(bytes_field(9, peer_bytes(peer.to_bytes(), *many)) for peer in peers)

@@ -4,13 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codio_dht.crypto.envelope import open_envelope, seal_envelope
+from codio_dht.crypto.envelope import MAX_ENVELOPE_BYTES, open_envelope, seal_envelope
 from codio_dht.crypto.keys import PrivateKey
-from codio_dht.crypto.peer_record import PeerRecord, open_peer_record, seal_peer_record
+from codio_dht.crypto.peer_record import (
+    MAX_MULTIADDR_BYTES,
+    PeerRecord,
+    open_peer_record,
+    seal_peer_record,
+)
 from codio_dht.errors import ProtocolError
 from codio_dht.formats.protobuf import bytes_field, read_fields, uint_field
 from codio_dht.formats.varint import encode_varint
-from codio_dht.params import MAX_ADDRS_PER_PEER, MAX_ENVELOPE_BYTES, MAX_MULTIADDR_BYTES
+from codio_dht.params import MAX_ADDRS_PER_PEER
 
 KEY = PrivateKey.from_ed25519_seed(b"k" * 32)
 OTHER = PrivateKey.from_ed25519_seed(b"o" * 32)

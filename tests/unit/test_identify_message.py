@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codio_dht.crypto.keys import PrivateKey
+from codio_dht.crypto.peer_record import MAX_MULTIADDR_BYTES
 from codio_dht.errors import ProtocolError
 from codio_dht.formats.protobuf import bytes_field
 from codio_dht.net.event_bus import EventBus
@@ -25,7 +26,7 @@ from codio_dht.net.identify.message import (
     decode_identify,
     encode_identify,
 )
-from codio_dht.params import MAX_ADDRS_PER_PEER, MAX_MULTIADDR_BYTES
+from codio_dht.params import MAX_ADDRS_PER_PEER
 
 SENDER = PrivateKey.from_ed25519_seed(bytes(32)).peer_id()
 ADDR = b"\x04\x7f\x00\x00\x01\x06\x0f\xa1"

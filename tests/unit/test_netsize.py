@@ -12,15 +12,16 @@ from hypothesis import strategies as st
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
-from codio_dht.core.netsize import NetworkSize, UnknownNetworkSizeError, expected_within
-from codio_dht.core.peer import PeerId
-from codio_dht.params import (
-    KEY_BITS,
+from codio_dht.core.netsize import (
     MAX_SIZE_MEASUREMENTS,
     MIN_SIZE_MEASUREMENTS,
     SIZE_MEASUREMENT_AGE_S,
-    K,
+    NetworkSize,
+    UnknownNetworkSizeError,
+    expected_within,
 )
+from codio_dht.core.peer import PeerId
+from codio_dht.params import KEY_BITS, K
 
 START = Monotonic(0.0)
 

@@ -6,11 +6,12 @@ import pytest
 
 from codio_dht.core.addresses import KEEP_ALL, PUBLIC_ONLY
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.diversity import MAX_GROUP_PEERS_PER_TABLE
 from codio_dht.core.keyspace import cpl
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.peer import PeerId
-from codio_dht.params import KAD_PROTOCOL, MAX_GROUP_PEERS_PER_TABLE, K
+from codio_dht.params import KAD_PROTOCOL, K
 
 NOW = Monotonic(1_000.0)
 PRIVATE = NetworkPolicy.of("auto", KAD_PROTOCOL, public=False)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from codio_dht import params
 from codio_dht.core.keyspace import Key, cpl, key_of
 from codio_dht.core.peer import PeerId
-from codio_dht.core.preimages import search_preimage
+from codio_dht.core.preimages import MAX_PREIMAGE_EFFORT, search_preimage
 from codio_dht.errors import UsageError
 from codio_dht.params import KEY_BITS, MAX_REFRESH_CPL
 
@@ -33,7 +33,7 @@ def test_the_deepest_cpls_are_found_too(prefix: int) -> None:
     *fruitless, found = search_preimage(local, prefix, random.Random(prefix))
     assert found is not None
     assert cpl(key_of(found), local) == prefix
-    assert len(fruitless) <= (params.MAX_PREIMAGE_EFFORT << (prefix + 1)) // 1_000
+    assert len(fruitless) <= (MAX_PREIMAGE_EFFORT << (prefix + 1)) // 1_000
 
 
 def test_the_same_rng_gives_the_same_preimage_and_another_one_another() -> None:

@@ -20,11 +20,7 @@ from codio_dht.core.records import (
 )
 from codio_dht.core.steps import Load, LoadKind
 from codio_dht.core.unsaved import Unsaved
-from codio_dht.params import (
-    MAX_ADDRS_PER_PEER,
-    PROVIDER_ADDR_TTL_S,
-    PROVIDER_TTL_PUBLIC_S,
-)
+from codio_dht.params import MAX_ADDRS_PER_PEER, PROVIDER_ADDR_TTL_S, PROVIDER_TTL_PUBLIC_S
 
 KEY = b"\x12\x03key"
 ADDRS = (b"\x04\x01\x02\x03\x04",)

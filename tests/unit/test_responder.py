@@ -31,14 +31,9 @@ from codio_dht.core.own_keys import OwnKeys
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_book import PeerBook
 from codio_dht.core.records import ProviderRecords
-from codio_dht.core.responder import Responder
+from codio_dht.core.responder import MAX_PROVIDERS_PER_REPLY, Responder
 from codio_dht.core.steps import Answer, Load, LoadKind, NoReply, Refuse
-from codio_dht.params import (
-    MAX_PROVIDERS_PER_REPLY,
-    PROVIDER_ADDR_TTL_S,
-    PROVIDER_TTL_PUBLIC_S,
-    K,
-)
+from codio_dht.params import PROVIDER_ADDR_TTL_S, PROVIDER_TTL_PUBLIC_S, K
 from codio_dht.wire import dht_pb2
 from codio_dht.wire.codec import decode_request
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from codio_dht.core.peer import PeerId
-from codio_dht.node.stream_pool import StreamPool
-from codio_dht.params import KEPT_STREAM_MAX_AGE_S, MAX_REUSE_FAILURES
+from codio_dht.node.stream_pool import KEPT_STREAM_MAX_AGE_S, MAX_REUSE_FAILURES, StreamPool
 
 ALICE = PeerId(b"\x12\x20" + b"a" * 32)
 BOB = PeerId(b"\x12\x20" + b"b" * 32)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from codio_dht.crypto.peer_record import MAX_MULTIADDR_BYTES
 from codio_dht.errors import FormatError, ProtocolError
 from codio_dht.formats.protobuf import bytes_field, read_fields
 from codio_dht.formats.varint import split_length_prefixed
@@ -24,7 +25,7 @@ from codio_dht.net.identify.limits import (
     MAX_IDENTIFY_PROTOCOLS,
     MAX_IDENTIFY_TEXT_BYTES,
 )
-from codio_dht.params import MAX_ADDRS_PER_PEER, MAX_MULTIADDR_BYTES
+from codio_dht.params import MAX_ADDRS_PER_PEER
 
 IDENTIFY: Final = "/ipfs/id/1.0.0"
 IDENTIFY_PUSH: Final = "/ipfs/id/push/1.0.0"
