@@ -14,7 +14,7 @@ from typing import Final
 
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import PeerIdError, UsageError
-from codio_dht.net.dial.targets import Ip
+from codio_dht.net.targets import Ip
 
 _Network = IPv4Network | IPv6Network
 

@@ -12,7 +12,6 @@ from collections import Counter, OrderedDict
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.errors import CapacityError
-from codio_dht.net.dial.targets import Ip
 from codio_dht.net.gate import Gate
 from codio_dht.net.limits import (
     ARRIVALS_PER_IP_PER_S,
@@ -21,6 +20,7 @@ from codio_dht.net.limits import (
     Limits,
 )
 from codio_dht.net.link import Link, now
+from codio_dht.net.targets import Ip
 
 
 class InboundLinks:

@@ -27,7 +27,6 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError
 from codio_dht.logger import get_logger
-from codio_dht.net.dial.targets import Target
 from codio_dht.net.limits import Limits
 from codio_dht.net.stack.channel import (
     Channel,
@@ -45,6 +44,7 @@ from codio_dht.net.stack.connection import ConnectionEnded, ConnectionEvent, Est
 from codio_dht.net.stack.muxer import GoAway, Violation
 from codio_dht.net.stack.security import Authenticated, Security
 from codio_dht.net.stack.streams import Streams
+from codio_dht.net.targets import Target
 
 _log = get_logger(__name__)
 

@@ -25,11 +25,11 @@ from codio_dht.net.dial.limits import (
     SILENT_BACKOFF_S,
     STRANGER_BACKOFF_S,
 )
-from codio_dht.net.dial.memory import Failures, Refusers
-from codio_dht.net.dial.targets import Ip, dial_target, ranked
+from codio_dht.net.dial.memory import FailedAddresses, RefusedPipelining
 from codio_dht.net.stack.noise import NoiseIdentity
 from codio_dht.net.stack.security import Security
 from codio_dht.net.stack_host import Limits, StackHost, connections, tcp
+from codio_dht.net.targets import Ip, dial_target, ranked
 from host_steps import (
     ECHO,
     IDLE_S,
@@ -215,7 +215,7 @@ async def test_an_address_that_failed_is_left_alone_for_a_while_and_no_longer() 
 
 
 def test_a_back_off_doubles_up_to_its_ceiling_and_ends_with_a_success() -> None:
-    failures = Failures()
+    failures = FailedAddresses()
     moment, waits = 0.0, []
     for _ in range(12):
         failures.add(b"a", STRANGER, DialFailure.SILENT, Monotonic(moment))
@@ -232,7 +232,7 @@ def test_a_back_off_doubles_up_to_its_ceiling_and_ends_with_a_success() -> None:
 
 
 def test_an_address_of_somebody_else_is_left_alone_for_the_one_who_was_not_there() -> None:
-    failures = Failures()
+    failures = FailedAddresses()
     failures.add(b"a", STRANGER, DialFailure.STRANGER, Monotonic(0.0))
     other = PrivateKey.generate_ed25519().peer_id()
     assert failures.is_blocked(b"a", STRANGER, Monotonic(STRANGER_BACKOFF_S - 1))
@@ -240,13 +240,13 @@ def test_an_address_of_somebody_else_is_left_alone_for_the_one_who_was_not_there
 
 
 def test_a_fault_of_this_machine_is_not_held_against_an_address() -> None:
-    failures = Failures()
+    failures = FailedAddresses()
     failures.add(b"a", STRANGER, DialFailure.LOCAL, Monotonic(0.0))
     assert not failures.is_blocked(b"a", STRANGER, Monotonic(0.0))
 
 
 def test_what_is_remembered_of_addresses_is_bounded() -> None:
-    failures, refusers = Failures(capacity=3), Refusers(capacity=3)
+    failures, refusers = FailedAddresses(capacity=3), RefusedPipelining(capacity=3)
     for number in range(10):
         failures.add(bytes([number]), STRANGER, DialFailure.SILENT, Monotonic(0.0))
         refusers.add(bytes([number]))

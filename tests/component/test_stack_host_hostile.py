@@ -23,7 +23,6 @@ from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import DialError, StreamError, UsageError
 from codio_dht.net import inbound_links
-from codio_dht.net.dial.targets import of_socket
 from codio_dht.net.host import ConnectionInfo
 from codio_dht.net.identify.message import IDENTIFY, IDENTIFY_PUSH
 from codio_dht.net.inbound_links import Arrivals
@@ -32,6 +31,7 @@ from codio_dht.net.stack import connection as connection_module
 from codio_dht.net.stack.channel import ChannelData, ChannelReset
 from codio_dht.net.stack.multistream import HEADER, encode_message
 from codio_dht.net.stack_host import Gate, Limits, StackHost, connections, pump
+from codio_dht.net.targets import of_socket
 from host_steps import ECHO, IDLE_S, Echo, Echoes, ask, connect, echo_of, identified, soon, until
 from stack_hosts import RawPeer, made_host, quicken, quiet, raw_peer, raw_socket
 

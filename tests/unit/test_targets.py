@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from codio_dht.formats import multiaddr
-from codio_dht.net.dial.targets import of_socket, of_udp_socket, parse
+from codio_dht.net.targets import of_socket, of_udp_socket, parse
 
 
 @pytest.mark.parametrize(

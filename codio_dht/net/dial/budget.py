@@ -18,9 +18,9 @@ from trio.lowlevel import checkpoint
 from codio_dht.core.clock import Monotonic
 from codio_dht.net.dial.failures import DialFailedError, DialFailure
 from codio_dht.net.dial.limits import GIVE_WAY_AFTER_S, GIVE_WAY_CHECK_S, MAX_DIALS_PER_GROUP
-from codio_dht.net.dial.targets import Ip
 from codio_dht.net.limits import Limits
 from codio_dht.net.link import now
+from codio_dht.net.targets import Ip
 
 
 class _Place:

@@ -3,7 +3,8 @@
 Decides which addresses are tried, in which order and when: ``ranked``, each next one
 ``DIAL_STAGGER_S`` after the last or as soon as one fails; the first authenticated connection wins,
 and the others are given up. Names are resolved meanwhile and join the race. How many addresses are
-dialled at once, ``DialBudget`` decides; which are left alone after a failure, ``Failures``.
+dialled at once, ``DialBudget`` decides; which are left alone after a failure,
+``FailedAddresses``.
 
 A dial lives as long as somebody waits for it. A connection that the peer makes meanwhile ends it
 too: of two peers that dial each other at once, the one whose connection is up first has it up at
@@ -33,14 +34,12 @@ from codio_dht.net.dial.limits import (
     MAX_DIALS_PER_PEER,
     SILENT_AFTER_S,
 )
-from codio_dht.net.dial.memory import Failures
-from codio_dht.net.dial.targets import Target, dial_target, ranked
+from codio_dht.net.dial.memory import FailedAddresses
+from codio_dht.net.dial.names import is_worth_resolving
 from codio_dht.net.dnsaddr import NameServers, resolve
 from codio_dht.net.gate import Gate
 from codio_dht.net.link import Link, Transport, now
-
-_EXAMPLE_IP: Final = "/ip4/192.0.2.1"
-"""Stands for a name's address while it is not known (RFC 5737: belongs to nobody)."""
+from codio_dht.net.targets import Target, dial_target, ranked
 
 _BLOCKED: Final = "failed a moment ago"
 
@@ -83,7 +82,7 @@ class _Dial:
         self.ended = trio.Event()
         self.scope = trio.CancelScope()
 
-    def stir(self) -> None:
+    def wake(self) -> None:
         """Something changed."""
         self.moved.set()
         self.moved = trio.Event()
@@ -117,7 +116,7 @@ class Dialler:
         self._gate = gate
         self._name_servers = name_servers
         self._counters = counters
-        self._failures = Failures()
+        self._failures = FailedAddresses()
         self._dials: dict[PeerId, _Dial] = {}
 
     @property
@@ -216,7 +215,7 @@ class Dialler:
         finally:
             dial.running -= 1
             dial.next_at = 0.0  # the next one need not wait
-            dial.stir()
+            dial.wake()
 
     async def _dial(self, dial: _Dial, target: Target) -> None:
         transport = next(each for each in self._transports if each.can_dial(target))
@@ -239,7 +238,7 @@ class Dialler:
             self._enqueue(dial, found)
         finally:
             dial.resolving -= 1
-            dial.stir()
+            dial.wake()
 
     # --- addresses --------------------------------------------------------------------------------
 
@@ -251,9 +250,13 @@ class Dialler:
                 dial.known.add(addr.to_bytes())
                 new.append(addr)
         names = [addr for addr in new if is_dns(addr.to_bytes())]
-        dial.names += [name for name in names if self._is_worth_asking(dial, name)]
+        dial.names += [
+            name
+            for name in names
+            if is_worth_resolving(name, lambda addr: self._may_dial(addr, dial.peer_id))
+        ]
         self._enqueue(dial, (addr for addr in new if addr not in names))
-        dial.stir()
+        dial.wake()
 
     def _enqueue(self, dial: _Dial, addrs: Iterable[Multiaddr]) -> None:
         for addr in addrs:
@@ -268,16 +271,12 @@ class Dialler:
                 dial.waiting.append(target)
         dial.waiting = ranked(dial.waiting)
 
+    def _may_dial(self, addr: Multiaddr, peer_id: PeerId) -> bool:
+        target = dial_target(addr, peer_id)
+        return target is not None and self._can_dial(target)
+
     def _can_dial(self, target: Target) -> bool:
         return any(transport.can_dial(target) for transport in self._transports)
-
-    def _is_worth_asking(self, dial: _Dial, name: Multiaddr) -> bool:
-        """Whether what the name stands for could be dialled; a dnsaddr may be anything."""
-        _, protocol, _, *rest = str(name).split("/", 3)
-        if protocol == "dnsaddr":
-            return True
-        target = dial_target(Multiaddr(f"{_EXAMPLE_IP}/{rest[0]}"), dial.peer_id) if rest else None
-        return target is not None and self._can_dial(target)
 
 
 def _reasons(dial: _Dial) -> str:

@@ -7,7 +7,6 @@ Names that would lead to no transport of ours (a WebSocket address) are not aske
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
 
 import trio
 from libp2p.network.exceptions import SwarmException
@@ -17,11 +16,9 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError, DeadlineError, DialError
 from codio_dht.net.dial.limits import DNS_TIMEOUT_S
+from codio_dht.net.dial.names import is_worth_resolving
 from codio_dht.net.dnsaddr import NameServers, is_name, resolve
 from codio_dht.net.libp2p_host.guards.dialing import SwarmDialer
-
-_EXAMPLE_IP: Final = "/ip4/192.0.2.1"
-"""Stands for a name's address while it is not known (RFC 5737: belongs to nobody)."""
 
 
 async def connect(
@@ -37,7 +34,12 @@ async def connect(
         DialError: no address led to this peer.
         DeadlineError: the deadline passed first.
     """
-    names = [addr for addr in addrs if is_name(addr) and _is_worth_asking(dialer, peer_id, addr)]
+    names = [
+        addr
+        for addr in addrs
+        if is_name(addr)
+        and is_worth_resolving(addr, lambda each: dialer.can_dial(peer_id.to_libp2p(), each))
+    ]
     ready = [addr for addr in addrs if not is_name(addr)]
 
     async def dial_ready() -> None:
@@ -77,12 +79,3 @@ async def _first_success(ways: Sequence[Callable[[], Awaitable[None]]]) -> None:
             nursery.start_soon(run, way)
     if not done:
         raise DialError("; ".join(errors))
-
-
-def _is_worth_asking(dialer: SwarmDialer, peer_id: PeerId, addr: Multiaddr) -> bool:
-    _, protocol, _, *rest = str(addr).split("/", 3)
-    if protocol == "dnsaddr":
-        return True
-    if not rest:
-        return False
-    return dialer.can_dial(peer_id.to_libp2p(), Multiaddr(f"{_EXAMPLE_IP}/{rest[0]}"))

@@ -37,7 +37,6 @@ from trio.lowlevel import checkpoint, notify_closing, wait_readable
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.logger import get_logger
-from codio_dht.net.dial.targets import Ip, Target, of_udp_socket
 from codio_dht.net.link import LinkContext, LinkState, now
 from codio_dht.net.quic.connection import Address, Datagram
 from codio_dht.net.quic.engine import CONNECTION_ID_BYTES, read_header, refusal_packet
@@ -50,6 +49,7 @@ from codio_dht.net.quic.limits import (
 )
 from codio_dht.net.quic.link import QuicLink
 from codio_dht.net.quic.udp_socket import Sender
+from codio_dht.net.targets import Ip, Target, of_udp_socket
 
 _log = get_logger(__name__)
 

@@ -19,12 +19,12 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError
 from codio_dht.logger import get_logger
-from codio_dht.net.dial.targets import Target
 from codio_dht.net.link import Link, LinkContext, LinkState, now
 from codio_dht.net.quic.connection import Address, Datagram, Quic, QuicIdentity
 from codio_dht.net.quic.limits import QUIC_KEEP_ALIVE_BYTES
 from codio_dht.net.stack.security import Authenticated
 from codio_dht.net.stack.streams import Streams
+from codio_dht.net.targets import Target
 
 _log = get_logger(__name__)
 

@@ -20,13 +20,13 @@ from codio_dht.core.peer import PeerId
 from codio_dht.errors import DeadlineError, ProtocolError
 from codio_dht.net.dial.failures import DialFailedError, DialFailure
 from codio_dht.net.dial.limits import UPGRADE_TIMEOUT_S
-from codio_dht.net.dial.targets import Carrier, Target, of_udp_socket
 from codio_dht.net.inbound_links import InboundLinks
 from codio_dht.net.link import Link, LinkContext, LinkState
 from codio_dht.net.quic.connection import Address, QuicIdentity
 from codio_dht.net.quic.endpoint import Endpoint
 from codio_dht.net.quic.link import QuicLink
 from codio_dht.net.quic.udp_socket import bind
+from codio_dht.net.targets import Carrier, Target, of_udp_socket
 
 _WILDCARDS: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - dials only
 

@@ -20,7 +20,6 @@ from codio_dht import __version__
 from codio_dht.core.clock import UnixTime
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import NetworkError, UsageError
-from codio_dht.net.dial.targets import Carrier, Target, parse
 from codio_dht.net.dnsaddr import NameServers, SystemNameServers
 from codio_dht.net.gate import Gate
 from codio_dht.net.limits import Limits
@@ -31,6 +30,7 @@ from codio_dht.net.stack.security import Security
 from codio_dht.net.stack.tls import TlsIdentity
 from codio_dht.net.stack_host.host import StackHost
 from codio_dht.net.stack_host.tcp import TcpTransport
+from codio_dht.net.targets import Carrier, Target, parse
 
 AGENT: Final = f"codio-dht/{__version__}"
 

@@ -27,7 +27,6 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CapacityError, CodioError, DeadlineError
 from codio_dht.logger import get_logger
-from codio_dht.net.dial.targets import Target
 from codio_dht.net.link import Link, LinkContext, LinkState, now
 from codio_dht.net.stack.connection import Connection
 from codio_dht.net.stack.security import Authenticated
@@ -39,6 +38,7 @@ from codio_dht.net.stack_host.limits import (
     READ_BYTES,
     WRITE_TIMEOUT_S,
 )
+from codio_dht.net.targets import Target
 
 _log = get_logger(__name__)
 

@@ -23,12 +23,12 @@ from codio_dht.errors import DeadlineError, ProtocolError
 from codio_dht.logger import get_logger
 from codio_dht.net.dial.failures import DialFailedError, DialFailure
 from codio_dht.net.dial.limits import CONNECT_TIMEOUT_S, UPGRADE_TIMEOUT_S
-from codio_dht.net.dial.memory import Refusers
-from codio_dht.net.dial.targets import Carrier, Target, of_socket
+from codio_dht.net.dial.memory import RefusedPipelining
 from codio_dht.net.inbound_links import InboundLinks
 from codio_dht.net.link import Link, LinkContext, LinkState
 from codio_dht.net.stack_host.limits import ACCEPT_BATCH, ACCEPT_PAUSE_S, LISTEN_BACKLOG
 from codio_dht.net.stack_host.pump import Pump
+from codio_dht.net.targets import Carrier, Target, of_socket
 
 _log = get_logger(__name__)
 
@@ -49,7 +49,7 @@ class TcpTransport:
         self._context = context
         self._admission = admission
         self._has_room = has_room
-        self._refusers = Refusers()
+        self._refused_pipelining = RefusedPipelining()
         self._listening = ExitStack()
         self._sockets: list[socket.socket] = []
 
@@ -129,10 +129,10 @@ class TcpTransport:
     async def dial(self, target: Target, peer_id: PeerId, reached: Callable[[], None]) -> Link:
         """See ``Transport``. A listener that refuses to be sent ahead of its answers is dialled
         once more without that, and remembered."""
-        pipeline = target.addr not in self._refusers
+        pipeline = target.addr not in self._refused_pipelining
         link = await self._dial(target, peer_id, reached, pipeline=pipeline)
         if link.pipelining_refused and pipeline:
-            self._refusers.add(target.addr)
+            self._refused_pipelining.add(target.addr)
             self._context.counters["dials_without_pipelining"] += 1
             link = await self._dial(target, peer_id, reached, pipeline=False)
         if link.state is not LinkState.OPEN:
