@@ -29,16 +29,22 @@ through a WebTransport relay); a kilobyte of empty ones would take 17 ms to turn
 
 P_IP4: Final = 4
 P_TCP: Final = 6
+P_DCCP: Final = 33
 P_IP6: Final = 41
 P_IP6ZONE: Final = 42
 P_DNS: Final = 53
 P_DNS4: Final = 54
 P_DNS6: Final = 55
 P_DNSADDR: Final = 56
+P_SCTP: Final = 132
 P_UDP: Final = 273
 P_CIRCUIT: Final = 290
 P_UNIX: Final = 400
 P_P2P: Final = 421
+P_ONION: Final = 444
+P_ONION3: Final = 445
+P_GARLIC64: Final = 446
+P_GARLIC32: Final = 447
 P_SNI: Final = 449
 P_QUIC_V1: Final = 461
 P_CERTHASH: Final = 466
@@ -49,7 +55,7 @@ _PREFIXED: Final = -1
 _VALUE_BYTES: Final[dict[int, int]] = {
     P_IP4: 4,
     P_TCP: 2,
-    33: 2,  # dccp
+    P_DCCP: 2,
     P_IP6: 16,
     P_IP6ZONE: _PREFIXED,
     43: 1,  # ipcidr
@@ -57,7 +63,7 @@ _VALUE_BYTES: Final[dict[int, int]] = {
     P_DNS4: _PREFIXED,
     P_DNS6: _PREFIXED,
     P_DNSADDR: _PREFIXED,
-    132: 2,  # sctp
+    P_SCTP: 2,
     P_UDP: 2,
     275: 0,  # p2p-webrtc-star
     276: 0,  # p2p-webrtc-direct
@@ -69,10 +75,10 @@ _VALUE_BYTES: Final[dict[int, int]] = {
     P_UNIX: _PREFIXED,
     P_P2P: _PREFIXED,
     443: 0,  # https
-    444: 12,  # onion
-    445: 37,  # onion3
-    446: _PREFIXED,  # garlic64
-    447: _PREFIXED,  # garlic32
+    P_ONION: 12,
+    P_ONION3: 37,
+    P_GARLIC64: _PREFIXED,
+    P_GARLIC32: _PREFIXED,
     448: 0,  # tls
     P_SNI: _PREFIXED,
     454: 0,  # noise
@@ -293,6 +299,20 @@ def ip_group(addr: bytes) -> str | None:
     (:func:`~codio_dht.formats.ip.group_of_ip`); None if it begins with none, or is not readable."""
     packed = ip_of(addr)
     return None if packed is None else group_of_ip(packed)
+
+
+def is_name(code: int) -> bool:
+    """Whether the value of protocol ``code`` is a name that has to be resolved."""
+    return code in _NAMES
+
+
+def split_peer_id(addr: bytes) -> tuple[bytes, bytes | None]:
+    """``addr`` without the ``/p2p/<id>`` at its end, and that id; None if there is none, or the
+    address is not readable."""
+    facts = _facts(addr)
+    if facts is None or facts.tail == len(addr):
+        return addr, None
+    return addr[: facts.tail], addr[facts.tail_value :]
 
 
 def strip_peer_id(addr: bytes, peer_id: bytes) -> bytes | None:

@@ -29,7 +29,9 @@ from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
-from codio_dht.errors import CodioError, DeadlineError, NetworkError, PeerIdError
+from codio_dht.errors import CodioError, DeadlineError, FormatError, NetworkError
+from codio_dht.formats.multiaddr import split_peer_id
+from codio_dht.formats.text import read_multiaddr
 
 MAX_DEPTH: Final = 4
 """Names a ``/dnsaddr`` may lead through (the public bootstrap list needs 2)."""
@@ -77,8 +79,8 @@ def entries_of(texts: Iterable[str]) -> list[Multiaddr]:
         if not text.startswith(_PREFIX) or len(text) > MAX_ENTRY_CHARS:
             continue
         try:
-            entry = Multiaddr(text.removeprefix(_PREFIX))
-        except Exception:  # noqa: BLE001, S112 - multiaddr lets its codecs' errors through
+            entry = read_multiaddr(text.removeprefix(_PREFIX))
+        except FormatError:
             continue
         if entry.to_bytes():
             found[entry] = None
@@ -95,13 +97,8 @@ def matching(entries: Iterable[Multiaddr], suffix: str, peer_id: PeerId | None) 
 
 
 def _peer_of(addr: Multiaddr) -> PeerId | None:
-    text = addr.get_peer_id()
-    if text is None:
-        return None
-    try:
-        return PeerId.from_string(text)
-    except PeerIdError:
-        return None
+    _, peer_id = split_peer_id(addr.to_bytes())
+    return None if peer_id is None else PeerId(peer_id)
 
 
 # --- asking ---------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Which addresses a host tells others: no wildcards, no ``/p2p`` at the end.
 
 What was asked to be announced is told, and nothing else; without that, what is listened on and what
-enough peers see (:mod:`codio_dht.net.observed_addrs`).
+enough peers see (:mod:`codio_dht.net.observed_addrs`). What was asked to be announced beside that
+is told in both cases. What nobody could dial is refused before it is announced.
 
 ``0.0.0.0`` and ``::`` stand for every address of the machine's interfaces and are replaced by
 those, the loopback included (go does the same; who may see which address is for the DHT's filter
@@ -11,11 +12,36 @@ to say). Link-local IPv6 addresses are left out: without their zone nobody can d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from ipaddress import ip_address
 from typing import Final
 
 from multiaddr import Multiaddr
-from multiaddr.protocols import P_P2P
 from multiaddr.utils import get_network_addrs
+
+from codio_dht.errors import AddressError
+from codio_dht.formats.multiaddr import (
+    P_CIRCUIT,
+    P_DCCP,
+    P_DNSADDR,
+    P_GARLIC32,
+    P_GARLIC64,
+    P_IP4,
+    P_IP6,
+    P_IP6ZONE,
+    P_ONION,
+    P_ONION3,
+    P_P2P,
+    P_SCTP,
+    P_TCP,
+    P_UDP,
+    is_name,
+    split,
+    split_peer_id,
+)
+
+_WITH_PORT: Final = frozenset({P_TCP, P_UDP, P_SCTP, P_DCCP})
+_SELF_CONTAINED: Final = frozenset({P_ONION, P_ONION3, P_GARLIC64, P_GARLIC32})
+"""Hosts whose address says how to reach them."""
 
 _LOOPBACK: Final = {4: "127.0.0.1", 6: "::1"}
 _WILDCARDS: Final = (("ip4", 4, "0.0.0.0"), ("ip6", 6, "::"))  # noqa: S104 - compared, not bound
@@ -32,19 +58,71 @@ def told_addresses(
     announce: Sequence[Multiaddr],
     observed: Iterable[Multiaddr] = (),
     interfaces: Callable[[int], list[str]] = interface_addresses,
+    append_announce: Sequence[Multiaddr] = (),
 ) -> tuple[Multiaddr, ...]:
-    """What to tell others, given what is listened on, what was asked to be announced, and where
-    enough peers see us."""
+    """What to tell others, given what is listened on, what was asked to be announced instead, where
+    enough peers see us, and what was asked to be announced beside (``append_announce``)."""
     addrs = announce or [
         *(real for addr in listening for real in _expanded(addr, interfaces)),
         *observed,
     ]
-    return tuple(dict.fromkeys(without_p2p(addr) for addr in addrs))
+    return tuple(dict.fromkeys(without_p2p(addr) for addr in (*addrs, *append_announce)))
 
 
 def without_p2p(addr: Multiaddr) -> Multiaddr:
-    """The address without a trailing ``/p2p/<id>``."""
-    return addr.decapsulate_code(P_P2P) if "/p2p/" in str(addr) else addr
+    """The address without a ``/p2p/<id>`` at its end; that of a relay in its midst stays."""
+    head, peer_id = split_peer_id(addr.to_bytes())
+    return Multiaddr(head) if peer_id is not None and head else addr
+
+
+def announce_fault(addr: Multiaddr, own: bytes | None = None) -> str | None:
+    """Why nobody could dial this node at ``addr``, as a clause that follows the address; None if
+    somebody could.
+
+    ``own`` are the bytes of this node's peer id, where they are known by now. An address that goes
+    through a relay is judged by the way to the relay.
+    """
+    data = addr.to_bytes()
+    head, peer_id = split_peer_id(data)
+    if peer_id is not None and own is not None and peer_id != own:
+        return "ends in the id of another peer"
+    try:
+        parts = split(head)
+    except AddressError as error:
+        return f"cannot be read by others: {error}" if head else "is a peer id, and no address"
+    codes = [code for code, _ in parts]
+    if P_CIRCUIT in codes:
+        place = codes.index(P_CIRCUIT)
+        if place == 0 or codes[place - 1] != P_P2P:
+            return "goes through a relay without saying which: /p2p/<relay's id>/p2p-circuit"
+        parts = parts[: place - 1]
+        if not parts:
+            return None  # a relay that others find by its id
+    return _way_fault([part for part in parts if part[0] != P_IP6ZONE])
+
+
+def _way_fault(parts: Sequence[tuple[int, bytes]]) -> str | None:
+    """What is wrong with the way to a machine: host, transport, and what is spoken over it."""
+    (code, value), *transport = parts or [(P_P2P, b"")]
+    if code in (P_IP4, P_IP6):
+        ip = ip_address(value)
+        if ip.is_unspecified:
+            return "is no address that others can dial, but every address of this machine"
+        if ip.is_multicast:
+            return "begins with a multicast address, which nobody can dial"
+    elif not is_name(code):
+        return None if code in _SELF_CONTAINED else "begins with neither an IP address nor a name"
+    if code == P_DNSADDR and not transport:
+        return None
+    if not transport or transport[0][0] not in _WITH_PORT:
+        return "has no transport: add /tcp/<port>, or /udp/<port>/quic-v1"
+    if not any(transport[0][1]):
+        return "has port 0, which nobody can dial"
+    if transport[0][0] == P_UDP and len(transport) == 1:
+        return "has nothing that is spoken over UDP: add /quic-v1"
+    if any(code == P_P2P for code, _ in transport):
+        return "has a peer id in its midst"
+    return None
 
 
 def _expanded(addr: Multiaddr, interfaces: Callable[[int], list[str]]) -> list[Multiaddr]:

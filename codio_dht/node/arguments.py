@@ -13,7 +13,9 @@ from codio_dht.core.mode import Mode
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.errors import FormatError, PeerIdError, UsageError
+from codio_dht.formats.multiaddr import split_peer_id
 from codio_dht.formats.text import read_multiaddr
+from codio_dht.net.own_addresses import announce_fault
 from codio_dht.node.bootstrap import DEFAULT_NAME, PUBLIC_BOOTSTRAP
 
 MAX_LOOKUP_KEY_BYTES: Final = 8 * 1024
@@ -42,16 +44,12 @@ def data_dir_argument(value: object) -> Path | None:
 
 def mode_argument(value: object) -> str:
     """``auto``, or the name of a mode."""
-    if value not in ("auto", *(each.value for each in Mode)):
-        raise UsageError(f"mode must be 'auto', 'server' or 'client', not {value!r}")
-    return str(value)
+    return str(_CHECKS.choice(value, "mode", ("auto", *(each.value for each in Mode))))
 
 
 def quorum_argument(value: object, most: int) -> int | None:
     """A number of holders up to ``most``, or None for the configured one."""
-    if value is not None and not (type(value) is int and 1 <= value <= most):
-        raise UsageError(f"quorum must be from 1 to {most}, or None, not {value!r}")
-    return value
+    return None if value is None else _CHECKS.whole_number(value, "quorum", 1, most)
 
 
 def bootstrap_argument(values: Addresses, name: str = "bootstrap") -> tuple[list[PeerInfo], bool]:
@@ -98,6 +96,26 @@ def multiaddr_list_argument(
     return [multiaddr_argument(value, name) for value in values]
 
 
+def announce_argument(values: Addresses, name: str) -> list[Multiaddr]:
+    """Addresses at which others can dial this node. Whether the peer ids at their ends are its own
+    is checked when the node opens (:func:`check_announced`)."""
+    addrs = multiaddr_list_argument(values, name)
+    check_announced(addrs, name)
+    return addrs
+
+
+def check_announced(addrs: Iterable[Multiaddr], name: str, own: PeerId | None = None) -> None:
+    """Refuse what nobody could dial, or, if ``own`` is known, what names another peer.
+
+    Raises:
+        UsageError: the message names the address and what is wrong with it.
+    """
+    for addr in addrs:
+        fault = announce_fault(addr, None if own is None else own.to_bytes())
+        if fault is not None:
+            raise UsageError(f"{name}: {addr} {fault}")
+
+
 def peer_argument(value: object, name: str = "peer_id") -> PeerId:
     """A peer id from text, bytes, ``PeerId`` or libp2p's ``ID``."""
     try:
@@ -109,14 +127,12 @@ def peer_argument(value: object, name: str = "peer_id") -> PeerId:
 def peer_address_argument(value: Multiaddr | str | bytes, name: str) -> PeerInfo:
     """A dialable address that ends in ``/p2p/<peer id>``, split into the two."""
     addr = multiaddr_argument(value, name)
-    text = str(addr)
-    head, separator, tail = text.rpartition("/p2p/")
-    if not separator or "/" in tail:
-        raise UsageError(f"{name}: {text} does not end in /p2p/<peer id>")
-    peer_id = peer_argument(tail, name)
+    head, peer_id = split_peer_id(addr.to_bytes())
+    if peer_id is None:
+        raise UsageError(f"{name}: {addr} does not end in /p2p/<peer id>")
     if not head:
-        raise UsageError(f"{name}: {text} has no address before /p2p")
-    return PeerInfo(peer_id, [Multiaddr(head)])
+        raise UsageError(f"{name}: {addr} has no address before /p2p")
+    return PeerInfo(peer_argument(peer_id, name), [Multiaddr(head)])
 
 
 def key_argument(value: object, name: str = "key") -> bytes:

@@ -16,6 +16,7 @@ from multiaddr import Multiaddr
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import UsageError
 from codio_dht.net.host import Host
+from codio_dht.node.arguments import check_announced
 from codio_dht.store.identity import load_or_create_identity
 from codio_dht.store.interface import Store
 from codio_dht.store.sqlite import SqliteStore
@@ -36,20 +37,27 @@ async def open_host(
     listen: Sequence[Multiaddr],
     announce: Sequence[Multiaddr],
     stack: Stack = "own",
+    *,
+    append_announce: Sequence[Multiaddr] = (),
 ) -> AsyncGenerator[Host, None]:
     """A host made for the node, with the identity kept in ``data_dir``, or a new one without it.
 
     Raises:
         IdentityError: the key file cannot be read, or holds no key.
+        UsageError: an address to announce ends in the id of another peer.
     """
     key = await trio.to_thread.run_sync(_identity, data_dir)
+    check_announced(announce, "announce", key.peer_id())
+    check_announced(append_announce, "append_announce", key.peer_id())
     made: AbstractAsyncContextManager[Host]
     if stack == "own":
         from codio_dht.net.stack_host import make_stack_host  # noqa: PLC0415 - loads trio and crypto
 
-        made = make_stack_host(key, listen, announce)
+        made = make_stack_host(key, listen, announce, append_announce=append_announce)
     else:
-        made = _libp2p_host().make_libp2p_host(key.to_protobuf(), listen, announce)
+        made = _libp2p_host().make_libp2p_host(
+            key.to_protobuf(), listen, announce, append_announce=append_announce
+        )
     async with made as host:
         yield host
 

@@ -91,6 +91,7 @@ class DHTManager:
         data_dir: str | Path | None = None,
         listen: Addresses = ("/ip4/0.0.0.0/tcp/4001",),
         announce: Addresses = (),
+        append_announce: Addresses = (),
         bootstrap: Addresses = (),
         mode: str = "auto",
         stack: Stack = "own",
@@ -105,6 +106,7 @@ class DHTManager:
             data_dir: as for the class.
             listen: the addresses to listen on.
             announce: the addresses to tell others, instead of those listened on.
+            append_announce: addresses to tell others beside those.
             bootstrap: as for the class.
             mode: as for the class.
             stack: the libp2p stack of the host: ``"own"`` for this project's, ``"py-libp2p"`` for
@@ -114,12 +116,13 @@ class DHTManager:
             UsageError: an argument is wrong, or py-libp2p is not installed; the message says which.
         """
         listen_on = arguments.multiaddr_list_argument(listen, "listen")
-        announced = arguments.multiaddr_list_argument(announce, "announce")
+        announced = arguments.announce_argument(announce, "announce")
+        appended = arguments.announce_argument(append_announce, "append_announce")
         check_stack(stack)
         directory = arguments.data_dir_argument(data_dir)
         self = cls.__new__(cls)
         self._configure(
-            lambda: open_host(directory, listen_on, announced, stack),
+            lambda: open_host(directory, listen_on, announced, stack, append_announce=appended),
             config,
             directory,
             bootstrap,

@@ -17,7 +17,7 @@ from multiaddr import Multiaddr
 
 from codio_dht import params
 from codio_dht.core.mode import Mode, chosen_mode
-from codio_dht.formats.multiaddr import is_public
+from codio_dht.formats.multiaddr import is_public, is_relay
 from codio_dht.logger import get_logger
 from codio_dht.net.handlers import StreamHandlerFactory
 from codio_dht.net.host import Host
@@ -89,5 +89,12 @@ class Serving:
         return chosen_mode(
             self._wanted,
             public=self.public,
-            has_public_address=any(is_public(addr.to_bytes()) for addr in self._proven),
+            has_public_address=any(map(_is_reached_directly, self._proven)),
         )
+
+
+def _is_reached_directly(addr: Multiaddr) -> bool:
+    """Whether anyone can dial ``addr``, and not only by way of a relay, which allows little traffic
+    (circuit relay v2 specification, "Reservation")."""
+    data = addr.to_bytes()
+    return is_public(data) and not is_relay(data)

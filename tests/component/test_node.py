@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import trio
@@ -460,6 +461,8 @@ async def test_a_wrong_argument_raises_at_once_and_names_it(autojump_clock, call
         ({"listen": "/ip4/127.0.0.1/tcp/0"}, "listen"),
         ({"listen": ["nonsense"]}, "listen"),
         ({"announce": [17]}, "announce"),
+        ({"announce": ["/ip4/192.0.2.1/tcp/0"]}, "announce: .* has port 0"),
+        ({"append_announce": ["/ip4/192.0.2.1"]}, "append_announce: .* has no transport"),
         ({"config": {"alpha": 3}}, "config"),
     ],
 )
@@ -476,3 +479,19 @@ async def test_peers_may_be_given_as_text_bytes_or_either_type(autojump_clock):
             assert nodes[1].addrs == await nodes[0].find_peer(form)
         assert isinstance(nodes[0].peer_id, PeerId)
         assert isinstance(nodes[0].addrs[0], Multiaddr)
+
+
+@pytest.mark.parametrize("name", ["announce", "append_announce"])
+async def test_an_address_of_another_peer_is_not_announced(name):
+    addrs: dict[str, Any] = {name: [f"/ip4/192.0.2.1/tcp/4001/p2p/{peer_id_of(5)}"]}
+    with pytest.raises(UsageError, match=f"{name}: .* ends in the id of another peer"):
+        async with DHTManager.open(listen=["/ip4/127.0.0.1/tcp/0"], **addrs):
+            pass
+
+
+async def test_what_is_announced_beside_is_told_with_what_is_listened_on():
+    beside = "/dns4/node.example.com/tcp/4001"
+    async with DHTManager.open(listen=["/ip4/127.0.0.1/tcp/0"], append_announce=[beside]) as node:
+        first, *rest = map(str, node.addrs)
+        assert first.startswith("/ip4/127.0.0.1/tcp/")
+        assert [beside] == rest

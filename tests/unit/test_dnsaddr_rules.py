@@ -55,3 +55,14 @@ def test_names_are_told_from_addresses() -> None:
     others = ["/ip4/192.0.2.1/tcp/1", "/ip6/::1/tcp/1", f"/p2p/{ONE}/p2p-circuit"]
 
     assert [is_name(Multiaddr(text)) for text in names + others] == [True] * 4 + [False] * 3
+
+
+def test_an_entry_may_name_its_peer_as_peers_were_named_before() -> None:
+    entries = entries_of([f"dnsaddr=/ip4/1.2.3.4/tcp/1/ipfs/{ONE}"])
+    assert [f"/ip4/1.2.3.4/tcp/1/p2p/{ONE}"] == [str(entry) for entry in entries]
+    assert matching(entries, f"/p2p/{ONE}", PeerId.from_string(ONE)) == entries
+
+
+def test_the_relay_of_an_entry_is_not_the_peer_that_it_leads_to() -> None:
+    entries = entries_of([f"dnsaddr=/ip4/1.2.3.4/tcp/1/p2p/{TWO}/p2p-circuit"])
+    assert matching(entries, "", PeerId.from_string(ONE)) == entries

@@ -57,6 +57,12 @@ def test_an_address_that_perhaps_nobody_reaches_makes_no_server() -> None:
     assert (Mode.CLIENT, []) == (calls.serving.mode, calls.made)
 
 
+def test_an_address_through_a_relay_makes_no_server() -> None:
+    relay = "QmNnooDu7bfjPFoTZYxMNLWUQJyrVwtbZg5gBMjTezGAJN"
+    calls = Calls("auto", [PRIVATE, Multiaddr(f"{PUBLIC}/p2p/{relay}/p2p-circuit")])
+    assert Mode.CLIENT is calls.serving.mode
+
+
 @pytest.mark.parametrize("wanted", ["server", "client"])
 def test_a_mode_that_was_asked_for_stays(wanted: str) -> None:
     calls = Calls(wanted, [PRIVATE])

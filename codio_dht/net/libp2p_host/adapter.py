@@ -70,6 +70,7 @@ class Libp2pHost:
         ihost: IHost,
         *,
         announce: Sequence[Multiaddr] = (),
+        append_announce: Sequence[Multiaddr] = (),
         agent: str | None = None,
         name_servers: NameServers | None = None,
     ) -> None:
@@ -81,6 +82,7 @@ class Libp2pHost:
         self._ihost = ihost
         self._swarm = swarm
         self._announce = tuple(announce)
+        self._append_announce = tuple(append_announce)
         self._agent = agent or AGENT
         self._name_servers = name_servers or SystemNameServers()
         self._peer_id = PeerId.coerce(ihost.get_id())
@@ -151,7 +153,11 @@ class Libp2pHost:
         factory = self._ihost._addrs_factory
         if not self._announce and factory is not None:  # the program's own choice
             return told_addresses((), self._ihost.get_addrs())
-        return told_addresses(self._ihost.get_transport_addrs(), self._announce)
+        return told_addresses(
+            self._ihost.get_transport_addrs(),
+            self._announce,
+            append_announce=self._append_announce,
+        )
 
     # --- connections ------------------------------------------------------------------------------
 

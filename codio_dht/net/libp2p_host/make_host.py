@@ -63,13 +63,15 @@ async def make_libp2p_host(
     listen: Sequence[Multiaddr],
     announce: Sequence[Multiaddr] = (),
     *,
+    append_announce: Sequence[Multiaddr] = (),
     agent: str | None = None,
     name_servers: NameServers | None = None,
 ) -> AsyncIterator[Libp2pHost]:
     """A running host for the identity, listening on ``listen``; closed when the block ends.
 
-    ``announce``, if given, is told to others in place of the addresses listened on; ``agent`` in
-    place of ours; ``name_servers`` answer in place of the system's.
+    ``announce``, if given, is told to others in place of the addresses listened on,
+    ``append_announce`` in any case. ``agent`` replaces ours, ``name_servers`` answer in place of
+    the system's.
 
     Raises:
         IdentityError: the key is not a libp2p private key.
@@ -89,7 +91,11 @@ async def make_libp2p_host(
             for addr in listen:
                 await _listen(swarm, addr)
             async with Libp2pHost(
-                ihost, announce=announce, agent=agent, name_servers=name_servers
+                ihost,
+                announce=announce,
+                append_announce=append_announce,
+                agent=agent,
+                name_servers=name_servers,
             ) as host:
                 yield host
         except BaseException as error:  # noqa: BLE001 - raised below, past upstream's nursery

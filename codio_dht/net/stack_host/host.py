@@ -12,7 +12,7 @@ Outside RUNNING every call that needs the network raises ``NotRunningError``. Ma
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
@@ -61,6 +61,7 @@ class StackHost:
         nursery: trio.Nursery,
         securities: Sequence[Security],
         announce: Sequence[Multiaddr],
+        append_announce: Sequence[Multiaddr] = (),
         agent: str,
         name_servers: NameServers,
         limits: Limits,
@@ -69,6 +70,7 @@ class StackHost:
     ) -> None:
         self._peer_id = private_key.peer_id()
         self._announce = tuple(announce)
+        self._append_announce = tuple(append_announce)
         self._gate = gate
         self._counters: Counter[str] = Counter()
         self._served = ServedProtocols()
@@ -127,7 +129,7 @@ class StackHost:
     def start(self, listening: Sequence[Multiaddr]) -> None:
         """Serve the addresses that its transports listen on."""
         self._listening = list(listening)
-        self._told = told_addresses(self._listening, self._announce)
+        self._told = self._tell()
         self._running = True
         for transport in self._transports:
             transport.start()
@@ -161,10 +163,8 @@ class StackHost:
     def _look_at_own_addresses(self) -> None:
         """Done now and then, so that no peer can make us tell everybody of changes all the time."""
         observed = {Multiaddr(each.addr): each.dialled for each in self._observed.addrs(now())}
-        surely = told_addresses(
-            self._listening, self._announce, (addr for addr in observed if observed[addr])
-        )
-        told = told_addresses(self._listening, self._announce, observed)
+        surely = self._tell(addr for addr in observed if observed[addr])
+        told = self._tell(observed)
         unproven = tuple(addr for addr in told if addr not in surely)
         if (told, unproven) == (self._told, self._unproven):
             return
@@ -172,6 +172,11 @@ class StackHost:
             self._identifier.self_changed()
         self._told, self._unproven = told, unproven
         self._bus.emit(AddrsChanged(told, unproven))
+
+    def _tell(self, observed: Iterable[Multiaddr] = ()) -> tuple[Multiaddr, ...]:
+        return told_addresses(
+            self._listening, self._announce, observed, append_announce=self._append_announce
+        )
 
     def _on_observed(self, link: Link, addr: bytes) -> None:
         """The peer says where it sees us."""

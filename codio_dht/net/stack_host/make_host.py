@@ -41,6 +41,7 @@ async def make_stack_host(
     listen: Sequence[Multiaddr],
     announce: Sequence[Multiaddr] = (),
     *,
+    append_announce: Sequence[Multiaddr] = (),
     agent: str | None = None,
     securities: Sequence[Security] | None = None,
     name_servers: NameServers | None = None,
@@ -49,10 +50,10 @@ async def make_stack_host(
 ) -> AsyncIterator[StackHost]:
     """A running host for the identity, listening on ``listen``; closed when the block ends.
 
-    ``announce``, if given, is told to others in place of the addresses listened on; ``agent`` in
-    place of ours; ``securities`` are offered on TCP in place of Noise and TLS (the first is sent
-    ahead); ``name_servers`` answer in place of the system's. ``limits`` are cut to the files that
-    the process may have open.
+    ``announce``, if given, is told to others in place of the addresses listened on,
+    ``append_announce`` in any case. ``agent`` replaces ours. ``securities`` are offered on TCP in
+    place of Noise and TLS (the first is sent ahead). ``name_servers`` answer in place of the
+    system's. ``limits`` are cut to the files that the process may have open.
 
     Raises:
         UsageError: an address that cannot be listened on.
@@ -68,6 +69,7 @@ async def make_stack_host(
             nursery=nursery,
             securities=list(securities or _securities(private_key)),
             announce=announce,
+            append_announce=append_announce,
             agent=agent or AGENT,
             name_servers=name_servers or SystemNameServers(),
             limits=(limits or Limits()).within(open_files),
