@@ -17,6 +17,7 @@ import trio.testing
 from codio_dht import DHTConfig, DHTManager, params
 from codio_dht.core.messages import AddProvider, FindNode, GetProviders, PeerEntry
 from codio_dht.core.multihash import multihash_of
+from codio_dht.core.own_keys import MAX_OWN_KEY_ANSWERS, MAX_OWN_KEY_LOADS
 from codio_dht.core.peer_book import MAX_HEARD_PEERS, MAX_TOLD_PEERS
 from codio_dht.core.records import MAX_CACHED_PROVIDER_BYTES, MAX_TRACKED_LOADS
 from codio_dht.core.unsaved import FLUSH_BATCH_ROWS, MAX_UNSAVED_RECORDS
@@ -440,6 +441,8 @@ BOUNDS = {
     "ProviderRecords._cache": MAX_CACHED_PROVIDER_BYTES // 500,
     "_Cached.rows": params.MAX_PROVIDERS_PER_KEY,
     "_Cached.view": params.MAX_PROVIDERS_PER_KEY,
+    "OwnKeys._answers": MAX_OWN_KEY_ANSWERS,
+    "OwnKeys._loading": MAX_OWN_KEY_LOADS,
     "Storage._wanted": 1_000,  # one per inbound stream
 }
 """The named bound of every container of a node that peers can grow. Any other one may not pass

@@ -172,7 +172,10 @@ def test_what_is_there_when_it_is_ready_is_not_searched_for_garbage_again(start:
 
 def test_a_signal_while_it_opens_stops_it_cleanly(start: Start) -> None:
     daemon = start("--json", "--log-level", "debug", FAKE_DHT="never_opens")
-    time.sleep(1.0)
+    end = time.monotonic() + 30
+    while not (daemon.data_dir / "store.lock").exists():  # the node is being opened
+        assert time.monotonic() < end, daemon.err()
+        time.sleep(0.02)
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() == 0
     assert "Traceback" not in daemon.err()
