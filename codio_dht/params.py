@@ -152,9 +152,9 @@ request: the closest get the record in any case."""
 PROVIDE_QUORUM: Final = 15
 """Holders after which ``provide`` returns (GO: three quarters of k); the others follow."""
 
-MAX_BACKGROUND_ANNOUNCEMENTS: Final = 60
-"""Announcements that may go on after their callers returned (GO 60 records); past it the callers
-wait for the end."""
+MAX_BACKGROUND_DELIVERIES: Final = 60
+"""Deliveries that may go on after their callers returned (GO 60 records); past it the callers wait
+for the end."""
 
 MAX_STRAGGLERS: Final = 128
 """Requests of lookups that are over which may go on, so that late answers are learnt from; past it

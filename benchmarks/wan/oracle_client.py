@@ -19,7 +19,6 @@ from codio_dht import DHTManager, params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import FindNode
 from codio_dht.core.peer import PeerId
-from codio_dht.core.peer_health import PeerHealth
 from codio_dht.errors import NetworkError, RemoteError
 from codio_dht.net.host import Host
 from codio_dht.node.hosting import open_host
@@ -38,7 +37,6 @@ class Oracle:
             host,
             params.KAD_PROTOCOL,
             lambda peer: [self._addrs[peer]],
-            PeerHealth(),
             dial_timeout_s=params.DIAL_TIMEOUT_S,
             request_timeout_s=params.PEER_TIMEOUT_S,
         )

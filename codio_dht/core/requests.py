@@ -50,7 +50,7 @@ class Requests:
     ) -> Ask:
         """A request to ``peer`` that starts now and has ``timeout_s`` seconds, dialling included.
 
-        Each is to be reported once, by :meth:`answered` or :meth:`failed`.
+        Its end is to be noted by :meth:`answered` or :meth:`failed`.
         """
         dials = not self._contacts.is_connected(peer)
         return Ask(peer, request, now, Monotonic(now + timeout_s), dials)
@@ -59,9 +59,8 @@ class Requests:
         """The peer answered ``ask``: it is alive, and took so long."""
         self._network.health.answered(ask.peer, now - ask.began, now, dialled=ask.dials)
 
-    def failed(self, ask: Ask, why: FailureReason, now: Monotonic) -> None:
-        """No answer to ``ask`` came. Counts against the peer only if it could be tried at all."""
-        peer = ask.peer
+    def failed(self, peer: PeerId, why: FailureReason, now: Monotonic) -> None:
+        """A request to ``peer`` failed. Counts against it only if it could be tried at all."""
         if self._contacts.is_connected(peer) or self._network.book.addrs(peer, now):
             self._network.health.failed(peer, why, now)
 

@@ -47,13 +47,14 @@ from codio_dht import params
 from codio_dht.core.admission import Probe
 from codio_dht.core.backoff import Backoff
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.messages import FailureReason, PeerEntry, Reply
+from codio_dht.core.messages import FailureReason, FindNode, PeerEntry, Reply
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerId
 from codio_dht.core.preimages import search_preimage
 from codio_dht.core.refresh import CplLookup, LivenessProbe, SelfLookup
+from codio_dht.core.requests import Contacts, Requests
 from codio_dht.core.rng import Rng
-from codio_dht.core.steps import Wait
+from codio_dht.core.steps import Ask, Wait
 from codio_dht.errors import NoPeersError
 from codio_dht.formats.multiaddr import is_dnsaddr
 
@@ -190,8 +191,13 @@ class Upkeep:
     ``bootstrap`` are the peers to join through. ``rng`` chooses among them and spreads the delays.
     """
 
-    def __init__(self, network: Network, bootstrap: Sequence[PeerEntry], rng: Rng) -> None:
+    def __init__(
+        self, network: Network, contacts: Contacts, bootstrap: Sequence[PeerEntry], rng: Rng
+    ) -> None:
         self._network = network
+        self._requests = Requests(network, contacts)
+        self._asks: dict[OwnIdQuery, Ask] = {}
+        """The queries that are out, as the accounts of requests know them."""
         self._rng = rng
         self._bootstrap = [each for each in bootstrap if each.peer_id != network.local]
         self._remembered: list[PeerEntry] = []
@@ -285,6 +291,8 @@ class Upkeep:
         waits: list[Monotonic] = []
         for part in (self._keep_joined, self._dial, self._refresh, self._admit):
             step = part(now)
+            if isinstance(step, OwnIdQuery):
+                self._begin(step, now)
             if not isinstance(step, Wait):
                 return step
             if step.until is not None:
@@ -313,6 +321,9 @@ class Upkeep:
     def answered(self, query: OwnIdQuery, reply: Reply, now: Monotonic) -> None:
         """``query`` was answered with ``reply``."""
         network, peer = self._network, query.peer
+        ask = self._asks.pop(query, None)
+        if ask is not None:
+            self._requests.answered(ask, now)
         match query:
             case CheckAlive():
                 network.answered(peer, now)
@@ -326,6 +337,8 @@ class Upkeep:
     def failed(self, query: OwnIdQuery, why: FailureReason, now: Monotonic) -> None:
         """``query`` got no answer, or none that is one."""
         network, peer = self._network, query.peer
+        if self._asks.pop(query, None) is not None:
+            self._requests.failed(peer, why, now)
         match query:
             case CheckAlive():
                 network.failed(peer, why, now)
@@ -347,6 +360,10 @@ class Upkeep:
                 self.dial_failed(step)
             case Probe() | JoinProbe() | CheckAlive():
                 self.failed(step, FailureReason.CAPACITY, now)
+
+    def _begin(self, query: OwnIdQuery, now: Monotonic) -> None:
+        request, timeout_s = FindNode(query.peer.to_bytes()), query.deadline - now
+        self._asks[query] = self._requests.begin(query.peer, request, now, timeout_s=timeout_s)
 
     # --- joining ----------------------------------------------------------------------------------
 

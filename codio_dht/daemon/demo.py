@@ -20,7 +20,6 @@ from codio_dht import DHTConfig, DHTManager
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import GetProviders
 from codio_dht.core.peer import PeerId
-from codio_dht.core.peer_health import PeerHealth
 from codio_dht.daemon import logs
 from codio_dht.daemon.methods import full_addrs, raw_cid
 from codio_dht.daemon.stopping import Stopping
@@ -199,7 +198,6 @@ class _Demo:
                 host,
                 KAD_PROTOCOL,
                 lambda peer: addrs[peer],
-                PeerHealth(),
                 dial_timeout_s=DIAL_TIMEOUT_S,
                 request_timeout_s=REQUEST_TIMEOUT_S,
             )

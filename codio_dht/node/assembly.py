@@ -17,10 +17,11 @@ from codio_dht.core.peer import PeerInfo
 from codio_dht.core.records import ProviderRecords
 from codio_dht.core.reprovide import ReprovideSchedule
 from codio_dht.core.responder import Responder
+from codio_dht.core.search import Searches
 from codio_dht.net.host import Host
-from codio_dht.node.announcing import Announcer
 from codio_dht.node.arguments import binary, multiaddrs
 from codio_dht.node.clock import Clock
+from codio_dht.node.deliveries import Deliveries
 from codio_dht.node.errands import Errands
 from codio_dht.node.lookups import Lookups
 from codio_dht.node.protection import TableProtection
@@ -87,7 +88,7 @@ def make_node(
     main = networks[0]
     providing = Providing(
         main.network,
-        main.announcer,
+        main.deliveries,
         shared.storage,
         ReprovideSchedule(
             interval_s=main_config.republish_interval, k=main_config.replication_factor
@@ -147,24 +148,20 @@ def make_runtime(
         host,
         config.protocol,
         lambda peer: multiaddrs(network.book.addrs(peer, clock.monotonic())),
-        network.health,
         dial_timeout_s=config.dial_timeout,
         request_timeout_s=config.request_timeout,
     )
     upkeep = UpkeepDriver(network, host, rpc, shared.rng, plan.bootstrap)
-    lookups = Lookups(
+    searches = Searches(
         network,
-        rpc,
         host,
-        shared.errands,
         shared.rng,
-        upkeep.wait_for_peers,
-        upkeep.notify_changed,
         alpha=config.alpha,
         beta=config.beta,
         disjoint_paths=config.disjoint_paths,
         timeout_s=config.query_timeout,
     )
+    lookups = Lookups(searches, rpc, shared.errands, upkeep.wait_for_peers, upkeep.notify_changed)
     responder = Responder(
         host.peer_id,
         table=network.table,
@@ -186,7 +183,7 @@ def make_runtime(
         rpc=rpc,
         lookups=lookups,
         upkeep=upkeep,
-        announcer=Announcer(network, lookups, rpc, shared.errands),
+        deliveries=Deliveries(lookups, shared.errands),
         protection=protection,
         keeps_snapshot=keeps_snapshot,
     )

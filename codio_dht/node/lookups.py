@@ -1,186 +1,100 @@
-"""The lookups of a node: closest peers, one peer, providers.
+"""Runs searches and deliveries on the network: the driver of ``core.search`` and ``core.delivery``.
 
-Decides how the answers of peers reach the machines of ``core.lookup`` and the network's state; the
-walk itself is the machine's.
+Decides nothing of Kademlia: it performs the steps of a machine, reports how each ended, and passes
+on what the machine found. Decides how many searches run at once, and how a caller that goes away,
+or a bug, ends what is under way.
+
+Each request is a task, an errand, so that it may outlive its search: a late answer serves the next
+one. A machine that is cancelled takes its requests with it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import trio
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.disjoint import DisjointLookup
-from codio_dht.core.keyspace import Key, cpl, key_of
-from codio_dht.core.lookup import ClosestPeersLookup
-from codio_dht.core.lookup_states import (
-    Asked,
-    ClosestPeer,
-    Done,
-    Ended,
-    GivenUp,
-    LookBeyond,
-    LookupEvent,
-    LookupRules,
-    PeerState,
-    Query,
-    Standing,
-    StopReason,
-)
-from codio_dht.core.messages import FindNode, GetProviders, PeerEntry, Reply, Request
-from codio_dht.core.network import Network
+from codio_dht.core.delivery import Delivered, Delivery, DeliveryStep, Give, Searched
+from codio_dht.core.lookup_states import ClosestPeer, Done, LookupEvent, StopReason
+from codio_dht.core.messages import PeerEntry
 from codio_dht.core.peer import PeerId
-from codio_dht.core.peer_health import Outlook
-from codio_dht.core.preimages import search_preimage
-from codio_dht.core.rng import Rng
-from codio_dht.core.targeted_lookups import PeerLookup, ProvidersLookup
+from codio_dht.core.search import (
+    Begin,
+    Found,
+    Search,
+    Searches,
+    SearchStep,
+    stragglers_may_go_on,
+)
+from codio_dht.core.steps import Ask, Wait, Working
 from codio_dht.errors import NetworkError, NoPeersError, RemoteError
-from codio_dht.net.host import Host
 from codio_dht.node.errands import Errands
-from codio_dht.node.lookup_driver import Ask, Watch, drive
 from codio_dht.node.rpc import RpcClient, failure_reason
 
 WaitForPeers = Callable[[Monotonic], Awaitable[None]]
 """Returns when the table has a peer, or nobody is being tried, or at the deadline."""
 
-Early = Callable[[Sequence[PeerId]], None]
-"""Told of the nearest peers known so far, nearest first."""
-
-Certain = Callable[[Sequence[ClosestPeer]], None]
-"""Told of the peers that are certain to be among the closest, nearest first."""
+Watch = Callable[[LookupEvent], None]
+"""Told of everything that happens in a lookup, in order."""
 
 
-def ignore(_event: LookupEvent) -> None:
-    """Watches nothing."""
+def ignore(_told: object) -> None:
+    """Is told of something and does nothing."""
 
 
 class Lookups:
-    """Runs lookups on one network, at most :data:`~codio_dht.params.MAX_LOOKUPS` at once.
-
-    Every lookup ends within ``timeout_s``, waiting for its turn included.
-    """
+    """Runs the searches and deliveries of one network; at most
+    :data:`~codio_dht.params.MAX_LOOKUPS` search at once, and the others wait for their turn."""
 
     def __init__(
         self,
-        network: Network,
+        searches: Searches,
         rpc: RpcClient,
-        host: Host,
         errands: Errands,
-        rng: Rng,
         wait_for_peers: WaitForPeers,
-        stir: Callable[[], None],
-        *,
-        alpha: int,
-        beta: int,
-        timeout_s: float,
-        disjoint_paths: int = 1,
+        search_over: Callable[[], None],
     ) -> None:
-        self._network = network
-        self._rpc = rpc
-        self._host = host
-        self._errands = errands
-        self._rng = rng
-        self._wait_for_peers = wait_for_peers
-        self._stir = stir
-        self._alpha = alpha
-        self._beta = beta
-        self._disjoint_paths = disjoint_paths
-        self._timeout_s = timeout_s
-        self._slots = trio.CapacityLimiter(params.MAX_LOOKUPS)
+        self.searches = searches
+        self.rpc = rpc
+        self.errands = errands
+        self.wait_for_peers = wait_for_peers
+        self.search_over = search_over
+        """Called when a search is over: it may have changed the routing table."""
+        self.turns = trio.CapacityLimiter(params.MAX_LOOKUPS)
         self.ended: Counter[str] = Counter()
+        """Searches that are over, by reason."""
 
     async def closest(
         self,
         preimage: bytes,
         watch: Watch = ignore,
-        early: Early | None = None,
-        certain: Certain | None = None,
+        found: Callable[[ClosestPeer], None] | None = None,
     ) -> Done:
-        """The peers closest to ``preimage``. ``watch`` is told what happens on the way, ``early``
-        who is nearest so far, and ``certain`` who surely remains so, each time that may have
-        changed.
+        """Search the peers closest to ``preimage``.
+
+        ``watch`` is told what happens on the way. ``found`` is told of each peer of the result that
+        has answered or is known to be alive: once, as soon as it is certain to be one, or else at
+        the end.
 
         Raises:
             NoPeersError: the routing table is empty.
         """
-        deadline = await self._begin()
-        key = key_of(preimage)
-        lookup = self._closest_machine(key)
-
-        async def ask(step: Query | LookBeyond) -> None:
-            if isinstance(step, LookBeyond):
-                request = FindNode(await self._preimage_near(step.point, step.cpl))
-            else:
-                request = FindNode(preimage)
-            reply = await self.ask(step.peer, request)
-            now = _now()
-            closer = self._network.learn(reply.closer_peers, None, now)
-            if isinstance(step, LookBeyond):
-                lookup.on_beyond(step.peer, step.point, closer, now)
-            else:
-                lookup.on_reply(step.peer, closer, now)
-
-        def tell(event: LookupEvent) -> None:
-            watch(event)
-            if early is not None and not isinstance(event, Ended):
-                early(lookup.nearest())
-            if certain is not None:
-                certain(lookup.certain())
-
-        done = await self._run(lookup, ask, key, deadline, tell)
-        if done.reason is StopReason.COMPLETED:
-            self._measure(key, done)
-        return done
-
-    async def each_closest(self, preimage: bytes, found: Callable[[ClosestPeer], None]) -> None:
-        """As :meth:`closest`, calling ``found`` for each peer of the result that has answered or is
-        known to be alive: once, as soon as it is certain to be one, or else at the end.
-
-        Raises:
-            NoPeersError: the routing table is empty.
-        """
-        told: dict[PeerId, None] = {}
-
-        def tell(peers: Sequence[ClosestPeer]) -> None:
-            for each in peers:
-                if each.standing is not Standing.HEARD and each.peer not in told:
-                    told[each.peer] = None
-                    found(each)
-
-        done = await self.closest(preimage, certain=tell)
-        tell(done.closest)
-
-    def _measure(self, key: Key, done: Done) -> None:
-        """What the lookup tells of the network's size."""
-        table = self._network.table
-        target_cpl = cpl(table.local, key)
-        known = dict.fromkeys(done.alive)
-        known |= dict.fromkeys(table.nearest(key, table.bucket_size))
-        in_bucket = sum(1 for peer in known if cpl(table.local, peer.key) == target_cpl)
-        self._network.size.track(key, done.alive, in_bucket, _now())
+        return await self._search(self.searches.closest(preimage, _now()), watch, found)
 
     async def peer(self, target: PeerId) -> bool:
-        """Look for one peer; whether it was met: asked on the way, reachable or not (GO). Its
+        """Search one peer; whether it was met: asked on the way, reachable or not (GO). Its
         addresses are in the network's book then.
 
         Raises:
             NoPeersError: the routing table is empty.
         """
-        deadline = await self._begin()
-        request = FindNode(target.to_bytes())
-        lookup = PeerLookup(target, self._seeds(target.key), self._rules())
-
-        async def ask(step: Query | LookBeyond) -> None:
-            peer = step.peer
-            reply = await self.ask(peer, request)
-            now = _now()
-            lookup.on_reply(peer, self._network.learn(reply.closer_peers, target, now), now)
-
-        await self._run(lookup, ask, target.key, deadline)
-        return lookup.state_of(target) not in (None, PeerState.HEARD)
+        search = self.searches.peer(target, _now())
+        await self._search(search, ignore, None)
+        return search.met
 
     async def providers(
         self,
@@ -189,130 +103,174 @@ class Lookups:
         local: Sequence[PeerEntry],
         found: Callable[[PeerEntry], None],
     ) -> None:
-        """Look for ``count`` providers of ``key`` (None: all), calling ``found`` for each as it
+        """Search ``count`` providers of ``key`` (None: all), calling ``found`` for each as it
         comes, and again for one that had no address at first. ``local`` are those known here; if
         they are enough, or there is nobody to ask, they are all.
 
         Raises:
             NoPeersError: the routing table is empty, and none is known here.
         """
-        local = local[:count]
-        for entry in local:
-            found(entry)
-        if len(local) == count or (local and not len(self._network.table)):
-            return
-        deadline = await self._begin()
-        target, request = key_of(key), GetProviders(key)
-        lookup = ProvidersLookup(target, self._seeds(target), self._rules(), count=count)
-        lookup.on_providers(None, local)
+        search = self.searches.providers(key, count, local, _now())
+        await self._search(search, ignore, found)
 
-        async def ask(step: Query | LookBeyond) -> None:
-            peer = step.peer
-            reply = await self.ask(peer, request)
-            now = _now()
-            for entry in lookup.on_providers(peer, self._usable(reply)):
-                found(entry)
-            lookup.on_reply(peer, self._network.learn(reply.closer_peers, None, now), now)
+    async def deliver(self, delivery: Delivery, moved: Callable[[], None]) -> Delivered:
+        """Run ``delivery`` to its end; ``moved`` is called whenever it may have got further."""
+        return await _Run(self, delivery, moved).delivered()
 
-        await self._run(lookup, ask, target, deadline)
-
-    async def ask(self, peer: PeerId, request: Request) -> Reply:
-        """One request to one peer; what it tells of the peer is noted.
-
-        Raises:
-            NetworkError, RemoteError: as :meth:`RpcClient.request`.
-        """
-        deadline = Monotonic(_now() + params.PEER_TIMEOUT_S)
-        try:
-            reply = await self._rpc.request(peer, request, deadline)
-        except (NetworkError, RemoteError) as error:
-            self._network.failed(peer, failure_reason(error), _now())
-            raise
-        self._network.answered(peer, _now())
-        return reply
-
-    async def _begin(self) -> Monotonic:
-        """The lookup's deadline, once there is somebody to ask or no hope for it."""
-        deadline = Monotonic(_now() + self._timeout_s)
-        if not len(self._network.table):
-            await self._wait_for_peers(deadline)
-        return deadline
-
-    async def _run(
-        self,
-        lookup: ClosestPeersLookup | DisjointLookup,
-        ask: Ask,
-        key: Key,
-        deadline: Monotonic,
-        watch: Watch = ignore,
+    async def _search(
+        self, search: Search[Found], watch: Watch, found: Callable[[Found], None] | None
     ) -> Done:
-        dialled: set[PeerId] = set()
+        told = 0
 
-        def note(event: LookupEvent) -> None:
-            if isinstance(event, Asked) and not self._host.is_connected(event.peer):
-                dialled.add(event.peer)
-            elif isinstance(event, GivenUp):
-                self._network.health.given_up(
-                    event.peer,
-                    event.waited_s,
-                    event.at,
-                    reached=event.alive_at == event.at,
-                    dialled=event.peer in dialled,
-                )
-            watch(event)
+        def tell() -> None:
+            nonlocal told
+            for event in search.events[told:]:
+                watch(event)
+            told = len(search.events)
+            if found is not None:
+                for each in search.take_found():
+                    found(each)
 
-        async with self._slots:
-            done = await drive(lookup, ask, deadline, self._errands, note)
-        self.ended[done.reason.value] += 1
-        now = _now()
-        watch(Ended(now, done.reason, lookup.requests))
-        for peer in lookup.useful_seeds():
-            self._network.table.useful(peer, now)
-        self._stir()
-        if done.reason is StopReason.NO_PEERS:
-            raise NoPeersError("the routing table is empty: there is no peer to ask")
-        if done.reason is StopReason.COMPLETED:
-            self._network.refresh.looked_up(key, now)
+        done = await _Run(self, search, tell).searched()
+        raise_for_nobody(done.reason)
         return done
 
-    def _usable(self, reply: Reply) -> list[PeerEntry]:
-        """The providers of a reply, with the addresses that the policy keeps."""
-        keep = self._network.address_filter
-        return [PeerEntry(entry.peer_id, keep(entry.addrs)) for entry in reply.provider_peers]
 
-    def _seeds(self, key: Key) -> list[PeerId]:
-        """The nearest of the table, and those met lately that the table has no room for."""
-        network = self._network
-        met = network.health.nearest_alive(key, network.k, _now())
-        return list(dict.fromkeys((*network.table.nearest(key, network.k), *met)))
+def raise_for_nobody(reason: StopReason | None) -> None:
+    """Tell the caller why nobody could be asked, or answered.
 
-    def _outlook(self, peer: PeerId, now: Monotonic) -> Outlook:
-        return self._network.health.outlook(peer, now, connected=self._host.is_connected(peer))
+    Raises:
+        NoPeersError: ``reason`` is NO_PEERS.
+    """
+    if reason is StopReason.NO_PEERS:
+        raise NoPeersError("the routing table is empty: there is no peer to ask")
 
-    async def _preimage_near(self, point: Key, cpl: int) -> bytes:
-        """Bytes whose key shares ``cpl`` leading bits with ``point``."""
-        for preimage in search_preimage(point, cpl, self._rng):
-            if preimage is not None:
-                return preimage
-            await trio.lowlevel.checkpoint()
-        raise NoPeersError("no key was found beyond the horizon")
 
-    def _closest_machine(self, key: Key) -> ClosestPeersLookup | DisjointLookup:
-        seeds, rules = self._seeds(key), self._rules(looks_beyond=True)
-        if self._disjoint_paths == 1:
-            return ClosestPeersLookup(key, seeds, rules)
-        return DisjointLookup(key, seeds, rules, self._disjoint_paths)
+class _Run:
+    """One machine under way. ``moved`` is called after its every step."""
 
-    def _rules(self, *, looks_beyond: bool = False) -> LookupRules:
-        return LookupRules(
-            local=self._network.local,
-            outlook=self._outlook,
-            shows_life=self._host.is_reached,
-            looks_beyond=looks_beyond,
-            k=self._network.k,
-            alpha=self._alpha,
-            beta=self._beta,
-        )
+    def __init__(
+        self, lookups: Lookups, machine: Search[Found] | Delivery, moved: Callable[[], None]
+    ) -> None:
+        self._lookups = lookups
+        self._machine = machine
+        self._moved = moved
+        self._reported = trio.Event()
+        self._out: dict[Ask | Give, trio.CancelScope] = {}
+        self._bugs: list[Exception] = []
+        """Raised by requests, and to be raised by the run."""
+        self._is_over = False
+        self._has_turn = False
+
+    async def searched(self) -> Done:
+        """Run a search to its end."""
+        end = await self._run()
+        assert isinstance(end, Done)
+        return end
+
+    async def delivered(self) -> Delivered:
+        """Run a delivery to its end."""
+        end = await self._run()
+        assert isinstance(end, Delivered)
+        return end
+
+    async def _run(self) -> Done | Delivered:
+        try:
+            while True:
+                if self._bugs:
+                    raise self._bugs[0]
+                step = self._machine.next(_now())
+                self._moved()
+                await self._perform(step)
+                if isinstance(step, Done | Delivered):
+                    return step
+        except BaseException:
+            for scope in self._out.values():
+                scope.cancel()
+            raise
+        finally:
+            self._is_over = True
+            self._release_turn()
+
+    # --- steps ------------------------------------------------------------------------------------
+
+    async def _perform(self, step: SearchStep | DeliveryStep) -> None:
+        match step:
+            case Ask():
+                self._start(step, partial(self._ask, step))
+            case Give():
+                self._start(step, partial(self._give, step))
+            case Begin(deadline):
+                await self._begin(deadline)
+            case Working():
+                await trio.lowlevel.checkpoint()
+            case Wait(until):
+                await self._wait(until)
+            case Searched(done):
+                self._search_over(done)
+            case Done():
+                self._search_over(step)
+            case Delivered():
+                pass
+
+    async def _begin(self, deadline: Monotonic) -> None:
+        await self._lookups.wait_for_peers(deadline)
+        with trio.move_on_at(deadline):
+            await self._lookups.turns.acquire_on_behalf_of(self)
+            self._has_turn = True
+
+    async def _wait(self, until: Monotonic | None) -> None:
+        with trio.move_on_at(float("inf") if until is None else until):
+            await self._reported.wait()
+        self._reported = trio.Event()
+
+    def _search_over(self, done: Done) -> None:
+        lookups = self._lookups
+        self._release_turn()
+        lookups.ended[done.reason.value] += 1
+        if not stragglers_may_go_on(done, lookups.errands.running):
+            for ask in self._machine.open_requests():
+                if ask in self._out:
+                    self._out[ask].cancel()
+        lookups.search_over()
+
+    def _release_turn(self) -> None:
+        if self._has_turn:
+            self._has_turn = False
+            self._lookups.turns.release_on_behalf_of(self)
+
+    # --- requests ---------------------------------------------------------------------------------
+
+    def _start(self, step: Ask | Give, work: Callable[[], Awaitable[None]]) -> None:
+        self._out[step] = self._lookups.errands.start("request", partial(self._request, step, work))
+
+    async def _request(self, step: Ask | Give, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as error:
+            if self._is_over:
+                raise  # nobody else is left to be told
+            self._bugs.append(error)
+        finally:
+            del self._out[step]
+            self._reported.set()
+
+    async def _ask(self, ask: Ask) -> None:
+        try:
+            reply = await self._lookups.rpc.request(ask.peer, ask.request, ask.deadline)
+        except (NetworkError, RemoteError) as error:
+            self._machine.on_failure(ask, failure_reason(error), _now())
+        else:
+            self._machine.on_reply(ask, reply, _now())
+
+    async def _give(self, give: Give) -> None:
+        assert isinstance(self._machine, Delivery), "a search gives nothing"
+        try:
+            receipt = await self._lookups.rpc.give(give.peer, give.request, give.deadline)
+        except (NetworkError, RemoteError) as error:
+            self._machine.on_not_given(give, failure_reason(error), _now())
+        else:
+            self._machine.on_given(give, receipt)
 
 
 def _now() -> Monotonic:

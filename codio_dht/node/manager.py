@@ -35,8 +35,7 @@ from codio_dht.node.calls import ended_with_the_node
 from codio_dht.node.clock import Clock
 from codio_dht.node.hosting import Stack, check_stack, host_of, open_host
 from codio_dht.node.life import MakeHost, NodeLife
-from codio_dht.node.lookup_driver import Watch
-from codio_dht.node.lookups import ignore
+from codio_dht.node.lookups import Watch, ignore
 from codio_dht.node.result_stream import ResultStream, run_search
 from codio_dht.node.results import DHTStats, FoundPeer, ProvideResult, ProviderRecord
 from codio_dht.node.runtime import NetworkRuntime
@@ -368,7 +367,7 @@ class DHTManager:
         """
         main, preimage = self._main, arguments.key_argument(key)
         stream = ResultStream(main.found_peer)
-        self._search_into(stream, partial(main.lookups.each_closest, preimage))
+        self._search_into(stream, partial(main.find_closest, preimage))
         return stream
 
     # --- providers --------------------------------------------------------------------------------
@@ -473,4 +472,5 @@ class DHTManager:
         find: Callable[[Callable[[Found], None]], Awaitable[None]],
     ) -> None:
         """Run the search ``find`` in the background; ``stream`` takes what it finds."""
-        self._life.nursery.start_soon(run_search, stream.search, find, self._node.shared.failures)
+        failures = self._node.shared.failures
+        self._life.nursery.start_soon(run_search, stream.findings, find, failures)

@@ -23,9 +23,9 @@ from codio_dht.core.network import Network
 from codio_dht.core.reprovide import FUTURE_BATCH, REPROVIDE_CHECK_S, ReprovideSchedule
 from codio_dht.errors import NetworkError, StorageError
 from codio_dht.logger import get_logger
-from codio_dht.node.announcing import Announcer, AtEnd
 from codio_dht.node.arguments import binary
 from codio_dht.node.clock import Clock
+from codio_dht.node.deliveries import AtEnd, Deliveries
 from codio_dht.node.results import ProvideResult
 from codio_dht.node.storage import Storage
 
@@ -42,7 +42,7 @@ class Providing:
     def __init__(
         self,
         network: Network,
-        announcer: Announcer,
+        deliveries: Deliveries,
         storage: Storage,
         schedule: ReprovideSchedule,
         clock: Clock,
@@ -51,7 +51,7 @@ class Providing:
         quorum: int,
     ) -> None:
         self._network = network
-        self._announcer = announcer
+        self._deliveries = deliveries
         self._storage = storage
         self._schedule = schedule
         self._clock = clock
@@ -97,8 +97,8 @@ class Providing:
         Raises:
             NoPeersError: nobody answered the lookup.
         """
-        return await self._announcer.announce(
-            key, binary(self._own_addrs()), quorum or self._quorum, at_end or _no_matter
+        return await self._deliveries.provide(
+            key, binary(self._own_addrs()), quorum or self._quorum, at_end or _ignore
         )
 
     async def run(self) -> None:
@@ -166,5 +166,5 @@ class Providing:
             self._changed.set()
 
 
-async def _no_matter(_result: ProvideResult) -> None:
-    """Nobody wants to know."""
+async def _ignore(_result: ProvideResult) -> None:
+    """Is told of the end and does nothing."""

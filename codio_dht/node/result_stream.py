@@ -1,8 +1,8 @@
 """What a lookup finds as an async iterator, while the lookup goes on.
 
 Decides how a search and its reader find each other's end: the search ends when the reader closes
-the stream or drops it, the reader when the search is over. The two share a ``_Search``; the search
-never holds the stream itself, or nobody could tell that its reader dropped it.
+the stream or drops it, the reader when the search is over. The two share a ``_Findings``; the
+search never holds the stream itself, or nobody could tell that its reader dropped it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 """What the reader gets for it."""
 
 
-class _Search(Generic[Found]):
+class _Findings(Generic[Found]):
     """What a search has found and the reader not yet taken. The lookup's own bounds bound it
     (:data:`~codio_dht.params.MAX_PROVIDERS_PER_LOOKUP`, each at most twice;
     :data:`~codio_dht.params.MAX_LOOKUP_PEERS`)."""
@@ -38,7 +38,7 @@ class _Search(Generic[Found]):
         self.failure: Exception | None = None
         self.moved = trio.Event()
 
-    def stir(self) -> None:
+    def wake_reader(self) -> None:
         self.moved.set()
         self.moved = trio.Event()
 
@@ -48,33 +48,33 @@ class ResultStream(Generic[Found, Result]):
 
     def __init__(self, result: Callable[[Found], Result]) -> None:
         self._result = result
-        self.search: _Search[Found] = _Search()
-        search = self.search
+        self.findings: _Findings[Found] = _Findings()
+        findings = self.findings
         # May run in any thread, wherever the garbage collector does: so by way of the loop.
         soon = trio.lowlevel.current_trio_token().run_sync_soon
-        self._dropped = weakref.finalize(self, _cancel_soon, soon, search.scope)
+        self._dropped = weakref.finalize(self, _cancel_soon, soon, findings.scope)
         self._dropped.atexit = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Result:
-        search = self.search
-        while not search.found:
-            if search.failure is not None:
-                failure, search.failure = search.failure, None
+        findings = self.findings
+        while not findings.found:
+            if findings.failure is not None:
+                failure, findings.failure = findings.failure, None
                 raise failure
-            if search.over:
+            if findings.over:
                 raise StopAsyncIteration
-            await search.moved.wait()
+            await findings.moved.wait()
         await trio.lowlevel.checkpoint()
-        return self._result(search.found.popleft())
+        return self._result(findings.found.popleft())
 
     async def aclose(self) -> None:
         """End the search. Idempotent."""
-        self.search.scope.cancel()
-        self.search.over = True
-        self.search.found.clear()
+        self.findings.scope.cancel()
+        self.findings.over = True
+        self.findings.found.clear()
         await trio.lowlevel.checkpoint()
 
     async def __aenter__(self) -> Self:
@@ -85,31 +85,31 @@ class ResultStream(Generic[Found, Result]):
 
 
 async def run_search(
-    search: _Search[Found],
+    findings: _Findings[Found],
     find: Callable[[Callable[[Found], None]], Awaitable[None]],
     failures: Counter[str],
 ) -> None:
-    """Run ``find`` into ``search`` until it is over or cancelled; its error is the reader's."""
+    """Run ``find`` into ``findings`` until it is over or cancelled; its error is the reader's."""
 
     def found(each: Found) -> None:
-        search.found.append(each)
-        search.stir()
+        findings.found.append(each)
+        findings.wake_reader()
 
     complete = False
     try:
-        with search.scope:
+        with findings.scope:
             await find(found)
         complete = True  # or ended by its reader, which the scope keeps to itself
     except Exception as error:
-        search.failure = error
+        findings.failure = error
         if not isinstance(error, CodioError):
             failures["search"] += 1
             log.exception("search_failed")
     finally:
-        if not complete and not search.over and search.failure is None:
-            search.failure = NotRunningError("the DHT was closed while the search went on")
-        search.over = True
-        search.stir()
+        if not complete and not findings.over and findings.failure is None:
+            findings.failure = NotRunningError("the DHT was closed while the search went on")
+        findings.over = True
+        findings.wake_reader()
 
 
 def _cancel_soon(soon: Callable[[Callable[[], None]], None], scope: trio.CancelScope) -> None:

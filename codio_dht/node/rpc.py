@@ -1,31 +1,30 @@
 """The RPC client: one request to one peer, over a stream that is kept and reused.
 
-Decides when a stream is reused and when a request is tried again; knows nothing of lookups. Every
-outcome goes to the memory that lookups share (``core.peer_health``).
+Decides when a stream is reused and when a request is tried again; knows nothing of lookups, nor
+what an outcome says of the peer.
 
 One request is outstanding on a stream at a time; answers match by order (SPEC). A request that
 fails on a stream is tried once more on a new one (go), and on a new connection if that is gone,
 within the same deadline. ADD_PROVIDER is
 never answered (go, rust, js), so it travels on a stream of its own: the sender finishes sending and
 waits for the peer's end. A normal end says that the peer has read the record and not refused it; a
-peer that echoes it (py-libp2p) is read and ignored. (js resets such a stream although it takes the
-record; the caller sorts that out.)
+peer that echoes it (py-libp2p) is read and ignored. js resets such a stream although it takes the
+record: ``core.delivery`` knows.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from enum import Enum, auto
 
 import trio
 from multiaddr import Multiaddr
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.delivery import Receipt
 from codio_dht.core.messages import AddProvider, FailureReason, MessageType, Reply, Request
 from codio_dht.core.peer import PeerId
-from codio_dht.core.peer_health import PeerHealth
 from codio_dht.errors import (
     DeadlineError,
     DialError,
@@ -44,16 +43,6 @@ from codio_dht.wire.framing import FrameReader, LargeFrames
 _READ_BYTES = 64 * 1024
 
 
-class Delivery(Enum):
-    """What is known of a provider record that was sent."""
-
-    CONFIRMED = auto()
-    """The peer read it and ended the stream normally."""
-
-    SENT = auto()
-    """It was sent; the peer did not end the stream in time."""
-
-
 class RpcClient:
     """Requests to peers over ``host`` on one protocol id. ``addrs_of`` says where to dial."""
 
@@ -62,7 +51,6 @@ class RpcClient:
         host: Host,
         protocol: str,
         addrs_of: Callable[[PeerId], Sequence[Multiaddr]],
-        health: PeerHealth,
         *,
         dial_timeout_s: float,
         request_timeout_s: float,
@@ -70,7 +58,6 @@ class RpcClient:
         self._host = host
         self._protocol = protocol
         self._addrs_of = addrs_of
-        self._health = health
         self._dial_timeout_s = dial_timeout_s
         self._request_timeout_s = request_timeout_s
         self._protection = RequestProtection(host, protocol)
@@ -88,7 +75,6 @@ class RpcClient:
         """
         frame, kind = encode_request(request), expected_reply(request)
         self.pending += 1
-        began, dialled = trio.current_time(), not self._host.is_connected(peer)
         try:
             with self._protection.of(peer):
                 await self._connect(peer, deadline)
@@ -100,24 +86,28 @@ class RpcClient:
             assert reply is not None
         except (NetworkError, RemoteError) as error:
             self.counters[f"failed:{type(error).__name__}"] += 1
-            self._failed(peer, error)
             raise
         finally:
             self.pending -= 1
         self.counters["answered"] += 1
-        ended = Monotonic(trio.current_time())
-        self._health.answered(peer, ended - began, ended, dialled=dialled)
         return reply
 
-    async def add_provider(
-        self, peer: PeerId, request: AddProvider, deadline: Monotonic
-    ) -> Delivery:
-        """Hand a provider record to a peer.
+    async def give(self, peer: PeerId, request: Request, deadline: Monotonic) -> Receipt:
+        """Hand ``request`` to a peer and wait for its word that it took it.
 
         Raises:
             NetworkError: not reached, no kad, refused (the stream was reset), or out of time
-                before the record was sent.
+                before the request was sent.
+            RemoteError: the answer, where there is one, is not one.
         """
+        if isinstance(request, AddProvider):
+            return await self._give_unanswered(peer, request, deadline)
+        await self.request(peer, request, deadline)
+        return Receipt.CONFIRMED
+
+    async def _give_unanswered(
+        self, peer: PeerId, request: AddProvider, deadline: Monotonic
+    ) -> Receipt:
         self.pending += 1
         try:
             with self._protection.of(peer):
@@ -131,16 +121,8 @@ class RpcClient:
                 except BaseException:
                     await stream.reset()
                     raise
-        except (DialError, DeadlineError) as error:
-            self._failed(peer, error)
-            raise
         finally:
             self.pending -= 1
-
-    def _failed(self, peer: PeerId, error: NetworkError | RemoteError) -> None:
-        """Not a word against a peer that could not even be tried."""
-        if self._host.is_connected(peer) or self._addrs_of(peer):
-            self._health.failed(peer, failure_reason(error), Monotonic(trio.current_time()))
 
     async def forget(self, peer: PeerId) -> None:
         """The peer is gone: drop what is kept of it."""
@@ -229,7 +211,7 @@ class RpcClient:
         if surplus is not None:
             await surplus.close()
 
-    async def _await_end(self, stream: Stream, deadline: Monotonic) -> Delivery:
+    async def _await_end(self, stream: Stream, deadline: Monotonic) -> Receipt:
         by = min(deadline, trio.current_time() + params.PROVIDE_CONFIRM_TIMEOUT_S)
         drained = 0
         with trio.move_on_at(by):
@@ -239,9 +221,9 @@ class RpcClient:
                     break
             else:
                 await stream.close()
-                return Delivery.CONFIRMED
+                return Receipt.CONFIRMED
         await stream.reset()
-        return Delivery.SENT
+        return Receipt.SENT
 
 
 def failure_reason(error: NetworkError | RemoteError) -> FailureReason:

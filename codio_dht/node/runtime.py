@@ -37,8 +37,8 @@ from codio_dht.errors import StorageError
 from codio_dht.logger import get_logger
 from codio_dht.net.host import AddrsChanged, HostEvent, PeerGone, PeerIdentified
 from codio_dht.node import background
-from codio_dht.node.announcing import Announcer
 from codio_dht.node.arguments import binary, multiaddrs
+from codio_dht.node.deliveries import Deliveries
 from codio_dht.node.lookups import Lookups
 from codio_dht.node.protection import TableProtection
 from codio_dht.node.results import DHTStats, FoundPeer
@@ -71,7 +71,7 @@ class NetworkRuntime:
     rpc: RpcClient
     lookups: Lookups
     upkeep: UpkeepDriver
-    announcer: Announcer
+    deliveries: Deliveries
     protection: TableProtection
     keeps_snapshot: bool
     """Whether the store's snapshot is of this network's table: it holds one table."""
@@ -240,6 +240,14 @@ class NetworkRuntime:
         """
         await self.lookups.providers(key, count, await self._local_providers(key), found)
 
+    async def find_closest(self, preimage: bytes, found: Callable[[ClosestPeer], None]) -> None:
+        """Find the peers closest to ``preimage``, each as soon as it is certain to be one.
+
+        Raises:
+            NoPeersError: there is nobody to ask.
+        """
+        await self.lookups.closest(preimage, found=found)
+
     async def _local_providers(self, key: bytes) -> list[PeerEntry]:
         shared = self.shared
         rows = await shared.storage.rows(key)
@@ -268,7 +276,7 @@ class NetworkRuntime:
             bootstrap=self.upkeep.joining.value,
             lookups=dict(self.lookups.ended),
             served=dict(self.server.counters),
-            rpc={**self.rpc.counters, **self.announcer.counters},
+            rpc={**self.rpc.counters, **self.deliveries.counters},
             storage={**shared.storage.counters, **records.outcomes},
             host=shared.host.stats(),
             failures=dict(shared.failures),

@@ -51,7 +51,7 @@ class UpkeepDriver:
         rng: Rng,
         bootstrap: Sequence[PeerInfo],
     ) -> None:
-        self._machine = Upkeep(network, _entries(bootstrap), rng)
+        self._machine = Upkeep(network, host, _entries(bootstrap), rng)
         self._host = host
         self._rpc = rpc
         self._tasks: dict[Round, list[trio.CancelScope]] = {}

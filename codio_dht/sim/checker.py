@@ -6,26 +6,40 @@ its own, so that a run is the same whether it is watched or not.
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from codio_dht.core.peer import PeerId
 from codio_dht.sim import invariants
+from codio_dht.sim.disk import VirtualDisk
 from codio_dht.sim.node import SimNode
-
-if TYPE_CHECKING:
-    from codio_dht.sim.simulation import Simulation
+from codio_dht.sim.serving import StaticServers
+from codio_dht.sim.world import World
 
 MAX_STATIC_CHECKS: Final = 200
 """Tables of static servers looked at in one check of the network: they never change."""
 
 
 class Checker:
-    """See the module."""
+    """See the module. ``nodes`` and ``disks`` are by the index of the member, ``provided`` says who
+    provided what."""
 
-    def __init__(self, simulation: Simulation) -> None:
-        self._simulation = simulation
-        self._run = simulation.scenario.run
-        self._rng = Random(f"{simulation.scenario.seed}/checks")
+    def __init__(
+        self,
+        world: World,
+        nodes: Mapping[int, SimNode],
+        static: StaticServers,
+        disks: Mapping[int, VirtualDisk],
+        provided: Container[tuple[bytes, PeerId]],
+    ) -> None:
+        self._world = world
+        self._nodes = nodes
+        self._static = static
+        self._disks = disks
+        self._provided = provided
+        self._run = world.scenario.run
+        self._rng = Random(f"{world.scenario.seed}/checks")
         self._steps = 0
         self.checks = 0
         """Times that the invariants of a node or of the network were checked."""
@@ -33,34 +47,32 @@ class Checker:
     def begin(self) -> None:
         """Plan the checks of the whole network."""
         if self._run.check_interval_s:
-            self._simulation.world.queue.after(self._run.check_interval_s, self._at_intervals)
+            self._world.queue.after(self._run.check_interval_s, self._at_intervals)
 
     def after_step(self) -> None:
         """An event has happened: check whom it touched, if it is the turn of that."""
-        touched = self._simulation.world.touched
+        touched = self._world.touched
         if not touched:
             return
         self._steps += 1
         if self._run.check_touched and self._steps % self._run.check_one_in == 0:
             for member in dict.fromkeys(touched):
-                node = self._simulation.nodes.get(member.index)
+                node = self._nodes.get(member.index)
                 if node is not None:
                     self._node(node)
         touched.clear()
 
     def everything(self) -> None:
         """Check the whole network."""
-        simulation = self._simulation
+        world = self._world
         self.checks += 1
-        for node in simulation.nodes.values():
+        for node in self._nodes.values():
             self._node(node)
-        for server in simulation.static.existing()[:MAX_STATIC_CHECKS]:
+        for server in self._static.existing()[:MAX_STATIC_CHECKS]:
             invariants.check_table(server.table, self._rng)
-        for member, disk in simulation.disks():
-            invariants.check_disk(disk, member.peer, simulation.records.announcers)
-        invariants.check_connections(
-            simulation.world.connections, simulation.scenario.links.max_connections
-        )
+        for index, disk in self._disks.items():
+            invariants.check_disk(disk, world.population.members[index].peer, self._provided)
+        invariants.check_connections(world.connections, world.scenario.links.max_connections)
 
     def _at_intervals(self) -> None:
         self.everything()
@@ -68,7 +80,6 @@ class Checker:
 
     def _node(self, node: SimNode) -> None:
         self.checks += 1
-        now = self._simulation.world.queue.now
+        now, population = self._world.queue.now, self._world.population
         invariants.check_node(node.network, node.keeper.records, self._rng, now)
-        population = self._simulation.world.population
-        invariants.check_entries(node.network, population, node.met, node.given)
+        invariants.check_entries(node.network, population, node.caller.met, node.given)

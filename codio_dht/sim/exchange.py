@@ -1,5 +1,4 @@
-r"""One request of one member to another: dial, send, answer, as our RPC client does it. Without a
-request it is the dial alone, and ends with ``NoReply`` once the connection is there.
+r"""One request of one member to another: dial, send, answer, as our dialler and RPC client do it.
 
 Decides when each part happens and how it can fail; the figures are those of ``params`` and of the
 scenario's links::
@@ -9,20 +8,23 @@ scenario's links::
                        \--refused, swallowed, too slow--> failed
     sent --no answer in time--> sent once more --no answer in time--> failed
 
-``done`` is called exactly once, never from within ``begin``, and not at all after ``cancel``.
-A late answer of a try that was given up is lost, as its stream is.
+A provider record is sent once; a peer that does not say in time that it took it has been sent it
+all the same. A late answer of a try that was given up is lost, as its stream is.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final
 
 from codio_dht import params
 from codio_dht.core.backoff import Backoff, BackoffMemory
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.messages import FailureReason, Reply, Request
+from codio_dht.core.delivery import Receipt
+from codio_dht.core.messages import AddProvider, FailureReason, Reply, Request
 from codio_dht.core.peer import PeerId
 from codio_dht.core.steps import NoReply, Refuse
 from codio_dht.errors import RemoteError
@@ -31,7 +33,7 @@ from codio_dht.sim.world import World
 from codio_dht.wire.codec import expected_reply
 
 MAX_REDIAL_S: Final = 300.0
-"""Longest back-off of an address (our dialler's)."""
+"""Longest back-off of an address, seconds (our dialler's)."""
 
 MAX_REMEMBERED_DIALS: Final = 4_096
 """Addresses whose failure is remembered (our dialler's)."""
@@ -39,8 +41,61 @@ MAX_REMEMBERED_DIALS: Final = 4_096
 _TRIES: Final = 2
 """A request whose stream fails or stays silent is tried once more (go)."""
 
-Answer = Reply | NoReply | FailureReason
-Done = Callable[[Answer], None]
+Outcome = Reply | Receipt | FailureReason | None
+"""How an exchange ended: with the answer to a request, with what is known of a provider record that
+was sent, without a connection or an answer, or, for a dial alone, with the connection (None)."""
+
+Done = Callable[[Outcome], None]
+
+
+class Caller:
+    """One member's way to the others, and what its host can say of its connections."""
+
+    def __init__(
+        self, world: World, member: Member, addrs_of: Callable[[PeerId], Sequence[bytes]]
+    ) -> None:
+        links = world.scenario.links
+        self.world = world
+        self.member = member
+        self.addrs_of = addrs_of
+        """Where to dial a peer."""
+        self.refused = Backoff(links.redial_refused_s, MAX_REDIAL_S)
+        self.silent = Backoff(links.redial_silent_s, MAX_REDIAL_S)
+        self.dials: BackoffMemory[bytes] = BackoffMemory(MAX_REMEMBERED_DIALS)
+        """The addresses that are left alone after a failed dial."""
+        self.reached: Counter[PeerId] = Counter()
+        """Dials under way at whose address somebody took the connection."""
+        self.met: dict[PeerId, None] = {}
+        """Peers that ever answered."""
+        self.running = 0
+        """Requests of searches and deliveries under way, those that are over included."""
+        self.stopped = False
+        """Nobody is told any more how an exchange ended."""
+
+    def is_connected(self, peer: PeerId) -> bool:
+        """Whether a connection to ``peer`` is open."""
+        member = self.world.population.by_id(peer)
+        return member is not None and self.world.connections.are_open(self.member, member)
+
+    def is_reached(self, peer: PeerId) -> bool:
+        """Whether ``peer`` gave a sign of life: a connection, or one coming up."""
+        return self.reached[peer] > 0 or self.is_connected(peer)
+
+    def send(
+        self, peer: PeerId, request: Request | None, deadline: Monotonic, done: Done
+    ) -> Exchange:
+        """Begin an exchange; without a ``request`` it is the dial alone. ``done`` is called once,
+        never from within this call, and not at all after a ``cancel``."""
+
+        def report(outcome: Outcome) -> None:
+            if isinstance(outcome, Reply | Receipt):
+                self.met[peer] = None
+            if not self.stopped:
+                done(outcome)
+
+        exchange = Exchange(self, peer, request, deadline, report)
+        exchange.begin()
+        return exchange
 
 
 class _Meeting(Enum):
@@ -52,81 +107,25 @@ class _Meeting(Enum):
     STRANGER = "stranger"
 
 
-class DialMemory:
-    """What one member's dialler remembers of addresses that failed: they are left alone."""
-
-    def __init__(self, refused_s: float, silent_s: float) -> None:
-        self._refused = Backoff(refused_s, MAX_REDIAL_S)
-        self._silent = Backoff(silent_s, MAX_REDIAL_S)
-        self._failed: BackoffMemory[bytes] = BackoffMemory(MAX_REMEMBERED_DIALS)
-
-    def is_blocked(self, addr: bytes, now: Monotonic) -> bool:
-        """Whether ``addr`` is not to be dialled now."""
-        return self._failed.is_blocked(addr, now)
-
-    def failed(self, addr: bytes, now: Monotonic, *, refused: bool) -> None:
-        """Record that a dial of ``addr`` failed."""
-        self._failed.failed(addr, self._refused if refused else self._silent, now)
-
-    def succeeded(self, addr: bytes) -> None:
-        """Record that a dial of ``addr`` led to its peer."""
-        self._failed.succeeded(addr)
-
-
-class Asker(Protocol):
-    """What an exchange needs of the member that asks."""
-
-    member: Member
-    dials: DialMemory
-    reached: dict[PeerId, int]
-    """Dials under way at whose address somebody took the connection."""
-
-    def addrs_of(self, peer: PeerId) -> Sequence[bytes]:
-        """Where to dial ``peer``."""
-        ...
-
-
+@dataclass(slots=True, eq=False)
 class Exchange:
     """See the module."""
 
-    __slots__ = (
-        "_asker",
-        "_deadline",
-        "_done",
-        "_over",
-        "_peer",
-        "_request",
-        "_target",
-        "_tries",
-        "_world",
-    )
-
-    def __init__(
-        self,
-        world: World,
-        asker: Asker,
-        peer: PeerId,
-        request: Request | None,
-        deadline: Monotonic,
-        done: Done,
-    ) -> None:
-        self._world = world
-        self._asker = asker
-        self._peer = peer
-        self._target = world.population.by_id(peer)
-        self._request = request
-        self._deadline = deadline
-        self._done = done
-        self._tries = 0
-        self._over = False
+    caller: Caller
+    peer: PeerId
+    request: Request | None
+    deadline: Monotonic
+    done: Done
+    _world: World = field(init=False)
+    _target: Member | None = field(init=False)
+    _tries: int = 0
+    _over: bool = False
 
     def begin(self) -> None:
         """Start it."""
-        target, member = self._target, self._asker.member
-        if target is not None and self._world.connections.are_open(member, target):
-            self._send(target)
-        else:
-            self._dial()
+        self._world = self.caller.world
+        self._target = self._world.population.by_id(self.peer)
+        self._connect()
 
     def cancel(self) -> bool:
         """Nobody waits for it any more; whether it was still under way."""
@@ -135,31 +134,38 @@ class Exchange:
 
     # --- dialling ---------------------------------------------------------------------------------
 
+    def _connect(self) -> None:
+        target = self._target
+        if target is not None and self._world.connections.are_open(self.caller.member, target):
+            self._send(target)
+        else:
+            self._dial()
+
     def _dial(self) -> None:
         """All addresses at once: the one that is the peer's decides, else the slowest failure."""
-        world, now = self._world, self._world.queue.now
-        dials = self._asker.dials
-        limit_s = max(0.0, min(params.DIAL_TIMEOUT_S, self._deadline - now))
+        world, caller = self._world, self.caller
+        now = world.queue.now
+        limit_s = max(0.0, min(params.DIAL_TIMEOUT_S, self.deadline - now))
         taken_s = 0.0
-        for addr in self._asker.addrs_of(self._peer):
-            if dials.is_blocked(addr, now):
+        for addr in caller.addrs_of(self.peer):
+            if caller.dials.is_blocked(addr, now):
                 continue
             world.counters["dials"] += 1
             meeting, time_s = self._meet(world.population.by_addr(addr))
             if self._target and meeting is _Meeting.THROUGH and time_s < limit_s:
-                dials.succeeded(addr)
-                reached_s = min(time_s, world.links.reached_s(self._asker.member, self._target))
+                caller.dials.succeeded(addr)
+                reached_s = min(time_s, world.links.reached_s(caller.member, self._target))
                 world.queue.after(reached_s, self._reached)
                 world.queue.after(time_s, self._through)
                 return
-            refused = meeting is _Meeting.REFUSED
-            world.queue.after(min(time_s, limit_s), self._remember_failure(addr, refused=refused))
+            backoff = caller.refused if meeting is _Meeting.REFUSED else caller.silent
+            world.queue.after(min(time_s, limit_s), self._remember_failure(addr, backoff))
             taken_s = max(taken_s, time_s)
-        world.queue.after(min(taken_s, limit_s), self._unreachable)
+        world.queue.after(min(taken_s, limit_s), lambda: self._finish(FailureReason.UNREACHABLE))
 
     def _meet(self, owner: Member | None) -> tuple[_Meeting, float]:
         """What becomes of a dial to an address of ``owner``, and after how long."""
-        world, member = self._world, self._asker.member
+        world, member = self._world, self.caller.member
         swallowed = _Meeting.SWALLOWED, params.DIAL_TIMEOUT_S
         if owner is None or world.links.are_parted(member, owner, world.queue.now):
             return swallowed
@@ -170,126 +176,107 @@ class Exchange:
         taken_s = world.links.handshake_s(member, owner)
         return (_Meeting.THROUGH if owner is self._target else _Meeting.STRANGER), taken_s
 
-    def _remember_failure(self, addr: bytes, *, refused: bool) -> Callable[[], None]:
-        def remember() -> None:
-            self._asker.dials.failed(addr, self._world.queue.now, refused=refused)
-
-        return remember
-
-    def _unreachable(self) -> None:
-        self._finish(FailureReason.UNREACHABLE)
+    def _remember_failure(self, addr: bytes, backoff: Backoff) -> Callable[[], None]:
+        return lambda: self.caller.dials.failed(addr, backoff, self._world.queue.now)
 
     def _reached(self) -> None:
-        reached = self._asker.reached
-        reached[self._peer] = reached.get(self._peer, 0) + 1
+        self.caller.reached[self.peer] += 1
 
     def _through(self) -> None:
-        target, member, world = self._target, self._asker.member, self._world
+        target, member = self._target, self.caller.member
         assert target is not None
-        reached = self._asker.reached
-        reached[self._peer] -= 1
-        if not reached[self._peer]:
-            del reached[self._peer]
+        self.caller.reached[self.peer] -= 1
         if self._over or not member.online:
             return
         if not target.online:
             self._finish(FailureReason.UNREACHABLE)
             return
-        if not world.connections.are_open(member, target):
-            world.connect(member, target)
+        if not self._world.connections.are_open(member, target):
+            self._world.connect(member, target)
         self._send(target)
 
     # --- the request ------------------------------------------------------------------------------
 
     def _send(self, target: Member) -> None:
-        if self._request is None:
-            self._world.queue.after(0.0, lambda: self._finish(NoReply()))
+        world, member, queue = self._world, self.caller.member, self._world.queue
+        if self.request is None:
+            queue.after(0.0, lambda: self._finish(None))
             return
-        world, member = self._world, self._asker.member
         self._tries += 1
-        this_try = self._tries
+        this_try, kind = self._tries, expected_reply(self.request)
         world.counters["requests"] += 1
-        world.trace.note(
-            world.queue.now, "asks", member.index, target.index, expected_reply(self._request)
-        )
+        world.trace.note(queue.now, "asks", member.index, target.index, kind)
         if world.connections.are_open(member, target):
             world.connections.used(member, target)
-        request = world.wire.request(self._request)
-        now = world.queue.now
-        limit = min(self._deadline, now + params.REQUEST_TIMEOUT_S)
+        request = world.wire.request(self.request)
+        is_gift = isinstance(self.request, AddProvider)
+        limit_s = params.PROVIDE_CONFIRM_TIMEOUT_S if is_gift else params.REQUEST_TIMEOUT_S
 
         def arrived() -> None:
-            if self._over or this_try != self._tries or not self._can_talk(target):
-                return
-            if target.character is Character.MUTE:
-                return
-            world.touched.append(target)
-            lie = world.liars.reply(target, request) if target.character.lies else None
-            if lie is not None:
-                respond(lie)
-                return
-            host = world.host_of(target)
-            if host is not None:
-                host.answer(member, request, respond)
+            if self._is_current(this_try, target) and target.character is not Character.MUTE:
+                world.ask(target, member, request, respond)
 
         def respond(answer: Reply | NoReply | Refuse) -> None:
             flight_s = world.links.flight_s(target, member)
-            world.queue.after(flight_s, lambda: self._answered(target, this_try, answer))
+            queue.after(flight_s, lambda: self._answered(target, this_try, answer))
 
         def timed_out() -> None:
             if self._over or this_try != self._tries:
                 return
-            if self._tries >= _TRIES or world.queue.now >= self._deadline:
-                self._finish(FailureReason.TIMEOUT)
+            if is_gift:
+                self._finish(Receipt.SENT)
             else:
-                self._again(target)
+                self._try_again(FailureReason.TIMEOUT)
 
-        world.queue.after(world.links.flight_s(member, target), arrived)
-        world.queue.at(max(limit, now), timed_out)
+        queue.after(world.links.flight_s(member, target), arrived)
+        queue.at(max(queue.now, min(self.deadline, queue.now + limit_s)), timed_out)
 
-    def _again(self, target: Member) -> None:
-        if self._world.connections.are_open(self._asker.member, target):
-            self._send(target)
+    def _try_again(self, why: FailureReason) -> None:
+        """Send the request once more, or end with ``why`` if it was."""
+        gift = isinstance(self.request, AddProvider)
+        if gift or self._tries >= _TRIES or self._world.queue.now >= self.deadline:
+            self._finish(why)
         else:
-            self._dial()
+            self._connect()
 
-    def _can_talk(self, target: Member) -> bool:
-        member = self._asker.member
-        parted = self._world.links.are_parted(member, target, self._world.queue.now)
-        return member.online and target.online and not parted
+    def _is_current(self, this_try: int, target: Member) -> bool:
+        """Whether both can still talk, and the try is the last one."""
+        member, now = self.caller.member, self._world.queue.now
+        if self._over or this_try != self._tries or not (member.online and target.online):
+            return False
+        return not self._world.links.are_parted(member, target, now)
 
     def _answered(self, target: Member, this_try: int, answer: Reply | NoReply | Refuse) -> None:
-        if self._over or this_try != self._tries or not self._can_talk(target):
+        if not self._is_current(this_try, target):
             return
-        if isinstance(answer, Refuse):
-            if self._tries >= _TRIES:
-                self._finish(FailureReason.BROKEN)
-            else:
-                self._again(target)
-            return
-        if isinstance(answer, Reply):
-            try:
-                answer = self._world.wire.reply(answer)
-            except RemoteError:
-                self._finish(FailureReason.BROKEN)
-                return
-            if self._request is None or answer.type is not expected_reply(self._request):
-                self._finish(FailureReason.BROKEN)
-                return
-        self._finish(answer)
+        match answer:
+            case NoReply():
+                self._finish(Receipt.CONFIRMED)
+            case Refuse():
+                self._try_again(FailureReason.BROKEN)
+            case Reply():
+                self._finish(self._read(answer))
 
-    def _finish(self, answer: Answer) -> None:
+    def _read(self, answer: Reply) -> Outcome:
+        assert self.request is not None
+        try:
+            reply = self._world.wire.reply(answer)
+        except RemoteError:
+            return FailureReason.BROKEN
+        return reply if reply.type is expected_reply(self.request) else FailureReason.BROKEN
+
+    def _finish(self, outcome: Outcome) -> None:
         if self._over:
             return
         self._over = True
-        world, member = self._world, self._asker.member
+        world, member = self._world, self.caller.member
         if not member.online:
             return
         index = -1 if self._target is None else self._target.index
-        failed = isinstance(answer, FailureReason)
-        closer = len(answer.closer_peers) if isinstance(answer, Reply) else 0
+        failed = isinstance(outcome, FailureReason)
+        closer = len(outcome.closer_peers) if isinstance(outcome, Reply) else 0
         world.trace.note(
             world.queue.now, "fails" if failed else "answers", member.index, index, closer
         )
         world.touched.append(member)
-        self._done(answer)
+        self.done(outcome)

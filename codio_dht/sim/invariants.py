@@ -1,4 +1,4 @@
-"""What must hold at every moment, whatever the network does to a node.
+"""What must hold at every moment, whatever the network does to a node, and when it is looked at.
 
 Each check raises ``InvariantError`` and changes nothing. Those of a lookup are made at its every
 step; those of a node when an event touched it; those of the whole network at intervals.
@@ -11,8 +11,9 @@ from random import Random
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.keyspace import Key, cpl
+from codio_dht.core.keyspace import Key, cpl, distance
 from codio_dht.core.lookup_states import Done, Standing
+from codio_dht.core.messages import Request
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_book import MAX_HEARD_PEERS, MAX_TOLD_PEERS
@@ -37,9 +38,12 @@ def require(condition: bool, what: str, *details: object) -> None:
 # --- a lookup -------------------------------------------------------------------------------------
 
 
-def check_query(peer: PeerId, local: PeerId, asked: Container[PeerId]) -> None:
-    """A lookup asks nobody twice, and never itself."""
-    require(peer not in asked, "a lookup asks a peer twice:", peer)
+def check_ask(
+    ask: tuple[PeerId, Request], local: PeerId, asked: Container[tuple[PeerId, Request]]
+) -> None:
+    """A search asks, and a delivery gives, nobody the same thing twice, and never itself."""
+    peer, _ = ask
+    require(ask not in asked, "a lookup asks a peer twice:", peer)
     require(peer != local, "a lookup asks its own node:", peer)
 
 
@@ -52,7 +56,7 @@ def check_wait(until: Monotonic | None, now: Monotonic, in_flight: int) -> None:
 def check_done(done: Done, target: Key, local: PeerId, answered: Container[PeerId]) -> None:
     """A result is in order, without repetition, and says no more of a peer than is true."""
     peers = [each.peer for each in (*done.closest, *done.next_closest)]
-    distances = [peer.key ^ target for peer in peers]
+    distances = [distance(peer.key, target) for peer in peers]
     require(distances == sorted(distances), "a lookup's result is not nearest first")
     require(len(dict.fromkeys(peers)) == len(peers), "a lookup's result names a peer twice")
     require(local not in peers, "a lookup's result names its own node")
@@ -79,7 +83,7 @@ def check_table(table: RoutingTable, rng: Random) -> None:
     require(told == counts, "a table counts its peers wrong:", told, counts)
     require(sum(each.peers for each in table.buckets()) == len(peers), "buckets lose peers")
     key = Key(rng.getrandbits(params.KEY_BITS))
-    exact = sorted(peers, key=lambda peer: peer.key ^ key)[: params.K]
+    exact = sorted(peers, key=lambda peer: distance(peer.key, key))[: params.K]
     require(table.nearest(key, params.K) == exact, "a table's nearest are not the nearest to", key)
 
 
@@ -116,14 +120,14 @@ def check_entries(
 
 
 def check_disk(
-    disk: VirtualDisk, holder: PeerId, announced: Container[tuple[bytes, PeerId]]
+    disk: VirtualDisk, holder: PeerId, provided: Container[tuple[bytes, PeerId]]
 ) -> None:
-    """A holder keeps only what the provider itself announced, and not under its own name."""
+    """A holder keeps only what its provider gave out, and not under its own name."""
     for key, rows in disk.rows.items():
         for row in rows.values():
             require(row.key == key, "a record lies under another key")
             require(row.provider != holder, "a node keeps a record of itself as another's")
-            require((key, row.provider) in announced, "nobody announced this record:", row.provider)
+            require((key, row.provider) in provided, "nobody provided this record:", row.provider)
 
 
 # --- the network ----------------------------------------------------------------------------------

@@ -9,16 +9,17 @@ from __future__ import annotations
 from functools import partial
 from random import Random
 
+from codio_dht.core.messages import PeerEntry
 from codio_dht.core.peer import PeerId
 from codio_dht.core.steps import Load
 from codio_dht.formats.multihash import SHA2_256_HEAD
-from codio_dht.sim.announcing import Announcer
+from codio_dht.sim.driver import SearchReport
 from codio_dht.sim.events import EventQueue
 from codio_dht.sim.node import SimNode
 from codio_dht.sim.population import Member
+from codio_dht.sim.providing import SimulatedProviding
 from codio_dht.sim.report import RecordFigures, mean, quantile
 from codio_dht.sim.scenario import Scenario
-from codio_dht.sim.walk import WalkReport
 
 """Code and length of SHA2-256: keys look like those of content."""
 
@@ -32,14 +33,14 @@ class RecordWorkload:
         self._rng = Random(f"{scenario.seed}/records")
         self._keys_of: dict[int, list[bytes]] = {}
         self._publisher_of: dict[bytes, PeerId] = {}
-        self._announced: list[bytes] = []
+        self._provided_keys: list[bytes] = []
         self._last: dict[bytes, float] = {}
         self._holders: list[float] = []
         self._first_s: list[float] = []
         self.searches: list[tuple[float, bool]] = []
         """When each search began, and whether it found a provider."""
         self._figures = RecordFigures()
-        self.announcers: dict[tuple[bytes, PeerId], None] = {}
+        self.providers: dict[tuple[bytes, PeerId], None] = {}
         """Who began to announce what: nothing else may be on any disk."""
 
     def assign(self, publishers: list[Member]) -> None:
@@ -49,7 +50,7 @@ class RecordWorkload:
             member = publishers[number % len(publishers)]
             self._keys_of.setdefault(member.index, []).append(key)
             self._publisher_of[key] = member.peer
-            self.announcers[key, member.peer] = None
+            self.providers[key, member.peer] = None
 
     def publishes(self, member: Member) -> bool:
         """Whether ``member`` has keys of its own."""
@@ -64,14 +65,14 @@ class RecordWorkload:
             last = self._last.get(key)
             unix = None if last is None else self._queue.unix - (self._queue.now - last)
             node.own_keys.add(key, unix)  # type: ignore[arg-type]
-        self._queue.after(0.0, Announcer(node, self._note).pump)
+        self._queue.after(0.0, SimulatedProviding(node, self._note).provide_due)
 
     def search(self, nodes: list[SimNode]) -> None:
         """Let random ``nodes`` search for random keys that were announced."""
-        if not self._announced or not nodes:
+        if not self._provided_keys or not nodes:
             return
         for _ in range(self._part.finds):
-            key = self._announced[int(self._rng.random() * len(self._announced))]
+            key = self._provided_keys[int(self._rng.random() * len(self._provided_keys))]
             node = nodes[int(self._rng.random() * len(nodes))]
             if self._publisher_of[key] != node.member.peer:
                 self._search(node, key)
@@ -89,43 +90,34 @@ class RecordWorkload:
     def _search(self, node: SimNode, key: bytes) -> None:
         """This node's own rows first, as a node does."""
         began_s = self._queue.now
-        rows = node.keeper.records.get(key, self._queue.unix)
-        if isinstance(rows, Load):
-            node.keeper.load(rows, partial(self._look_again, node, key, began_s))
-        elif rows:
-            self._found(began_s, 0.0)
-        else:
-            node.providers(key, 1, partial(self._ended, node, key, began_s))
 
-    def _look_again(self, node: SimNode, key: bytes, began_s: float) -> None:
-        rows = node.keeper.records.get(key, self._queue.unix)
-        if rows and not isinstance(rows, Load):
-            self._found(began_s, 0.0)
-        else:
-            node.providers(key, 1, partial(self._ended, node, key, began_s))
+        def search() -> None:
+            rows = node.keeper.records.get(key, self._queue.unix)
+            if isinstance(rows, Load):
+                node.keeper.load(rows, search)
+                return
+            local = [PeerEntry(row.provider, row.addrs) for row in rows]
+            node.providers(key, 1, local, partial(self._ended, node, key, began_s))
 
-    def _ended(self, node: SimNode, key: bytes, began_s: float, report: WalkReport) -> None:
+        search()
+
+    def _ended(self, node: SimNode, key: bytes, began_s: float, report: SearchReport) -> None:
         """A search counts when it is over: one that the end of the run cuts off does not."""
         publisher = self._publisher_of[key]
         found = any(each.peer_id == publisher for each in report.providers)
         node.world.trace.note(
             self._queue.now, "searched", node.member.index, report.requests, found
         )
+        self.searches.append((began_s, found))
         if found:
-            self._found(began_s, report.first_provider_s or 0.0)
-        else:
-            self.searches.append((began_s, False))
-
-    def _found(self, began_s: float, first_s: float) -> None:
-        self._first_s.append(first_s)
-        self.searches.append((began_s, True))
+            self._first_s.append(report.first_provider_s or 0.0)
 
     def _note(self, key: bytes, holders: int) -> None:
         if not holders:
-            self._figures.announce_failed += 1
+            self._figures.failed += 1
             return
-        self._figures.announced += 1
+        self._figures.provided += 1
         self._holders.append(holders)
         if key not in self._last:
-            self._announced.append(key)
+            self._provided_keys.append(key)
         self._last[key] = self._queue.now

@@ -174,10 +174,10 @@ def timeline(
 class RecordFigures:
     """Keys provided and searched for."""
 
-    announced: int = 0
-    announce_failed: int = 0
+    provided: int = 0
+    failed: int = 0
     holders: float = 0.0
-    """Holders of an announcement when it was over, on average."""
+    """Holders of a record when its delivery was over, on average."""
     searches: int = 0
     found: int = 0
     first_p50_s: float = 0.0
@@ -268,11 +268,8 @@ class Report:
             if looked.lying:
                 yield "returned that lie", f"{100 * looked.lying:.1f} %"
         kept = self.records
-        if kept.announced:
-            yield (
-                "announcements",
-                f"{kept.announced} ({kept.announce_failed} failed), {kept.holders:.1f} holders",
-            )
+        if kept.provided:
+            yield "provides", f"{kept.provided} ({kept.failed} failed), {kept.holders:.1f} holders"
         if kept.searches:
             yield (
                 "records found",

@@ -24,8 +24,8 @@ from codio_dht.sim.scenario import Scenario
 from codio_dht.sim.serving import StaticServers
 from codio_dht.sim.trace import Sink, Trace
 from codio_dht.sim.upkeep import SimulatedUpkeep
-from codio_dht.sim.workload import Lookups
-from codio_dht.sim.world import Host, World
+from codio_dht.sim.workload import LookupWorkload
+from codio_dht.sim.world import Listener, World
 
 BOOTSTRAP_MEMBERS = 5
 """Servers through which nodes join: honest, reachable, quick and never away."""
@@ -44,16 +44,18 @@ class Simulation:
     def __init__(self, scenario: Scenario, sink: Sink | None = None) -> None:
         self.scenario = scenario
         self.world = World(scenario, Trace(sink))
-        self.world.host_of = self._host_of
+        self.world.listener_of = self._listener_of
         self.nodes: dict[int, SimNode] = {}
         """The active nodes that live, by their member's index."""
         self.static = StaticServers(self.world)
         self._disks: dict[int, VirtualDisk] = {}
         self._remembered: dict[int, list[Member]] = {}
         self.bootstrap = self._choose_bootstrap()
-        self.checker = Checker(self)
-        self.lookups = Lookups(self)
+        self.lookups = LookupWorkload(self.world, self.nodes, self.activate_filled)
         self.records = RecordWorkload(scenario, self.world.queue)
+        self.checker = Checker(
+            self.world, self.nodes, self.static, self._disks, self.records.providers
+        )
         self.churn: Churn | None = None
         self._join_s = 0.0
         self._join_requests = 0
@@ -232,7 +234,7 @@ class Simulation:
             node.fill(self.world.population.table_of(member, k, online_only=churning))
         return node
 
-    def _host_of(self, member: Member) -> Host | None:
+    def _listener_of(self, member: Member) -> Listener | None:
         node = self.nodes.get(member.index)
         if node is not None:
             return node
@@ -255,11 +257,6 @@ class Simulation:
         """The servers that can be reached and answer now."""
         members = self.world.population.members
         return [each for each in members if each.serves]
-
-    def disks(self) -> list[tuple[Member, VirtualDisk]]:
-        """The disk of everybody who ever was active."""
-        members = self.world.population.members
-        return [(members[index], disk) for index, disk in self._disks.items()]
 
     # --- the end ----------------------------------------------------------------------------------
 

@@ -25,10 +25,10 @@ from codio_dht.core.upkeep import (
     Upkeep,
     UpkeepStep,
 )
-from codio_dht.sim.exchange import Answer, Exchange
+from codio_dht.sim.driver import SearchReport
+from codio_dht.sim.exchange import Outcome
 from codio_dht.sim.node import SimNode
 from codio_dht.sim.population import Member
-from codio_dht.sim.walk import WalkReport
 
 
 class SimulatedUpkeep:
@@ -37,7 +37,7 @@ class SimulatedUpkeep:
     def __init__(self, node: SimNode, bootstrap: Sequence[Member]) -> None:
         self._node = node
         self._queue = node.world.queue
-        self._machine = Upkeep(node.network, _entries(bootstrap), node.world.rng)
+        self._machine = Upkeep(node.network, node.caller, _entries(bootstrap), node.world.rng)
         self._joined: Callable[[], None] | None = None
         self._wake_at: Monotonic | None = None
         self._running = False
@@ -47,7 +47,7 @@ class SimulatedUpkeep:
         """Go on for as long as the node lives. ``joined`` is called when the first refresh is
         over."""
         self._joined = joined
-        self._node.stir = self.notify_changed
+        self._node.notify_changed = self.notify_changed
         self._queue.after(0.0, self.notify_changed)
         self._queue.after(EXPIRY_INTERVAL_S, self._expire)
 
@@ -77,32 +77,32 @@ class SimulatedUpkeep:
         match step:
             case Dial(peer, _, deadline):
                 done = partial(self._dial_ended, step)
-                Exchange(node.world, node, peer, None, deadline, done).begin()
+                node.caller.send(peer, None, deadline, done)
             case Probe(peer, deadline) | JoinProbe(peer, deadline) | CheckAlive(peer, deadline):
                 done = partial(self._query_ended, step)
-                node.ask(peer, FindNode(peer.to_bytes()), deadline, done)
+                node.caller.send(peer, FindNode(peer.to_bytes()), deadline, done)
             case SelfLookup() | CplLookup():
                 self._look_up(step)
             case Unreachable() | Wait():
                 pass
 
-    def _dial_ended(self, dial: Dial, answer: Answer) -> None:
-        if isinstance(answer, FailureReason):
+    def _dial_ended(self, dial: Dial, outcome: Outcome) -> None:
+        if isinstance(outcome, FailureReason):
             self._machine.dial_failed(dial)
         else:
             self._machine.dialled(dial, self._node.now)
         self.notify_changed()
 
-    def _query_ended(self, query: OwnIdQuery, answer: Answer) -> None:
-        if isinstance(answer, Reply):
-            self._machine.answered(query, answer, self._node.now)
+    def _query_ended(self, query: OwnIdQuery, outcome: Outcome) -> None:
+        if isinstance(outcome, Reply):
+            self._machine.answered(query, outcome, self._node.now)
         else:
-            why = answer if isinstance(answer, FailureReason) else FailureReason.BROKEN
+            why = outcome if isinstance(outcome, FailureReason) else FailureReason.BROKEN
             self._machine.failed(query, why, self._node.now)
         self.notify_changed()
 
     def _look_up(self, lookup: RefreshLookup) -> None:
-        def ended(_report: WalkReport | None = None) -> None:
+        def ended(_report: SearchReport | None = None) -> None:
             self._machine.lookup_ended(lookup, self._node.now)
             self.notify_changed()
 

@@ -7,32 +7,34 @@ peers when the lookup begins, and only connects to them and asks them, all at on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING
 
 from codio_dht.core.keyspace import Key, key_of
 from codio_dht.core.lookup_states import Standing
+from codio_dht.sim.driver import SearchReport
 from codio_dht.sim.node import SimNode
 from codio_dht.sim.population import Member
 from codio_dht.sim.report import LookupResult
-from codio_dht.sim.walk import WalkReport
-
-if TYPE_CHECKING:
-    from codio_dht.sim.simulation import Simulation
+from codio_dht.sim.world import World
 
 _PREIMAGE_BYTES = 34
 """A random key's preimage is as long as a multihash of SHA2-256."""
 
 
-class Lookups:
-    """The closest-peers lookups of a scenario."""
+class LookupWorkload:
+    """The closest-peers lookups of a scenario. ``nodes`` are the active ones, by the index of their
+    member; ``activate`` gives a member's, made with a full table if there is none."""
 
-    def __init__(self, simulation: Simulation) -> None:
-        self._simulation = simulation
-        self._part = simulation.scenario.lookups
-        self._rng = Random(f"{simulation.scenario.seed}/lookups")
+    def __init__(
+        self, world: World, nodes: Mapping[int, SimNode], activate: Callable[[Member], SimNode]
+    ) -> None:
+        self._world = world
+        self._nodes = nodes
+        self._activate = activate
+        self._part = world.scenario.lookups
+        self._rng = Random(f"{world.scenario.seed}/lookups")
         self._begun = 0
         self.results: list[LookupResult] = []
 
@@ -43,7 +45,7 @@ class Lookups:
 
     def begin(self) -> None:
         """Plan them."""
-        queue, part = self._simulation.world.queue, self._part
+        queue, part = self._world.queue, self._part
         if not part.count:
             return
         if part.interval_s:
@@ -56,34 +58,31 @@ class Lookups:
         node = self._choose()
         preimage = self._rng.randbytes(_PREIMAGE_BYTES)
         if self._part.target == "attacked":
-            preimage = self._simulation.scenario.attack.preimage.encode()
+            preimage = self._world.scenario.attack.preimage.encode()
         self._begun += 1
-        world = self._simulation.world
+        world = self._world
         world.trace.note(world.queue.now, "looks", node.member.index)
         oracle_s = self._oracle(node, key_of(preimage))
         node.closest(preimage, lambda report: self._ended(node, report, oracle_s))
 
     def _choose(self) -> SimNode:
-        simulation = self._simulation
         if self._part.source == "clients":
-            clients = [each for each in simulation.nodes.values() if not each.member.is_server]
+            clients = [each for each in self._nodes.values() if not each.member.is_server]
             return clients[self._begun % len(clients)]
-        members = simulation.world.population.members
+        population = self._world.population
         while True:
-            member = members[int(self._rng.random() * simulation.world.population.servers)]
+            member = population.members[int(self._rng.random() * population.servers)]
             if member.online and not member.character.lies:
-                return simulation.activate_filled(member)
+                return self._activate(member)
 
     def _true(self, node: SimNode, target: Key) -> list[Member]:
         """The closest peers that ``node`` can find now, nearest first."""
-        simulation = self._simulation
-        return simulation.world.population.nearest(
-            target, simulation.scenario.network.k, partial(_is_within_reach, node)
-        )
+        k = self._world.scenario.network.k
+        return self._world.population.nearest(target, k, partial(_is_within_reach, node))
 
     def _oracle(self, node: SimNode, target: Key) -> list[float]:
         """After how long each answer would be there for the oracle, the first first."""
-        world = self._simulation.world
+        world = self._world
         return sorted(
             world.links.least_answer_s(
                 node.member, each, connected=world.connections.are_open(node.member, each)
@@ -91,8 +90,8 @@ class Lookups:
             for each in self._true(node, target)
         )
 
-    def _ended(self, node: SimNode, report: WalkReport, oracle_s: Sequence[float]) -> None:
-        world = self._simulation.world
+    def _ended(self, node: SimNode, report: SearchReport, oracle_s: Sequence[float]) -> None:
+        world = self._world
         true = self._true(node, report.target)
         by_id = world.population.by_id
         named = [by_id(each.peer) for each in report.done.closest]
@@ -116,11 +115,11 @@ def _is_within_reach(node: SimNode, member: Member) -> bool:
     for whom it is connected to."""
     if member is node.member or not member.answers:
         return False
-    return not member.nat or node.is_connected(member.peer)
+    return not member.nat or node.caller.is_connected(member.peer)
 
 
 def _measure(
-    report: WalkReport, true: Sequence[Member], lying: int, oracle_s: Sequence[float]
+    report: SearchReport, true: Sequence[Member], lying: int, oracle_s: Sequence[float]
 ) -> LookupResult:
     closest = report.done.closest
     returned = dict.fromkeys(each.peer for each in closest)

@@ -25,7 +25,7 @@ from codio_dht.sim.wire_path import WirePath
 Respond = Callable[[Reply | NoReply | Refuse], None]
 
 
-class Host(Protocol):
+class Listener(Protocol):
     """The part of a member that others meet."""
 
     def answer(self, asker: Member, request: Request, respond: Respond) -> None:
@@ -42,7 +42,7 @@ class Host(Protocol):
 
 
 class World:
-    """See the module. ``host_of`` is set by the simulation, which makes the hosts."""
+    """See the module. ``listener_of`` is set by the simulation, which makes the nodes."""
 
     def __init__(self, scenario: Scenario, trace: Trace) -> None:
         self.scenario = scenario
@@ -65,20 +65,29 @@ class World:
         self.counters: Counter[str] = Counter()
         self.touched: list[Member] = []
         """Whose state the event that just happened may have changed."""
-        self.host_of: Callable[[Member], Host | None] = lambda _: None
+        self.listener_of: Callable[[Member], Listener | None] = lambda _: None
 
     def connect(self, a: Member, b: Member) -> None:
         """``a`` dialled ``b`` and got through: both are told."""
         self.connections.open(a, b)
         self.trace.note(self.queue.now, "connected", a.index, b.index)
         for one, other in ((a, b), (b, a)):
-            host = self.host_of(one)
-            if host is not None and self.connections.are_open(a, b):
+            listener = self.listener_of(one)
+            if listener is not None and self.connections.are_open(a, b):
                 self.touched.append(one)
-                host.connected(other)
+                listener.connected(other)
+
+    def ask(self, member: Member, asker: Member, request: Request, respond: Respond) -> None:
+        """``request`` has arrived: let ``member`` answer it, by a lie or as it should."""
+        self.touched.append(member)
+        lie = self.liars.reply(member, request) if member.character.lies else None
+        if lie is not None:
+            respond(lie)
+        elif (listener := self.listener_of(member)) is not None:
+            listener.answer(asker, request, respond)
 
     def _disconnected(self, gone: Member, left: Member) -> None:
-        host = self.host_of(left)
-        if host is not None:
+        listener = self.listener_of(left)
+        if listener is not None:
             self.touched.append(left)
-            host.disconnected(gone)
+            listener.disconnected(gone)

@@ -221,7 +221,7 @@ async def test_a_stream_that_brought_the_wrong_type_is_not_used_again(autojump_c
         await plant(node, [liar])
         for _ in range(2):
             with pytest.raises(Exception, match="was told"):
-                await node._node.main.lookups.ask(liar.peer_id, FindNode(b"x"))
+                await node._node.main.rpc.request(liar.peer_id, FindNode(b"x"), soon())
         assert len(node._node.main.rpc._pool) == 0
         assert host_of(node).open_streams == 0
 
@@ -240,7 +240,7 @@ async def test_a_request_is_tried_again_on_a_new_connection_if_the_old_one_ended
 
         host.is_connected = is_connected
         cast(MemoryStream, kept.stream).abort()
-        reply = await node._node.main.lookups.ask(server.peer_id, FindNode(b"y"))
+        reply = await node._node.main.rpc.request(server.peer_id, FindNode(b"y"), soon())
         assert reply.type is MessageType.FIND_NODE
 
 

@@ -371,14 +371,14 @@ async def test_a_clock_that_jumps_by_days_stops_nothing(autojump_clock, seed):
             await node.provide(CID)
             await honest[0].provide(CID)
             announced = trio.current_time()
-            seen = node._node.main.rpc.add_provider
+            seen = node._node.main.rpc.give
 
             async def noting(*args):
                 nonlocal announced
                 announced = trio.current_time()
                 return await seen(*args)
 
-            node._node.main.rpc.add_provider = noting
+            node._node.main.rpc.give = noting
             for _ in range(60):
                 offset += rng.choice((-1, 1)) * rng.choice((1, 60, 3_600, 86_400, 10 * 86_400))
                 add = key_number(rng.randrange(1_000))

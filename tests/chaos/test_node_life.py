@@ -290,13 +290,13 @@ async def test_keys_under_way_when_the_reprovider_breaks_are_announced_all_the_s
         await settle([node], 2)
         await node.provide(CID)
         rpc = node._node.main.rpc
-        rpc.add_provider = once(rpc.add_provider, ZeroDivisionError())
+        rpc.give = once(rpc.give, ZeroDivisionError())
         await trio.sleep(2_000)
         assert node.stats().failures == {"reprovide": 1}
         await trio.sleep(200)
         [own] = await node.own_keys()
         assert (own.last_provided or 0) > EPOCH + 1_800
-        assert left_open(node)["announcements"] == 0
+        assert left_open(node)["deliveries"] == 0
 
 
 async def test_a_load_that_breaks_leaves_nobody_waiting(autojump_clock):

@@ -11,7 +11,10 @@ from multiaddr import Multiaddr
 
 from codio_dht import DHTConfig, DHTManager
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.messages import Reply, Request
+from codio_dht.core.peer import PeerId
 from codio_dht.node.clock import Clock
+from codio_dht.node.runtime import NetworkRuntime
 from memory_host import MemoryHost, MemoryNet
 
 EPOCH = 1_700_000_000.0
@@ -29,6 +32,11 @@ def soon() -> Monotonic:
 
 def full_addr(host: MemoryHost) -> Multiaddr:
     return Multiaddr(f"{host.addrs[0]}/p2p/{host.peer_id}")
+
+
+async def ask(network: NetworkRuntime, peer: PeerId, request: Request) -> Reply:
+    """What ``peer`` answers to one request on ``network``."""
+    return await network.rpc.request(peer, request, Monotonic(trio.current_time() + 25))
 
 
 @asynccontextmanager

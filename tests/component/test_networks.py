@@ -19,7 +19,7 @@ from codio_dht.node.clock import Clock
 from codio_dht.node.runtime import NetworkRuntime
 from codio_dht.params import KAD_PROTOCOL
 from memory_host import MemoryHost, MemoryNet
-from nodes import EPOCH, full_addr, host_of, memory_net, settle, soon, until
+from nodes import EPOCH, ask, full_addr, host_of, memory_net, settle, soon, until
 
 ONE, OTHER = "/one/kad/1.0.0", "/other/kad/1.0.0"
 CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
@@ -72,9 +72,9 @@ async def test_each_network_has_its_own_table_and_its_own_peers(autojump_clock):
         assert {first.peer_id, only_other.peer_id} == {each.peer for each in closest.closest}
 
         # What a peer of one network asks is answered from that network's table.
-        reply = await networks(only_one)[0].lookups.ask(both.peer_id, FindNode(b"key"))
+        reply = await ask(networks(only_one)[0], both.peer_id, FindNode(b"key"))
         assert {first.peer_id} == {entry.peer_id for entry in reply.closer_peers}
-        reply = await networks(only_other)[0].lookups.ask(both.peer_id, FindNode(b"key"))
+        reply = await ask(networks(only_other)[0], both.peer_id, FindNode(b"key"))
         assert {first.peer_id} == {entry.peer_id for entry in reply.closer_peers}
 
 
@@ -110,7 +110,7 @@ async def test_the_networks_share_the_store_and_the_program_asks_the_first(autoj
         assert (1, 0) == tuple(each.get("AddProvider", 0) for each in counters)
         assert [node.peer_id] == [each.peer_id for each in await first.find_providers(CID)]
         request = GetProviders(multihash_of(CID))
-        reply = await networks(stranger)[0].lookups.ask(first.peer_id, request)
+        reply = await ask(networks(stranger)[0], first.peer_id, request)
         assert [node.peer_id] == [entry.peer_id for entry in reply.provider_peers]
 
 
@@ -174,7 +174,7 @@ async def test_a_network_becomes_public_while_it_runs(autojump_clock):
         await until(lambda: len(one.network.table) == 1 and len(other.network.table) == 1)
         assert (False, Mode.SERVER) == (one.public, one.mode)
         find_self = FindNode(node.peer_id.to_bytes())
-        reply = await networks(first)[0].lookups.ask(node.peer_id, find_self)
+        reply = await ask(networks(first)[0], node.peer_id, find_self)
         assert [node.peer_id] == [entry.peer_id for entry in reply.closer_peers]
 
         one.set_public(public=True)

@@ -206,9 +206,8 @@ async def test_a_hung_server_is_tried_twice_and_the_lookup_goes_on(autojump_cloc
         assert standing.pop(hung) is Standing.ALIVE  # it answered a moment ago
         assert [*standing.values()] == [Standing.ANSWERED] * 4
 
-        with pytest.raises(Exception, match="out of time"):
-            await nodes[0]._node.main.lookups.ask(hung, FindNode(b"x"))
-        assert hung not in nodes[0].routing_table_peers()
+        await until(lambda: hung not in nodes[0].routing_table_peers())  # its request goes on
+        assert trio.current_time() - began <= 25.2
         assert client.opened[hung] >= 2
 
 
@@ -371,7 +370,7 @@ async def test_providers_are_streamed_and_leaving_the_loop_ends_the_search(autoj
             if len(seen) == 2:
                 break
         assert len(set(seen)) == 2
-        search = stream.search
+        search = stream.findings
         del stream
         await until(lambda: search.over)
         assert search.scope.cancelled_caught

@@ -20,7 +20,7 @@ from codio_dht.params import (
     STREAM_IDLE_TIMEOUT_S,
 )
 from memory_host import MemoryHost, MemoryNet, peer_id_of
-from nodes import EPOCH, full_addr, host_of, memory_net, open_nodes, settle, soon, until
+from nodes import EPOCH, ask, full_addr, host_of, memory_net, open_nodes, settle, soon, until
 
 CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
 KEY = multihash_of(CID)
@@ -133,7 +133,7 @@ async def test_streams_to_a_peer_that_left_are_not_kept(autojump_clock):
     async with memory_net(0.01) as net, open_nodes(net, 2) as [first, second]:
         await settle([first, second], 1)
         rpc, host = second._node.main.rpc, host_of(second)
-        await second._node.main.lookups.ask(first.peer_id, FindNode(b"x"))
+        await ask(second._node.main, first.peer_id, FindNode(b"x"))
         assert 1 == len(rpc._pool)
         await host.disconnect(first.peer_id)
         await trio.sleep(1)
@@ -146,7 +146,7 @@ async def test_streams_to_a_peer_whose_end_was_not_told_are_closed_when_it_is_mi
     async with memory_net(0.01) as net, open_nodes(net, 2) as [first, second]:
         await settle([first, second], 1)
         rpc, host = second._node.main.rpc, host_of(second)
-        await second._node.main.lookups.ask(first.peer_id, FindNode(b"x"))
+        await ask(second._node.main, first.peer_id, FindNode(b"x"))
         del host.peers[first.peer_id]  # the event was lost
         net.dead.add(first.peer_id)
         await trio.sleep(STREAM_IDLE_TIMEOUT_S * 10)

@@ -11,7 +11,6 @@ from libp2p.network.config import ConnectionConfig
 
 from codio_dht import DHTManager
 from codio_dht.core.messages import AddProvider, FailureReason, FindNode
-from codio_dht.core.peer_health import PeerHealth
 from codio_dht.errors import NetworkError
 from codio_dht.net.libp2p_host import Libp2pHost
 from codio_dht.net.limits import Limits
@@ -71,7 +70,6 @@ async def asking() -> AsyncGenerator[tuple[MemoryHost, RpcClient, MemoryHost]]:
             host,
             KAD_PROTOCOL,
             lambda _: mute.addrs,
-            PeerHealth(),
             dial_timeout_s=5,
             request_timeout_s=60,
         )
@@ -109,7 +107,7 @@ async def test_a_peer_that_is_handed_a_record_is_protected_meanwhile(autojump_cl
     async with asking() as (host, rpc, mute):
         async with trio.open_nursery() as nursery:
             record = AddProvider(b"\x12\x20" + bytes(32), ())
-            nursery.start_soon(rpc.add_provider, mute.peer_id, record, soon(4))
+            nursery.start_soon(rpc.give, mute.peer_id, record, soon(4))
             await trio.sleep(1)
             assert {mute.peer_id} == protected(host, REQUEST)
         assert set() == protected(host, REQUEST)

@@ -10,6 +10,7 @@ import pytest
 from codio_dht.core.clock import Monotonic, UnixTime
 from codio_dht.core.keyspace import Key
 from codio_dht.core.lookup_states import ClosestPeer, Done, Standing, StopReason
+from codio_dht.core.messages import FindNode
 from codio_dht.core.peer import PeerId
 from codio_dht.core.routing_table import RoutingTable
 from codio_dht.core.unsaved import Flush, ProviderRow
@@ -48,11 +49,12 @@ def result_of(*found: PeerId, standing: Standing = Standing.ANSWERED) -> Done:
 
 def test_asking_twice_and_asking_oneself_is_seen() -> None:
     local, other = peers(2)
-    invariants.check_query(other, local, {})
+    request = FindNode(b"key")
+    invariants.check_ask((other, request), local, {(other, FindNode(b"another")): None})
     with pytest.raises(InvariantError, match="twice"):
-        invariants.check_query(other, local, {other: None})
+        invariants.check_ask((other, request), local, {(other, request): None})
     with pytest.raises(InvariantError, match="its own node"):
-        invariants.check_query(local, local, {})
+        invariants.check_ask((local, request), local, {})
 
 
 def test_waiting_for_the_past_and_waiting_for_nothing_is_seen() -> None:
@@ -115,13 +117,13 @@ def test_a_ghost_a_client_and_a_peer_that_never_answered_are_seen_in_a_table() -
     node.fill(population.members[10:15])
 
     def check() -> None:
-        invariants.check_entries(node.network, population, node.met, node.given)
+        invariants.check_entries(node.network, population, node.caller.met, node.given)
 
     check()
     node.given.clear()
     with pytest.raises(InvariantError, match="never answered"):
         check()
-    node.met.update(dict.fromkeys(node.network.table.peers()))
+    node.caller.met.update(dict.fromkeys(node.network.table.peers()))
     client = population.add_client()
     node.network.table.add(client.peer, NOW)
     with pytest.raises(InvariantError, match="client"):
@@ -138,7 +140,7 @@ def test_a_record_that_nobody_announced_is_seen_on_a_disk() -> None:
     end = UnixTime(9e9)
     disk.write(Flush((ProviderRow(key, provider, (), UnixTime(0.0), end, end),), 10))
     invariants.check_disk(disk, holder, {(key, provider): None})
-    with pytest.raises(InvariantError, match="nobody announced"):
+    with pytest.raises(InvariantError, match="nobody provided"):
         invariants.check_disk(disk, holder, {})
     with pytest.raises(InvariantError, match="of itself"):
         invariants.check_disk(disk, provider, {(key, provider): None})

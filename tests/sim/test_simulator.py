@@ -204,7 +204,7 @@ def test_records_are_found_while_their_holders_come_and_go() -> None:
         },
     )
     assert report.counters["leavings"] > 10
-    assert report.records.announced >= 10
+    assert report.records.provided >= 10
     assert report.records.searches > 20
     assert report.records.found_share > 0.95, replay(report)
 

@@ -39,6 +39,7 @@ from codio_dht.params import (
     MAX_LIVENESS_PROBES,
     PROBE_TIMEOUT_S,
 )
+from searching import FakeContacts
 
 PEERS = st.integers(1, 30)
 REASONS = st.sampled_from(list(FailureReason))
@@ -57,7 +58,9 @@ class UpkeepMachine(RuleBasedStateMachine):
     def begun(self, bootstrap: list[int], seed: int) -> None:
         self.clock = 0.0
         self.network = Network(entry(0).peer_id, protocol="/kad", policy=NetworkPolicy(KEEP_ALL))
-        self.upkeep = Upkeep(self.network, [entry(each) for each in bootstrap], Random(seed))
+        self.upkeep = Upkeep(
+            self.network, FakeContacts(), [entry(each) for each in bootstrap], Random(seed)
+        )
         self.rounds: dict[Round, None] = {}
         self.dials: list[Dial] = []
         self.queries: list[OwnIdQuery] = []

@@ -29,11 +29,10 @@ from codio_dht.core.lookup_states import (
     Standing,
     StopReason,
 )
-from codio_dht.core.messages import FailureReason, PeerEntry
+from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Condition, Outlook
 from codio_dht.core.steps import Wait
-from codio_dht.core.targeted_lookups import PeerLookup, ProvidersLookup
 from codio_dht.errors import UsageError
 from codio_dht.params import KEY_BITS, MAX_CLOSER_PEERS_ACCEPTED, K
 
@@ -660,124 +659,3 @@ def test_useful_seeds_answered_within_twice_the_time_of_the_fastest() -> None:
     lookup.on_reply(a, [], now(10.39))
     lookup.on_reply(b, [], now(10.41))
     assert lookup.useful_seeds() == [a, c]
-
-
-# --- one peer -------------------------------------------------------------------------------------
-
-
-def peer_lookup(wanted: PeerId, seeds: Sequence[PeerId]) -> PeerLookup:
-    return PeerLookup(wanted, seeds, RULES)
-
-
-def test_a_peer_lookup_ends_when_the_peer_itself_answers() -> None:
-    wanted, seed = peers_of(5, 900)
-    lookup = peer_lookup(wanted, [seed])
-    assert asked(lookup) == [seed]
-    lookup.on_reply(seed, [wanted, *peers_of(6, 7)], now(0.1))
-    assert asked(lookup)[0] == wanted
-    lookup.on_reply(wanted, [], now(0.2))
-    assert done(lookup).reason is StopReason.FOUND
-
-
-def test_a_peer_lookup_ends_when_the_peer_is_connected() -> None:
-    wanted, seed = peers_of(5, 900)
-    lookup = peer_lookup(wanted, [seed])
-    asked(lookup)
-    lookup.on_connected(seed)
-    assert isinstance(lookup.next(now(0)), Wait)
-    lookup.on_connected(wanted)
-    assert done(lookup).reason is StopReason.FOUND
-
-
-@pytest.mark.parametrize(
-    ("why", "reason"),
-    [
-        (FailureReason.UNSUPPORTED, StopReason.FOUND),
-        (FailureReason.BROKEN, StopReason.FOUND),
-        (FailureReason.UNREACHABLE, StopReason.COMPLETED),
-        (FailureReason.TIMEOUT, StopReason.COMPLETED),
-        (FailureReason.CAPACITY, StopReason.COMPLETED),
-    ],
-)
-def test_a_peer_that_was_reached_but_is_no_server_is_found(
-    why: FailureReason, reason: StopReason
-) -> None:
-    wanted, seed = peers_of(5, 900)
-    lookup = peer_lookup(wanted, [seed])
-    asked(lookup)
-    lookup.on_failure(wanted, why, now(0))
-    lookup.on_reply(wanted, [], now(0))
-    lookup.on_reply(seed, [wanted], now(0.1))
-    assert asked(lookup) == [wanted]
-    lookup.on_failure(wanted, why, now(0.2))
-    assert done(lookup).reason is reason
-
-
-# --- providers ------------------------------------------------------------------------------------
-
-ADDR = (b"\x04\x7f\x00\x00\x01\x06\x0f\xa1",)
-
-
-def providers_lookup(seeds: Sequence[PeerId], count: int | None) -> ProvidersLookup:
-    return ProvidersLookup(TARGET, seeds, RULES, count=count)
-
-
-def entries(*keys: int, addrs: tuple[bytes, ...] = ADDR) -> list[PeerEntry]:
-    return [PeerEntry(peer_at(key), addrs) for key in keys]
-
-
-def test_providers_are_unique_and_come_again_once_with_their_first_addresses() -> None:
-    a, b, c = peers_of(1, 2, 3)
-    lookup = providers_lookup([a, b, c], None)
-    asked(lookup)
-    bare = entries(50, addrs=())
-    assert lookup.on_providers(a, [*bare, *entries(51)]) == [*bare, *entries(51)]
-    lookup.on_reply(a, [], now(0.1))
-    assert lookup.on_providers(b, entries(50, 51, 52)) == entries(50, 52)
-    lookup.on_reply(b, [], now(0.1))
-    assert lookup.on_providers(c, [*bare, *entries(50, addrs=(b"other",))]) == []
-    lookup.on_reply(c, [], now(0.1))
-    assert done(lookup).reason is StopReason.COMPLETED
-    assert lookup.providers == entries(50, 51, 52)
-
-
-def test_a_providers_lookup_ends_when_enough_are_found() -> None:
-    a, b = peers_of(1, 2)
-    lookup = providers_lookup([a, b], 3)
-    asked(lookup)
-    assert lookup.on_providers(None, entries(49)) == entries(49)
-    assert lookup.on_providers(a, entries(50, 50, 51, 52)) == entries(50, 51)
-    lookup.on_reply(a, [], now(0.1))
-    assert done(lookup).reason is StopReason.FOUND
-    assert lookup.on_providers(b, entries(53)) == []
-    assert lookup.providers == entries(49, 50, 51)
-
-
-def test_without_a_count_all_of_the_k_closest_are_asked() -> None:
-    seeds = peers_of(*range(1, 26))
-    lookup = providers_lookup(seeds, None)
-    trace = drive(lookup, {peer: Node() for peer in seeds})
-    assert [query.peer for query in trace.asked] == seeds[:K]
-
-
-def test_providers_of_a_peer_that_was_not_asked_are_ignored() -> None:
-    a, stranger = peers_of(1, 2)
-    lookup = providers_lookup([a], None)
-    asked(lookup)
-    assert lookup.on_providers(stranger, entries(50)) == []
-    lookup.on_reply(a, [], now(0.1))
-    assert lookup.on_providers(a, entries(50)) == []
-
-
-def test_no_more_providers_are_collected_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(params, "MAX_PROVIDERS_PER_LOOKUP", 10)
-    for count in (None, 99):
-        lookup = providers_lookup(peers_of(1), count)
-        asked(lookup)
-        assert len(lookup.on_providers(peer_at(1), entries(*range(50, 90)))) == 10
-        assert done(lookup).reason is StopReason.FOUND
-
-
-def test_a_count_below_one_is_refused() -> None:
-    with pytest.raises(UsageError, match="count"):
-        providers_lookup(peers_of(1), 0)

@@ -35,7 +35,8 @@ async def find_for_ever(ended, found):
 async def start(nursery, find, failures=None) -> Any:
     info: Any = lambda entry: entry  # noqa: E731
     stream = ResultStream(info)
-    nursery.start_soon(run_search, stream.search, find, Counter() if failures is None else failures)
+    counted = Counter() if failures is None else failures
+    nursery.start_soon(run_search, stream.findings, find, counted)
     await trio.testing.wait_all_tasks_blocked()
     return stream
 

@@ -14,6 +14,7 @@ from codio_dht.core.keyspace import cpl, key_of
 from codio_dht.core.messages import FailureReason, MessageType, PeerEntry, Reply
 from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.peer import PeerId
+from codio_dht.core.peer_health import Condition
 from codio_dht.core.refresh import CplLookup, SelfLookup
 from codio_dht.core.steps import Wait
 from codio_dht.core.upkeep import (
@@ -40,6 +41,7 @@ from codio_dht.params import (
     PROBE_TIMEOUT_S,
     K,
 )
+from searching import FakeContacts
 
 TIMEOUT = FailureReason.TIMEOUT
 UNREACHABLE = FailureReason.UNREACHABLE
@@ -75,7 +77,7 @@ class Node:
 
     def __init__(self, bootstrap: Sequence[PeerEntry] = (), seed: int = 1) -> None:
         self.network = Network(peer(0), protocol="/kad", policy=NetworkPolicy(KEEP_ALL))
-        self.upkeep = Upkeep(self.network, bootstrap, Random(seed))
+        self.upkeep = Upkeep(self.network, FakeContacts(), bootstrap, Random(seed))
         self.out: list[UpkeepStep] = []
         """Steps that are to be reported."""
 
@@ -150,6 +152,23 @@ def test_a_bootstrap_peer_is_dialled_then_probed_then_in_the_table() -> None:
     assert node.network.book.addrs(peer(2), now(3)) == (addr(2),)
     assert node.upkeep.joining is Joining.JOINED
     assert not node.upkeep.awaits_peers
+
+
+def test_a_probe_tells_of_its_peers_health_whatever_its_kind() -> None:
+    node = Node(entries(2))
+    first, second = node.dials(0)
+    node.upkeep.dialled(first, now(2))
+    node.upkeep.dialled(second, now(2))
+    answering, failing = (step for step in node.steps(2) if isinstance(step, JoinProbe))
+    node.upkeep.answered(answering, reply(), now(2.25))
+    node.upkeep.failed(failing, FailureReason.TIMEOUT, now(2.5))
+    node.upkeep.dropped(answering, now(3))
+    health = node.network.health
+    alive, dead = (
+        health.outlook(each.peer, now(3), connected=True) for each in (answering, failing)
+    )
+    assert (alive.condition, dead.condition) == (Condition.ALIVE, Condition.DEAD)
+    assert alive.alive_at == now(2.25)
 
 
 def test_few_peers_are_dialled_at_a_time_and_a_slow_one_lets_the_next_begin() -> None:

@@ -1,4 +1,4 @@
-"""Announcements over the memory network: when a caller goes on, and what goes on without it."""
+"""Provides over the memory network: when a caller goes on, and what goes on without it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_a_caller_whose_early_deliveries_all_failed_is_told_that_nobody_an
             await host_of(client).disconnect(other.peer_id)
         with pytest.raises(NoPeersError):
             await client.provide(CID)
-        assert client._node.main.announcer.counters["record_failed"] > 0
+        assert client._node.main.deliveries.counters["record_failed"] > 0
         assert client.stats().own_keys == 1
 
 
@@ -77,13 +77,13 @@ async def test_a_caller_cancelled_during_the_walk_leaves_nothing_running(autojum
             await client.provide_once(CID, quorum=K)
         assert scope.cancelled_caught
         await trio.testing.wait_all_tasks_blocked()
-        assert client._node.main.announcer._running == 0
+        assert client._node.main.deliveries.running == 0
         assert client._node.shared.errands.running == 0
         assert client.stats().pending_queries == 0
         assert host_of(client).open_streams == len(client._node.main.rpc._pool)
 
 
-async def test_a_key_whose_announcement_was_not_over_is_announced_again_after_a_restart(
+async def test_a_key_whose_delivery_was_not_over_is_provided_again_after_a_restart(
     autojump_clock, tmp_path
 ):
     async with keepers(0.02) as peers:

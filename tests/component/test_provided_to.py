@@ -1,15 +1,14 @@
-"""To whom an announcement hands its record, and what its caller is told of it."""
+"""To whom a provider record is handed, and what the caller is told of it."""
 
 from __future__ import annotations
 
 from codio_dht import DHTManager, params
-from codio_dht.core.announcement import Announcement
+from codio_dht.core import delivery
+from codio_dht.core.delivery import Delivery
 from codio_dht.core.keyspace import key_of
-from codio_dht.core.messages import AddProvider
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.peer import PeerId
-from codio_dht.node.announcing import _Job
-from codio_dht.params import K
+from codio_dht.params import KEY_BITS, K
 from hostile_host import numbered_id
 from keepers import KEEPERS, client_of, keepers
 from nodes import host_of, until
@@ -30,15 +29,15 @@ async def die(client: DHTManager, count: int) -> None:
         await host.disconnect(peer)
 
 
-async def test_an_announcement_that_nobody_fails_hands_the_record_to_the_closest_only(
+async def test_a_delivery_in_which_nobody_fails_hands_the_record_to_the_closest_only(
     autojump_clock,
 ):
     async with keepers(0.02) as peers, client_of(peers) as client:
         result = await client.provide_once(CID, quorum=K)
         assert sorted(peers.holding) == sorted(NEAREST[:K])
         assert (result.holders, result.confirmed, result.attempted) == (K, K, K)
-        await until(lambda: client._node.main.announcer._running == 0)
-        assert client._node.main.announcer.counters == {"announced": 1, "record_delivered": K}
+        await until(lambda: client._node.main.deliveries.running == 0)
+        assert client._node.main.deliveries.counters == {"provided": 1, "record_delivered": K}
 
 
 async def test_who_takes_a_record_without_a_word_holds_it_and_has_not_confirmed_it(
@@ -56,8 +55,8 @@ async def test_the_places_of_those_that_refuse_go_to_the_next_closest(autojump_c
         result = await client.provide_once(CID, quorum=K)
         assert sorted(peers.holding) == sorted(NEAREST[3 : K + 3])
         assert (result.holders, result.attempted) == (K, K + 3)
-        await until(lambda: client._node.main.announcer._running == 0)
-        assert client._node.main.announcer.counters["record_failed"] == 3
+        await until(lambda: client._node.main.deliveries.running == 0)
+        assert client._node.main.deliveries.counters["record_failed"] == 3
 
 
 async def test_a_record_that_nobody_takes_is_a_result_without_holders(autojump_clock):
@@ -65,40 +64,44 @@ async def test_a_record_that_nobody_takes_is_a_result_without_holders(autojump_c
         peers.refusing |= set(NEAREST)
         result = await client.provide_once(CID)
         assert (result.holders, result.pending, result.attempted) == (0, 0, KEEPERS)
-        assert client._node.main.announcer.counters["announce_failed"] == 1
+        assert client._node.main.deliveries.counters["provide_failed"] == 1
 
 
-async def test_past_the_bound_on_announcements_a_caller_waits_for_the_end(
-    autojump_clock, monkeypatch
-):
-    monkeypatch.setattr(params, "MAX_BACKGROUND_ANNOUNCEMENTS", 1)
+async def test_past_the_bound_on_deliveries_a_caller_waits_for_the_end(autojump_clock, monkeypatch):
+    monkeypatch.setattr(params, "MAX_BACKGROUND_DELIVERIES", 1)
     async with keepers(0.02) as peers, client_of(peers) as client:
         await die(client, 2)
         first = await client.provide_once(CID, quorum=1)
         assert first.pending > 0
         second = await client.provide_once(OTHER_CID, quorum=1)
         assert (second.holders, second.pending) == (K, 0)
-        await until(lambda: client._node.main.announcer._running == 0)
+        await until(lambda: client._node.main.deliveries.running == 0)
         third = await client.provide_once(CID, quorum=1)
         assert third.pending > 0
 
 
-async def test_an_announcement_that_waits_for_its_walk_alone_is_not_over():
-    record = AddProvider(multihash_of(CID), ())
-    job = _Job(record, Announcement(TARGET, k=K, quorum=1, early_within=None))
-    assert job.result().pending == 1
-    job.over = True
-    assert job.result().pending == 0
+async def test_a_delivery_whose_search_goes_on_is_not_over_although_nobody_is_pending(
+    autojump_clock, monkeypatch
+):
+    """The guessed ones have it, and somebody who does not answer keeps the search going."""
+    monkeypatch.setattr(delivery, "_guess_within", lambda *_: 1 << KEY_BITS)
+    async with keepers(0.02) as peers, client_of(peers) as client:
+        peers.net.mute.add(NEAREST[0])
+        await client._node.main.rpc.aclose()
+        result = await client.provide_once(CID, quorum=5)
+        assert result.holders >= 5
+        assert result.pending > 0
+        await until(lambda: client._node.main.deliveries.running == 0)
 
 
 async def test_a_bug_after_the_caller_went_on_is_counted(autojump_clock, monkeypatch):
     def broken(*_: object) -> list[PeerId]:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Announcement, "on_failed", broken)
+    monkeypatch.setattr(Delivery, "on_not_given", broken)
     async with keepers(0.02) as peers, client_of(peers) as client:
         await die(client, 1)
         result = await client.provide_once(CID, quorum=1)
         assert result.pending > 0
-        await until(lambda: client._node.main.announcer._running == 0)
-        assert client.stats().failures == {"announcement": 1}
+        await until(lambda: client._node.main.deliveries.running == 0)
+        assert client.stats().failures == {"delivery": 1}

@@ -1,0 +1,56 @@
+"""Keeps an active node's own keys provided, by the real schedule: counterpart of
+``node.providing``. Decides nothing: ``core.reprovide`` says what is due, ``core.delivery`` who gets
+it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from codio_dht.core.delivery import Delivered
+from codio_dht.core.reprovide import REPROVIDE_CHECK_S
+from codio_dht.sim.node import SimNode
+
+Provided = Callable[[bytes, int], None]
+"""A key was provided: to so many holders."""
+
+
+class SimulatedProviding:
+    """The own keys of one node."""
+
+    def __init__(self, node: SimNode, provided: Provided) -> None:
+        self._node = node
+        self._queue = node.world.queue
+        self._provided = provided
+        self._wake_at: float | None = None
+
+    def provide_due(self) -> None:
+        """Provide what is due, and plan to look again."""
+        node, now = self._node, self._queue.now
+        if node.stopped:
+            return
+        due, until = node.own_keys.due(self._queue.unix)
+        for key in due:
+            node.own_keys.begun(key)
+            node.provide(key, partial(self._over, key))
+        if due:
+            return  # the end of each looks again
+        wait_s = REPROVIDE_CHECK_S
+        if until is not None:
+            wait_s = max(0.0, until - self._queue.unix)
+        if self._wake_at is None or not now < self._wake_at <= now + wait_s:
+            self._wake_at = now + wait_s
+            self._queue.after(wait_s, partial(self._woken, self._wake_at))
+
+    def _woken(self, moment: float) -> None:
+        if self._wake_at == moment:
+            self._wake_at = None
+            self.provide_due()
+
+    def _over(self, key: bytes, end: Delivered) -> None:
+        if end.holders:
+            self._node.own_keys.provided(key, self._queue.unix)
+        else:
+            self._node.own_keys.failed(key, self._queue.unix)
+        self._provided(key, end.holders)
+        self.provide_due()
