@@ -273,25 +273,25 @@ class DHTManager:
 
     @ended_with_the_node
     async def connect(self, addr: Multiaddr | str | bytes) -> PeerId:
-        """Connect to the peer at ``addr``, an address that ends in ``/p2p/<id>``.
+        """Connect to the peer at ``addr``, an address that ends in ``/p2p/<id>``. If it is not
+        there, ask the network where it is now and connect to it there.
 
         Raises:
             UsageError: ``addr`` is no such address, or this node's own.
-            DialError: the peer could not be reached there.
+            DialError: the peer could not be reached.
             DeadlineError: it did not answer within 15 s.
         """
         host = self._host
         info = arguments.peer_address_argument(addr, "addr")
         if info.peer_id == host.peer_id:
             raise UsageError("addr is this node's own")
-        deadline = Monotonic(trio.current_time() + params.BOOTSTRAP_DIAL_TIMEOUT_S)
-        await host.connect(info.peer_id, info.addrs, deadline)
+        await self._main.reach(info.peer_id, info.addrs, params.BOOTSTRAP_DIAL_TIMEOUT_S)
         return info.peer_id
 
     @ended_with_the_node
     async def ping(self, peer_id: PeerId | ID | str | bytes) -> float:
-        """Measure one round trip to a peer with ``/ipfs/ping/1.0.0``; find it and connect to it
-        first if need be.
+        """Measure one round trip to a peer with ``/ipfs/ping/1.0.0``. A peer that is not connected
+        is dialled first, and looked for if it is not where it was known to be.
 
         Returns:
             The time of the round trip, in seconds.
@@ -304,12 +304,7 @@ class DHTManager:
         peer = arguments.peer_argument(peer_id)
         if peer == host.peer_id:
             raise UsageError("peer_id is this node's own")
-        if not host.is_connected(peer):
-            addrs = self._main.addrs_of(peer) or await self.find_peer(peer)
-            if not addrs:
-                raise DialError(f"no address of {peer} is known")
-            by = Monotonic(trio.current_time() + self._config.dial_timeout)
-            await host.connect(peer, addrs, by)
+        await self._main.reach(peer, self._main.addrs_of(peer), self._config.dial_timeout)
         return await host.ping(peer, Monotonic(trio.current_time() + self._config.request_timeout))
 
     @ended_with_the_node

@@ -18,7 +18,7 @@ Life::
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -33,7 +33,7 @@ from codio_dht.core.messages import PeerEntry
 from codio_dht.core.mode import Mode
 from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.peer import PeerId, PeerInfo
-from codio_dht.errors import StorageError
+from codio_dht.errors import DeadlineError, DialError, NoPeersError, StorageError
 from codio_dht.logger import get_logger
 from codio_dht.net.host import AddrsChanged, HostEvent, PeerGone, PeerIdentified
 from codio_dht.node import background
@@ -206,7 +206,7 @@ class NetworkRuntime:
             except StorageError as error:
                 log.warning("snapshot_failed", error=str(error))
 
-    # --- what callers get -------------------------------------------------------------------------
+    # --- what callers ask for ---------------------------------------------------------------------
 
     @property
     def mode(self) -> Mode:
@@ -216,6 +216,37 @@ class NetworkRuntime:
     def addrs_of(self, peer: PeerId) -> list[Multiaddr]:
         """Where ``peer`` can be reached, as far as this network knows."""
         return multiaddrs(self.network.book.addrs(peer, self._now()))
+
+    async def reach(self, peer: PeerId, addrs: Sequence[Multiaddr], timeout_s: float) -> None:
+        """Make sure that there is a connection to ``peer``. Dial ``addrs``; if none of them leads
+        to it, ask the network where it is and dial what is new. Each dial has ``timeout_s``
+        seconds.
+
+        Raises:
+            DialError: no address leads to the peer, or none is known.
+            DeadlineError: the peer did not answer in time.
+            NoPeersError: no address was given, and there is nobody to ask.
+        """
+        host, failure = self.shared.host, None
+        if host.is_connected(peer):
+            return
+        if addrs:
+            try:
+                await host.connect(peer, addrs, self._after(timeout_s))
+            except (DialError, DeadlineError) as error:
+                failure = error
+            else:
+                return
+        try:
+            await self.lookups.peer(peer)
+        except NoPeersError:
+            if failure is None:
+                raise
+        new = [addr for addr in self.addrs_of(peer) if addr not in addrs]
+        if new and not host.is_connected(peer):
+            await host.connect(peer, new, self._after(timeout_s))
+        elif not host.is_connected(peer):
+            raise failure or DialError(f"no address of {peer} is known")
 
     def provider(self, entry: PeerEntry) -> PeerInfo:
         """A provider with the addresses it gave or, if it gave none, those that are known."""
@@ -284,3 +315,6 @@ class NetworkRuntime:
 
     def _now(self) -> Monotonic:
         return self.shared.clock.monotonic()
+
+    def _after(self, seconds: float) -> Monotonic:
+        return Monotonic(self._now() + seconds)
