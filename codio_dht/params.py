@@ -31,37 +31,8 @@ ALPHA: Final = 10
 BETA: Final = 3
 """Closest peers that must have answered before the follow-up starts (GO ``resiliency``)."""
 
-MAX_LOOKUP_TASKS: Final = 256
-"""Requests of one lookup that may be open at once, those past their soft deadline included; a peer
-past the bound counts as failed."""
-
-LOOKS_BEYOND: Final = 2
-"""Peers that are asked for the keys behind the horizon of a lookup's replies, for each CPL."""
-
-MAX_LOOKS_BEYOND: Final = 20
-"""... and in all: an honest network needs one to three CPLs, a made-up horizon may lie 200 CPLs
-away."""
-
-BEYOND_PRECISION_BITS: Final = 1
-"""Bits past that CPL in which such a key agrees with the point wanted: each doubles the search for
-it, and halves the part of the CPL that the answers are about."""
-
-MAX_LOOKUPS: Final = 256
-"""Lookups that run at once; further ones wait, within their own deadline."""
-
 MAX_CLOSER_PEERS_ACCEPTED: Final = 2 * K
 """Closer peers read from one reply; the rest is cut (GO: 2k, against quadratic stalls)."""
-
-STALL_AFTER_REPLIES: Final = 3
-"""Replies in a row that bring nobody among the k nearest: the lookup is stalled, and asks up to k
-at once (RS)."""
-
-MAX_LOOKUP_PEERS: Final = 2_000
-"""Peers one lookup remembers; then a nearer one replaces the farthest not asked, others are ignored
-(a lookup in an honest network hears of 200 to 400)."""
-
-MAX_PROVIDERS_PER_LOOKUP: Final = 10_000
-"""Providers one lookup collects; it is over when it has them."""
 
 QUERY_TIMEOUT_S: Final = 60.0
 """A whole lookup, seconds (RS ``QueryConfig.timeout``)."""
@@ -103,15 +74,6 @@ three (one living peer in 2,500 is slower)."""
 MIN_REACH_S: Final = 0.8
 """... but it has at least this long, seconds."""
 
-LOOKUP_HURRY_S: Final = 3.5
-"""A lookup that takes longer waits for nobody past ``MIN_SOFT_DEADLINE_S`` any more, seconds, so
-that it ends within 5 s."""
-
-LOOKUP_LIMIT_S: Final = 4.8
-"""A lookup that takes longer, whatever it still hears of, ends with those that have answered: names
-that lead nowhere cost nothing, and a server can make up new ones for ever. Seconds; at least the
-time from the hurry on, after a first answer that came late."""
-
 DEFAULT_ANSWER_S: Final = 0.5
 """Answer time assumed while fewer than ``MIN_ANSWER_TIMES`` were seen, seconds."""
 
@@ -143,29 +105,8 @@ MAX_HEALTH_PEERS: Final = 8_192
 """Peers whose answers and failures are remembered, and as many more of whom none was ever met; of
 each kind the one seen least recently is forgotten."""
 
-EARLY_DOUBT: Final = 0.5
-"""A peer gets the record while the walk still runs if the chance that k others are nearer is at
-most this. GO's 0.1 lets 14 of the 20 have it early, so that the quorum has to wait for the end of
-the walk every other time (0.44 s in ``benchmarks/wan``; 0.20 s with this). A wrong guess costs one
-request: the closest get the record in any case."""
-
 PROVIDE_QUORUM: Final = 15
 """Holders after which ``provide`` returns (GO: three quarters of k); the others follow."""
-
-MAX_BACKGROUND_DELIVERIES: Final = 60
-"""Deliveries that may go on after their callers returned (GO 60 records); past it the callers wait
-for the end."""
-
-MAX_STRAGGLERS: Final = 128
-"""Requests of lookups that are over which may go on, so that late answers are learnt from; past it
-they are cancelled with their lookup."""
-
-PROVIDE_RPC_TIMEOUT_S: Final = 10.0
-"""Handing one provider record to one peer, dial included, seconds (GO sweep: 10; classic: 30)."""
-
-PROVIDE_CONFIRM_TIMEOUT_S: Final = 3.0
-"""How long a sent provider record waits for the peer to end the stream, seconds; without that it
-counts as sent, not as confirmed."""
 
 # --- frames and replies -------------------------------------------------------------------------
 

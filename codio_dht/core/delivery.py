@@ -36,6 +36,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
@@ -54,6 +55,20 @@ from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerId
 from codio_dht.core.search import Searches, SearchStep
 from codio_dht.core.steps import Ask, Wait
+
+EARLY_DOUBT: Final = 0.5
+"""A peer gets the record while the walk still runs if the chance that k others are nearer is at
+most this. GO's 0.1 lets 14 of the 20 have it early, so that the quorum has to wait for the end of
+the walk every other time (0.44 s in ``benchmarks/wan``; 0.20 s with this). A wrong guess costs one
+request: the closest get the record in any case."""
+
+PROVIDE_RPC_TIMEOUT_S: Final = 10.0
+"""How long handing one record to one peer may take, a dial included, in seconds (GO: 10 in its
+sweep, 30 in its classic provide)."""
+
+PROVIDE_CONFIRM_TIMEOUT_S: Final = 3.0
+"""How long a sender waits for the peer to end the stream of a record, in seconds. Without that end
+the record counts as sent, not as confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +334,7 @@ class Delivery:
 
     def _give(self, peer: PeerId, now: Monotonic) -> Give:
         self._turns[peer] = _Turn.GIVEN
-        give = Give(peer, self._parcel.request, Monotonic(now + params.PROVIDE_RPC_TIMEOUT_S))
+        give = Give(peer, self._parcel.request, Monotonic(now + PROVIDE_RPC_TIMEOUT_S))
         self._given[peer] = give
         return give
 
@@ -353,7 +368,7 @@ class Delivery:
 
 def _guess_within(network: Network, now: Monotonic) -> int | None:
     """The distance within which k peers are expected, but for ``EARLY_DOUBT``."""
-    expected = expected_within(network.k, params.EARLY_DOUBT)
+    expected = expected_within(network.k, EARLY_DOUBT)
     try:
         return network.size.distance_of(expected, now)
     except UnknownNetworkSizeError:

@@ -28,10 +28,9 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
 
-from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, distance
-from codio_dht.core.lookup import ClosestPeersLookup
+from codio_dht.core.lookup import MAX_LOOKUP_TASKS, ClosestPeersLookup
 from codio_dht.core.lookup_states import (
     ClosestPeer,
     Done,
@@ -119,7 +118,7 @@ class DisjointLookup:
             return self._done
         if not self._paths:
             self._begin(now)
-        if self._open_requests() >= params.MAX_LOOKUP_TASKS:
+        if self._open_requests() >= MAX_LOOKUP_TASKS:
             return Wait(None)
         waits: list[Monotonic] = []
         over = 0

@@ -21,6 +21,18 @@ from codio_dht.core.keyspace import Key, distance
 from codio_dht.core.lookup_states import Candidate, LookBeyond, LookupRules
 from codio_dht.core.peer import PeerId
 
+LOOKS_BEYOND: Final = 2
+"""Peers that one lookup asks for keys beyond the horizon of its replies, for each CPL."""
+
+MAX_LOOKS_BEYOND: Final = 20
+"""Peers that one lookup asks for keys beyond the horizon of its replies, over all CPLs. An honest
+network needs one to three CPLs; a horizon that liars made up may lie 200 CPLs away."""
+
+BEYOND_PRECISION_BITS: Final = 1
+"""Bits after the CPL in which a key beyond the horizon agrees with the point that is looked for.
+Each bit more doubles the work of finding such a key, and halves the part of the keyspace that the
+answers are about."""
+
 EVERYWHERE: Final = 1 << params.KEY_BITS
 """A distance past every other: the reach of a reply that named all that its peer knows."""
 
@@ -59,13 +71,13 @@ class Horizon:
         horizon, last = self.of(nearest), EVERYWHERE - 1
         if len(nearest) == self._rules.k:
             last = nearest[-1].distance
-        if last <= horizon or self._looked_at.total() >= params.MAX_LOOKS_BEYOND:
+        if last <= horizon or self._looked_at.total() >= MAX_LOOKS_BEYOND:
             return None
         answered = [each.peer for each in nearest if each.reach is not None]
         further = (1 << bit for bit in range(horizon.bit_length(), last.bit_length()))
         for place in (horizon, *further):
             times = self._looked_at[place.bit_length()]
-            if times < min(params.LOOKS_BEYOND, len(answered)):
+            if times < min(LOOKS_BEYOND, len(answered)):
                 return self._look(place, times, answered, now)
         return None
 
@@ -76,7 +88,7 @@ class Horizon:
         peer = sorted(answered, key=lambda each: distance(each.key, point))[times]
         self._looked_at[place.bit_length()] += 1
         self._looks[peer, point] = Monotonic(now + self._rules.outlook(peer, now).soft_s)
-        cpl = params.KEY_BITS - place.bit_length() + 1 + params.BEYOND_PRECISION_BITS
+        cpl = params.KEY_BITS - place.bit_length() + 1 + BEYOND_PRECISION_BITS
         return LookBeyond(peer, point, min(cpl, params.MAX_REFRESH_CPL))
 
     def ended(self, peer: PeerId, point: Key) -> bool:

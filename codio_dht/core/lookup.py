@@ -81,6 +81,27 @@ from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Condition
 from codio_dht.core.steps import Wait
 
+MAX_LOOKUP_TASKS: Final = 256
+"""Requests of one lookup that may be open at once, those past their soft deadline included. A peer
+that would be one more counts as failed."""
+
+STALL_AFTER_REPLIES: Final = 3
+"""Replies in a row that bring nobody among the k nearest: the lookup is stalled, and asks up to k
+at once (RS)."""
+
+MAX_LOOKUP_PEERS: Final = 2_000
+"""Peers that one lookup remembers. When it is full, a nearer peer replaces the farthest one that
+was not asked, and others are ignored. (A lookup in an honest network hears of 200 to 400.)"""
+
+LOOKUP_HURRY_S: Final = 3.5
+"""A lookup that has run for this long, in seconds, waits for no peer longer than
+``MIN_SOFT_DEADLINE_S`` any more, so that it ends within 5 s."""
+
+LOOKUP_LIMIT_S: Final = 4.8
+"""A lookup that has run for this long, in seconds, ends with the peers that have answered, whatever
+it still hears of: a server can make up names of peers for ever, and it costs it nothing. If the
+first answer came late, the lookup has the time from ``LOOKUP_HURRY_S`` on all the same."""
+
 _RESUMABLE: Final = (StopReason.COMPLETED, StopReason.OVERRUN)
 """Ends of a lookup that a late report may put off."""
 
@@ -243,10 +264,10 @@ class ClosestPeersLookup:
 
         Of equally near ones it is the one that is expected to answer soonest.
         """
-        if len(self._open) >= params.MAX_LOOKUP_TASKS:
+        if len(self._open) >= MAX_LOOKUP_TASKS:
             return None
         rules = self._rules
-        widened = self._following_up or self._fruitless >= params.STALL_AFTER_REPLIES
+        widened = self._following_up or self._fruitless >= STALL_AFTER_REPLIES
         most = max(rules.k, rules.alpha) if widened else rules.alpha
         waiting = sum(each.state is PeerState.WAITING for each in self._open.values())
         if waiting >= most:
@@ -265,7 +286,7 @@ class ClosestPeersLookup:
     def _ask(self, candidate: Candidate, now: Monotonic) -> Query:
         outlook = self._rules.outlook(candidate.peer, now)
         assert self._began is not None
-        left_s = max(self._began + params.LOOKUP_HURRY_S - now, params.MIN_SOFT_DEADLINE_S)
+        left_s = max(self._began + LOOKUP_HURRY_S - now, params.MIN_SOFT_DEADLINE_S)
         candidate.asked = now
         candidate.soft_until = Monotonic(now + min(outlook.soft_s, left_s))
         candidate.reach_until = Monotonic(now + min(outlook.reach_s, left_s))
@@ -356,7 +377,7 @@ class ClosestPeersLookup:
         if away in self._candidates or peer.key == self._rules.local.key:
             return False
         live, k = self._live, self._rules.k
-        if len(self._candidates) >= params.MAX_LOOKUP_PEERS:
+        if len(self._candidates) >= MAX_LOOKUP_PEERS:
             if not live or live[-1].distance < away or live[-1].state is not PeerState.HEARD:
                 return False
             del self._candidates[live.pop().distance]
@@ -394,8 +415,8 @@ class ClosestPeersLookup:
         self._move(candidate, PeerState.QUERIED, alive_at=now)
         if self._ends_at is None:
             assert self._began is not None
-            began = max(self._began, now - params.LOOKUP_HURRY_S)
-            self._ends_at = Monotonic(began + params.LOOKUP_LIMIT_S)
+            began = max(self._began, now - LOOKUP_HURRY_S)
+            self._ends_at = Monotonic(began + LOOKUP_LIMIT_S)
 
     def _move(
         self,

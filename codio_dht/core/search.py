@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
@@ -67,6 +67,13 @@ from codio_dht.core.rng import Rng
 from codio_dht.core.steps import Ask, Wait, Working
 from codio_dht.errors import UsageError
 
+MAX_PROVIDERS_PER_LOOKUP: Final = 10_000
+"""Providers that one search collects; it is over when it has them."""
+
+MAX_STRAGGLERS: Final = 128
+"""Requests that may go on after their search is over, so that late answers are learnt from, over
+all searches. Past the bound a search that ends cancels its requests."""
+
 Found = TypeVar("Found")
 """What a search passes on while it goes on."""
 
@@ -86,7 +93,7 @@ def stragglers_may_go_on(done: Done, running: int) -> bool:
     """Whether the requests that are open when a search is over go on, for what they tell serves the
     next one; ``running`` is how many requests the node has open. Those of a search that ran out of
     time do not."""
-    return done.reason is not StopReason.TIMEOUT and running <= params.MAX_STRAGGLERS
+    return done.reason is not StopReason.TIMEOUT and running <= MAX_STRAGGLERS
 
 
 class Search(Generic[Found]):
@@ -368,7 +375,7 @@ class ProviderSearch(Search[PeerEntry]):
         if count is not None and count < 1:
             raise UsageError(f"count must be at least 1, or None for all, not {count}")
         super().__init__(searches, key_of(key), GetProviders(key), now)
-        most = params.MAX_PROVIDERS_PER_LOOKUP
+        most = MAX_PROVIDERS_PER_LOOKUP
         self._wanted = most if count is None else min(count, most)
         self._providers: dict[PeerId, PeerEntry] = {}
         if self._take(local) or (self._providers and not len(self._network.table)):

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import Final
 
 import trio
 
-from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.delivery import Delivery, provider_parcel
 from codio_dht.core.messages import PeerEntry
@@ -22,6 +22,10 @@ from codio_dht.errors import NoPeersError
 from codio_dht.node.errands import Errands
 from codio_dht.node.lookups import Lookups, raise_for_nobody
 from codio_dht.node.results import ProvideResult
+
+MAX_BACKGROUND_DELIVERIES: Final = 60
+"""Deliveries that may go on after their callers returned (GO: 60). Past the bound a caller waits
+for the end of its delivery."""
 
 AtEnd = Callable[[ProvideResult], Awaitable[None]]
 """Told how a delivery ended, which may be after its caller went on."""
@@ -82,7 +86,7 @@ class Deliveries:
         searches = self._lookups.searches
         parcel = provider_parcel(key, PeerEntry(searches.network.local, tuple(addrs)))
         job = _Job(key, Delivery(searches, parcel, _now(), quorum=quorum))
-        to_the_end = self.running >= params.MAX_BACKGROUND_DELIVERIES
+        to_the_end = self.running >= MAX_BACKGROUND_DELIVERIES
         self.running += 1
         scope = self._errands.start("delivery", partial(self._run, job, at_end))
         try:

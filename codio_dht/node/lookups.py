@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import Final
 
 import trio
 
-from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.delivery import Delivered, Delivery, DeliveryStep, Give, Searched
 from codio_dht.core.lookup_states import ClosestPeer, Done, LookupEvent, StopReason
@@ -35,6 +35,9 @@ from codio_dht.errors import NetworkError, NoPeersError, RemoteError
 from codio_dht.node.errands import Errands
 from codio_dht.node.rpc import RpcClient, failure_reason
 
+MAX_LOOKUPS: Final = 256
+"""Lookups that run at once; further ones wait, within their own deadline."""
+
 WaitForPeers = Callable[[Monotonic], Awaitable[None]]
 """Returns when the table has a peer, or nobody is being tried, or at the deadline."""
 
@@ -48,7 +51,7 @@ def ignore(_told: object) -> None:
 
 class Lookups:
     """Runs the searches and deliveries of one network; at most
-    :data:`~codio_dht.params.MAX_LOOKUPS` search at once, and the others wait for their turn."""
+    :data:`~codio_dht.MAX_LOOKUPS` search at once, and the others wait for their turn."""
 
     def __init__(
         self,
@@ -64,7 +67,7 @@ class Lookups:
         self.wait_for_peers = wait_for_peers
         self.search_over = search_over
         """Called when a search is over: it may have changed the routing table."""
-        self.turns = trio.CapacityLimiter(params.MAX_LOOKUPS)
+        self.turns = trio.CapacityLimiter(MAX_LOOKUPS)
         self.ended: Counter[str] = Counter()
         """Searches that are over, by reason."""
 

@@ -28,8 +28,8 @@ Result = TypeVar("Result")
 
 class _Findings(Generic[Found]):
     """What a search has found and the reader not yet taken. The lookup's own bounds bound it
-    (:data:`~codio_dht.params.MAX_PROVIDERS_PER_LOOKUP`, each at most twice;
-    :data:`~codio_dht.params.MAX_LOOKUP_PEERS`)."""
+    (:data:`~codio_dht.core.search.MAX_PROVIDERS_PER_LOOKUP`, each at most twice;
+    :data:`~codio_dht.core.lookup.MAX_LOOKUP_PEERS`)."""
 
     def __init__(self) -> None:
         self.scope = trio.CancelScope()

@@ -22,7 +22,7 @@ from multiaddr import Multiaddr
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.delivery import Receipt
+from codio_dht.core.delivery import PROVIDE_CONFIRM_TIMEOUT_S, Receipt
 from codio_dht.core.messages import AddProvider, FailureReason, MessageType, Reply, Request
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import (
@@ -212,7 +212,7 @@ class RpcClient:
             await surplus.close()
 
     async def _await_end(self, stream: Stream, deadline: Monotonic) -> Receipt:
-        by = min(deadline, trio.current_time() + params.PROVIDE_CONFIRM_TIMEOUT_S)
+        by = min(deadline, trio.current_time() + PROVIDE_CONFIRM_TIMEOUT_S)
         drained = 0
         with trio.move_on_at(by):
             while data := await stream.read(_READ_BYTES):

@@ -23,7 +23,7 @@ from typing import Final
 from codio_dht import params
 from codio_dht.core.backoff import Backoff, BackoffMemory
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.delivery import Receipt
+from codio_dht.core.delivery import PROVIDE_CONFIRM_TIMEOUT_S, Receipt
 from codio_dht.core.messages import AddProvider, FailureReason, Reply, Request
 from codio_dht.core.peer import PeerId
 from codio_dht.core.steps import NoReply, Refuse
@@ -210,7 +210,7 @@ class Exchange:
             world.connections.used(member, target)
         request = world.wire.request(self.request)
         is_gift = isinstance(self.request, AddProvider)
-        limit_s = params.PROVIDE_CONFIRM_TIMEOUT_S if is_gift else params.REQUEST_TIMEOUT_S
+        limit_s = PROVIDE_CONFIRM_TIMEOUT_S if is_gift else params.REQUEST_TIMEOUT_S
 
         def arrived() -> None:
             if self._is_current(this_try, target) and target.character is not Character.MUTE:

@@ -17,8 +17,14 @@ from multiaddr import Multiaddr
 from codio_dht import DHTManager, params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.diversity import MAX_GROUP_PEERS_PER_TABLE
+from codio_dht.core.horizon import MAX_LOOKS_BEYOND
 from codio_dht.core.keyspace import Key, key_of
-from codio_dht.core.lookup import ClosestPeersLookup
+from codio_dht.core.lookup import (
+    LOOKUP_HURRY_S,
+    LOOKUP_LIMIT_S,
+    MAX_LOOKUP_PEERS,
+    ClosestPeersLookup,
+)
 from codio_dht.core.lookup_states import (
     Done,
     GivenUp,
@@ -99,7 +105,7 @@ async def test_liars_that_name_the_dead_for_ever_do_not_hold_a_lookup_past_its_l
             await plant(node, liars[:1])
             began = trio.current_time()
             found = await node.find_closest_peers(KEY)
-            assert trio.current_time() - began <= params.LOOKUP_LIMIT_S
+            assert trio.current_time() - began <= LOOKUP_LIMIT_S
             assert node.stats().lookups["overrun"] == 1
             assert {each.standing for each in found} == {Standing.ANSWERED}
             assert {each.peer_id for each in found} & {each.peer_id for each in honest}
@@ -261,10 +267,10 @@ class World:
                 answered.add(query.peer)
                 first_answer = first_answer or self.clock
         self.check(step, answered, began)
-        assert lookup.requests <= params.MAX_LOOKUP_PEERS + params.MAX_LOOKS_BEYOND
+        assert lookup.requests <= MAX_LOOKUP_PEERS + MAX_LOOKS_BEYOND
         if step.reason in (StopReason.COMPLETED, StopReason.OVERRUN):
             assert first_answer is not None
-            limit = max(began, first_answer - params.LOOKUP_HURRY_S) + params.LOOKUP_LIMIT_S
+            limit = max(began, first_answer - LOOKUP_HURRY_S) + LOOKUP_LIMIT_S
             assert self.clock <= limit or self.clock - began > 3_000, "longer than its limit"
 
     def report(self, lookup: ClosestPeersLookup, query: Query | LookBeyond, due: float) -> bool:

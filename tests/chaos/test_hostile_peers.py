@@ -15,6 +15,7 @@ import trio.testing
 
 from codio_dht import DHTConfig, params
 from codio_dht.core.keyspace import key_of
+from codio_dht.core.lookup import MAX_LOOKUP_PEERS
 from codio_dht.core.lookup_states import Standing
 from codio_dht.core.messages import (
     AddProvider,
@@ -26,6 +27,7 @@ from codio_dht.core.messages import (
 )
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.peer_book import MAX_HEARD_PEERS, MAX_TOLD_PEERS
+from codio_dht.core.search import MAX_PROVIDERS_PER_LOOKUP
 from codio_dht.errors import StreamError, UsageError
 from codio_dht.formats.protobuf import bytes_field
 from codio_dht.formats.varint import encode_varint, length_prefixed
@@ -285,7 +287,7 @@ async def test_an_endless_walk_ends_within_its_bounds(autojump_clock, pause_s):
         began = trio.current_time()
         await node.find_closest_peers(KEY)
         assert trio.current_time() - began <= params.QUERY_TIMEOUT_S
-        assert asked <= params.MAX_LOOKUP_PEERS
+        assert asked <= MAX_LOOKUP_PEERS
         await trio.sleep(200)
         assert NOTHING_OPEN == left_open(node)
         stats = node._node.main.network.book.stats()
@@ -344,7 +346,7 @@ async def test_providers_by_the_million_with_hostile_addresses_are_cut_at_the_bo
         found = await node.find_providers(CID, count=count)
         streamed = [info async for info in node.iter_providers(CID, count=count)]
         for infos in (found, streamed):
-            assert (count or 5_000) <= len(infos) <= (count or params.MAX_PROVIDERS_PER_LOOKUP)
+            assert (count or 5_000) <= len(infos) <= (count or MAX_PROVIDERS_PER_LOOKUP)
             assert max(len(info.addrs) for info in infos) <= 3
         assert node.stats().failures == {}
 

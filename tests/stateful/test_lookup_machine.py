@@ -13,7 +13,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
-from codio_dht.core.lookup import ClosestPeersLookup
+from codio_dht.core.lookup import (
+    LOOKUP_HURRY_S,
+    LOOKUP_LIMIT_S,
+    STALL_AFTER_REPLIES,
+    ClosestPeersLookup,
+)
 from codio_dht.core.lookup_states import Done, LookupRules, PeerState, Query, StopReason
 from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
@@ -140,7 +145,7 @@ class LookupMachine(RuleBasedStateMachine):
         return each in self.live()[: self.k]
 
     def expected_query(self) -> int | None:
-        stalled = self.fruitless >= params.STALL_AFTER_REPLIES
+        stalled = self.fruitless >= STALL_AFTER_REPLIES
         width = max(self.k, self.alpha) if stalled or self.following_up else self.alpha
         if len(self.in_state(PeerState.WAITING)) >= width:
             return None
@@ -221,7 +226,7 @@ class LookupMachine(RuleBasedStateMachine):
         assert number == self.expected_query()
         assert follow_up == self.following_up
         assert self.began is not None
-        left = max(self.began + params.LOOKUP_HURRY_S - self.clock, params.MIN_SOFT_DEADLINE_S)
+        left = max(self.began + LOOKUP_HURRY_S - self.clock, params.MIN_SOFT_DEADLINE_S)
         known = self.peers[number]
         known.state = PeerState.WAITING
         known.soft, known.reach, known.patient = (
@@ -247,8 +252,8 @@ class LookupMachine(RuleBasedStateMachine):
         self.peers[peer].state, self.peers[peer].alive = PeerState.QUERIED, True
         if self.ends_at is None:
             assert self.began is not None
-            began = max(self.began, self.clock - params.LOOKUP_HURRY_S)
-            self.ends_at = began + params.LOOKUP_LIMIT_S
+            began = max(self.began, self.clock - LOOKUP_HURRY_S)
+            self.ends_at = began + LOOKUP_LIMIT_S
         progress = [self.hear(each) for each in closer]
         self.fruitless = 0 if any(progress) else self.fruitless + 1
 

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.delivery import (
+    EARLY_DOUBT,
+    PROVIDE_RPC_TIMEOUT_S,
     Delivered,
     Delivery,
     Give,
@@ -35,7 +37,7 @@ from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Condition
 from codio_dht.core.search import Begin, ClosestSearch, Searches
 from codio_dht.core.steps import Ask, Wait
-from codio_dht.params import EARLY_DOUBT, KEY_BITS, PROVIDE_RPC_TIMEOUT_S, K
+from codio_dht.params import KEY_BITS, K
 from searching import ADDR, PREIMAGE, TARGET, found_node, now, peer_at, peers_of, searches_of
 
 ME = PeerEntry(peer_at((1 << KEY_BITS) - 1), (ADDR,))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, distance
-from codio_dht.core.lookup import ClosestPeersLookup
+from codio_dht.core.lookup import STALL_AFTER_REPLIES, ClosestPeersLookup
 from codio_dht.core.lookup_states import (
     Answered,
     ClosestPeer,
@@ -406,13 +406,13 @@ def test_a_stalled_walk_has_up_to_k_in_flight_and_progress_narrows_it_again() ->
     lookup = lookup_of(seeds, k=20, alpha=3, beta=20)
     in_flight = asked(lookup)
     assert len(in_flight) == 3
-    for _ in range(params.STALL_AFTER_REPLIES - 1):
+    for _ in range(STALL_AFTER_REPLIES - 1):
         lookup.on_reply(in_flight.pop(0), [peer_at(500)], now(0.1))
         in_flight += asked(lookup, 0.1)
         assert len(in_flight) == 3
     lookup.on_reply(in_flight.pop(0), [], now(0.1))
     in_flight += asked(lookup, 0.1)
-    assert len(in_flight) == 20 - params.STALL_AFTER_REPLIES
+    assert len(in_flight) == 20 - STALL_AFTER_REPLIES
     lookup.on_reply(in_flight.pop(0), [peer_at(7)], now(0.2))
     assert asked(lookup, 0.2) == []
     for peer in in_flight[2:]:

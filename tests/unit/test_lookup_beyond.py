@@ -8,6 +8,7 @@ import pytest
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.horizon import BEYOND_PRECISION_BITS, LOOKS_BEYOND, MAX_LOOKS_BEYOND
 from codio_dht.core.keyspace import Key
 from codio_dht.core.lookup import ClosestPeersLookup
 from codio_dht.core.lookup_states import (
@@ -96,7 +97,7 @@ def done(lookup: ClosestPeersLookup, at: float) -> Done:
 @pytest.mark.conformance("c37")
 def test_who_answered_is_asked_for_points_from_the_horizon_to_the_kth_peer() -> None:
     _, looks = answered()
-    each = params.LOOKS_BEYOND
+    each = LOOKS_BEYOND
     assert [look.point for look in looks] == [
         Key(place) for place in (5, 8, 16, 32, 64) for _ in range(each)
     ]
@@ -174,7 +175,7 @@ def test_the_key_asked_for_shares_so_many_bits_that_it_lies_close_behind_the_hor
     looks = steps(lookup, 0.1)[1]
     bits_shared_with_the_target = 256 - place.bit_length()
     assert looks[0].point == Key(place)
-    assert looks[0].cpl == bits_shared_with_the_target + 1 + params.BEYOND_PRECISION_BITS
+    assert looks[0].cpl == bits_shared_with_the_target + 1 + BEYOND_PRECISION_BITS
 
 
 def test_nobody_looks_beyond_by_peers_that_answered_another_lookup() -> None:
@@ -226,7 +227,7 @@ def test_a_horizon_made_up_next_to_the_target_costs_a_bounded_number_of_looks() 
         looks += more
         for peer in asked:
             lookup.on_failure(peer, FailureReason.TIMEOUT, now(at))
-    assert len(looks) == params.MAX_LOOKS_BEYOND
+    assert len(looks) == MAX_LOOKS_BEYOND
 
 
 def test_looks_that_fail_count_and_are_not_made_again() -> None:

@@ -9,7 +9,7 @@ import pytest
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
-from codio_dht.core.lookup import ClosestPeersLookup
+from codio_dht.core.lookup import LOOKUP_HURRY_S, LOOKUP_LIMIT_S, ClosestPeersLookup
 from codio_dht.core.lookup_states import (
     Answered,
     Asked,
@@ -197,10 +197,10 @@ def test_an_old_lookup_hurries() -> None:
     mute = peers_of(1, 2)
     lookup = lookup_of([mute[0]], k=2)
     assert asked(lookup, 0.0) == [mute[0]]
-    lookup.on_reply(mute[0], [mute[1]], now(params.LOOKUP_HURRY_S))
-    assert asked(lookup, params.LOOKUP_HURRY_S) == [mute[1]]
-    ends = params.LOOKUP_HURRY_S + params.MIN_SOFT_DEADLINE_S
-    assert lookup.next(now(params.LOOKUP_HURRY_S)) == Wait(now(ends))
+    lookup.on_reply(mute[0], [mute[1]], now(LOOKUP_HURRY_S))
+    assert asked(lookup, LOOKUP_HURRY_S) == [mute[1]]
+    ends = LOOKUP_HURRY_S + params.MIN_SOFT_DEADLINE_S
+    assert lookup.next(now(LOOKUP_HURRY_S)) == Wait(now(ends))
     assert done(lookup, ends).answered == [mute[0]]
 
 
@@ -238,7 +238,7 @@ def test_names_that_lead_nowhere_do_not_hold_a_lookup_past_its_limit(pause_s: fl
         lookup_of(honest, k=20, alpha=10, beta=3), answers_from=500_000, pause_s=pause_s
     )
     assert end.reason is StopReason.OVERRUN
-    assert at == params.LOOKUP_LIMIT_S
+    assert at == LOOKUP_LIMIT_S
     assert {each.standing for each in end.closest} == {Standing.ANSWERED}
     assert [each.peer.key for each in end.closest] == sorted(each.peer.key for each in end.closest)
 
@@ -250,7 +250,7 @@ def test_a_lookup_that_was_answered_late_has_the_time_of_the_hurry_all_the_same(
     assert asked(lookup, 20.0) == []
     lookup.on_reply(late, [mute], now(20.0))
     assert asked(lookup, 20.0) == [mute]
-    ends = 20.0 + params.LOOKUP_LIMIT_S - params.LOOKUP_HURRY_S
+    ends = 20.0 + LOOKUP_LIMIT_S - LOOKUP_HURRY_S
     assert lookup._ends_at == now(ends)
     assert lookup.next(now(20.0 + params.MIN_SOFT_DEADLINE_S)) == Done(
         StopReason.COMPLETED, (ClosestPeer(late, Standing.ANSWERED, now(20.0)),)
@@ -261,7 +261,7 @@ def test_while_nobody_has_answered_no_lookup_is_overrun() -> None:
     [mute] = peers_of(1)
     lookup = lookup_of([mute])
     assert asked(lookup, 0.0) == [mute]
-    assert lookup.next(now(2 * params.LOOKUP_LIMIT_S)) == Wait(None)
+    assert lookup.next(now(2 * LOOKUP_LIMIT_S)) == Wait(None)
 
 
 # --- the dead -------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Condition
 from codio_dht.core.refresh import RefreshSchedule
 from codio_dht.core.search import (
+    MAX_STRAGGLERS,
     Begin,
     PeerSearch,
     ProviderSearch,
@@ -32,7 +33,7 @@ from codio_dht.core.search import (
 )
 from codio_dht.core.steps import Ask, Wait, Working
 from codio_dht.errors import UsageError
-from codio_dht.params import MAX_STRAGGLERS, PEER_TIMEOUT_S, K
+from codio_dht.params import PEER_TIMEOUT_S, K
 from searching import (
     ADDR,
     PREIMAGE,
