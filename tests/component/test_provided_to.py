@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from codio_dht import DHTManager, params
+from codio_dht import DHTManager
 from codio_dht.core import delivery
 from codio_dht.core.delivery import Delivery
 from codio_dht.core.keyspace import key_of
@@ -68,7 +68,7 @@ async def test_a_record_that_nobody_takes_is_a_result_without_holders(autojump_c
 
 
 async def test_past_the_bound_on_deliveries_a_caller_waits_for_the_end(autojump_clock, monkeypatch):
-    monkeypatch.setattr(params, "MAX_BACKGROUND_DELIVERIES", 1)
+    monkeypatch.setattr("codio_dht.node.deliveries.MAX_BACKGROUND_DELIVERIES", 1)
     async with keepers(0.02) as peers, client_of(peers) as client:
         await die(client, 2)
         first = await client.provide_once(CID, quorum=1)

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, distance
 from codio_dht.core.lookup import STALL_AFTER_REPLIES, ClosestPeersLookup
@@ -44,8 +43,8 @@ SOFT_S = 1.0
 def no_hurry() -> Iterator[None]:
     """However long a lookup takes here, it waits for a peer as long as for the first one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(params, "LOOKUP_HURRY_S", 1e9)
-        patch.setattr(params, "LOOKUP_LIMIT_S", 1e9)
+        patch.setattr("codio_dht.core.lookup.LOOKUP_HURRY_S", 1e9)
+        patch.setattr("codio_dht.core.lookup.LOOKUP_LIMIT_S", 1e9)
         yield
 
 
@@ -213,7 +212,7 @@ def test_a_walk_that_never_stalls_has_at_most_alpha_in_flight(
 ) -> None:
     target, seeds, nodes = network
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(params, "STALL_AFTER_REPLIES", 1_000)
+        patch.setattr("codio_dht.core.lookup.STALL_AFTER_REPLIES", 1_000)
         trace = drive(lookup_of(seeds, target=target, k=k, alpha=alpha), nodes)
     assert trace.most_in_flight <= alpha
 
@@ -421,7 +420,7 @@ def test_a_stalled_walk_has_up_to_k_in_flight_and_progress_narrows_it_again() ->
 
 
 def test_requests_past_their_soft_deadline_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(params, "MAX_LOOKUP_TASKS", 5)
+    monkeypatch.setattr("codio_dht.core.lookup.MAX_LOOKUP_TASKS", 5)
     seeds = peers_of(*range(1, 31))
     lookup = lookup_of(seeds, alpha=3)
     assert len(asked(lookup, 0)) == 3
@@ -589,7 +588,7 @@ def test_the_target_itself_is_a_peer_like_any_other() -> None:
 def test_a_full_lookup_keeps_the_nearest_and_everyone_it_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(params, "MAX_LOOKUP_PEERS", 5)
+    monkeypatch.setattr("codio_dht.core.lookup.MAX_LOOKUP_PEERS", 5)
     seeds = peers_of(100, 200, 300, 400)
     lookup = lookup_of(seeds, alpha=1, k=5)
     assert asked(lookup) == [seeds[0]]
@@ -607,7 +606,7 @@ def test_a_full_lookup_keeps_the_nearest_and_everyone_it_asked(
 
 def test_a_hostile_reply_chain_ends_at_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every answer names forty peers nearer than all before."""
-    monkeypatch.setattr(params, "MAX_LOOKUP_PEERS", 300)
+    monkeypatch.setattr("codio_dht.core.lookup.MAX_LOOKUP_PEERS", 300)
     lookup = lookup_of([peer_at(1 << 240)])
     nearer, requests = 1 << 239, 0
     while isinstance(step := lookup.next(now(0)), Query):

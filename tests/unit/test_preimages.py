@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codio_dht import params
 from codio_dht.core.keyspace import Key, cpl, key_of
 from codio_dht.core.peer import PeerId
 from codio_dht.core.preimages import MAX_PREIMAGE_EFFORT, search_preimage
@@ -58,7 +57,7 @@ def test_a_slice_is_as_many_tries_as_it_says() -> None:
 
 
 def test_the_search_ends_without_a_result_at_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(params, "MAX_PREIMAGE_EFFORT", 0)
+    monkeypatch.setattr("codio_dht.core.preimages.MAX_PREIMAGE_EFFORT", 0)
     assert list(search_preimage(Key(0), 3, random.Random(1))) == []
 
 

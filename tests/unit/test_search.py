@@ -482,7 +482,7 @@ def test_those_known_here_are_all_if_they_are_enough_or_nobody_can_be_asked() ->
 
 
 def test_no_more_providers_are_collected_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(params, "MAX_PROVIDERS_PER_LOOKUP", 10)
+    monkeypatch.setattr("codio_dht.core.search.MAX_PROVIDERS_PER_LOOKUP", 10)
     for count in (None, 99):
         search = provider_search(*peers_of(1), count=count)
         [ask], _ = asks(begun(search))
