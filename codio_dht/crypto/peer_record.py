@@ -14,12 +14,9 @@ from codio_dht.core.peer import PeerId
 from codio_dht.crypto.envelope import open_envelope, seal_envelope
 from codio_dht.crypto.keys import SigningKey
 from codio_dht.errors import PeerIdError, ProtocolError
+from codio_dht.formats.multiaddr import usable_addresses
 from codio_dht.formats.protobuf import bytes_field, read_fields, uint_field
 from codio_dht.params import MAX_ADDRS_PER_PEER
-
-MAX_MULTIADDR_BYTES: Final = 512
-"""A binary multiaddr longer than this is dropped; the longest in use (WebTransport behind a relay)
-have some 200."""
 
 _LAYER: Final = "peer record"
 _DOMAIN: Final = "libp2p-peer-record"
@@ -53,7 +50,8 @@ def seal_peer_record(key: SigningKey, *, sequence: int, addrs: Sequence[bytes]) 
 def open_peer_record(data: bytes) -> PeerRecord:
     """The record in a signed envelope, found to be of the peer that signed it.
 
-    Addresses past ``MAX_ADDRS_PER_PEER``, empty ones and ones too long are left out.
+    The addresses are the peer's usable ones, ``MAX_ADDRS_PER_PEER`` of each reach
+    (:func:`~codio_dht.formats.multiaddr.usable_addresses`).
 
     Raises:
         ProtocolError: as :func:`open_envelope`; also a record of another peer than the signer.
@@ -65,17 +63,17 @@ def open_peer_record(data: bytes) -> PeerRecord:
             sequence = value if number == _SEQUENCE else sequence
         elif number == _PEER_ID:
             peer_id = value
-        elif number == _ADDRESS_INFO and len(addrs) < MAX_ADDRS_PER_PEER:
-            addr = _address(value)
-            if 0 < len(addr) <= MAX_MULTIADDR_BYTES:
-                addrs.append(addr)
+        elif number == _ADDRESS_INFO:
+            addrs.append(_address(value))
     signer = envelope.public_key.peer_id()
     try:
         if PeerId(peer_id) != signer:
             raise ProtocolError(_LAYER, "of another peer than its signer")
     except PeerIdError as error:
         raise ProtocolError(_LAYER, "no peer id") from error
-    return PeerRecord(signer, sequence, tuple(addrs))
+    return PeerRecord(
+        signer, sequence, usable_addresses(addrs, signer.to_bytes(), MAX_ADDRS_PER_PEER)
+    )
 
 
 def _address(info: bytes) -> bytes:

@@ -191,6 +191,17 @@ _DEAD_NAMES: Final = (".in-addr.arpa", ".ip6.arpa", ".invalid")
 """Special-use domain names (IANA registry; RFC 6761, RFC 8375)."""
 
 
+_REACH_ORDER: Final = (
+    Reach.PUBLIC,
+    Reach.PRIVATE,
+    Reach.LOOPBACK,
+    Reach.NONE,
+    Reach.LINK_LOCAL,
+    Reach.UNROUTABLE,
+)
+"""Of many addresses, those kept come in this order: the more use they are, the earlier."""
+
+
 class _Facts(NamedTuple):
     reach: Reach
     ip: bytes | None
@@ -304,6 +315,31 @@ def ip_group(addr: bytes) -> str | None:
 def is_name(code: int) -> bool:
     """Whether the value of protocol ``code`` is a name that has to be resolved."""
     return code in _NAMES
+
+
+def usable_addresses(addrs: Iterable[bytes], peer_id: bytes, most: int) -> tuple[bytes, ...]:
+    """The addresses of the peer ``peer_id`` among ``addrs``: readable, each once, without
+    ``/p2p/<peer_id>`` at the end.
+
+    Up to ``most`` stay in their order. Of more, the first ``most`` of each reach stay, public ones
+    first: no number of addresses of one kind hides those of another, whichever a network wants.
+    """
+    own = [strip_peer_id(addr, peer_id) for addr in addrs]
+    distinct = dict.fromkeys([addr for addr in own if addr])
+    if len(distinct) <= most:
+        return tuple(distinct)
+    kept: dict[Reach, list[bytes]] = {each: [] for each in _REACH_ORDER}
+    for addr in distinct:
+        group = kept[reach(addr) or Reach.UNROUTABLE]
+        if len(group) < most:
+            group.append(addr)
+    return tuple([addr for group in kept.values() for addr in group])
+
+
+def most_useful_first(addrs: Iterable[bytes]) -> list[bytes]:
+    """``addrs`` with those first that reach farthest: public ones, then private ones, then loopback
+    and whatever else. Within each of these they stay in their order."""
+    return sorted(addrs, key=lambda addr: _REACH_ORDER.index(reach(addr) or Reach.UNROUTABLE))
 
 
 def split_peer_id(addr: bytes) -> tuple[bytes, bytes | None]:

@@ -24,6 +24,12 @@ ARRIVALS_PER_IP_PER_S: Final = 8.0
 MAX_ARRIVING_IPS: Final = 4_096
 """Addresses whose arrivals are remembered; the one that came least recently is forgotten."""
 
+# --- own addresses --------------------------------------------------------------------------------
+
+MAX_TOLD_ADDRS: Final = 100
+"""Own addresses told to others, in identify and in the DHT; past it those that reach farthest are
+told. About as many fit into the part of an identify message that every implementation reads."""
+
 # --- own addresses as peers see them --------------------------------------------------------------
 
 MIN_OBSERVER_GROUPS: Final = 4

@@ -35,9 +35,11 @@ from codio_dht.formats.multiaddr import (
     P_TCP,
     P_UDP,
     is_name,
+    most_useful_first,
     split,
     split_peer_id,
 )
+from codio_dht.net.limits import MAX_TOLD_ADDRS
 
 _WITH_PORT: Final = frozenset({P_TCP, P_UDP, P_SCTP, P_DCCP})
 _SELF_CONTAINED: Final = frozenset({P_ONION, P_ONION3, P_GARLIC64, P_GARLIC32})
@@ -61,12 +63,18 @@ def told_addresses(
     append_announce: Sequence[Multiaddr] = (),
 ) -> tuple[Multiaddr, ...]:
     """What to tell others, given what is listened on, what was asked to be announced instead, where
-    enough peers see us, and what was asked to be announced beside (``append_announce``)."""
+    enough peers see us, and what was asked to be announced beside (``append_announce``).
+
+    Of more than ``MAX_TOLD_ADDRS`` those that reach farthest are told."""
     addrs = announce or [
         *(real for addr in listening for real in _expanded(addr, interfaces)),
         *observed,
     ]
-    return tuple(dict.fromkeys(without_p2p(addr) for addr in (*addrs, *append_announce)))
+    told = tuple(dict.fromkeys(without_p2p(addr) for addr in (*addrs, *append_announce)))
+    if len(told) <= MAX_TOLD_ADDRS:
+        return told
+    best = most_useful_first([addr.to_bytes() for addr in told])[:MAX_TOLD_ADDRS]
+    return tuple(map(Multiaddr, best))
 
 
 def without_p2p(addr: Multiaddr) -> Multiaddr:

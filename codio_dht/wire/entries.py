@@ -18,14 +18,11 @@ from google.protobuf.message import DecodeError
 from codio_dht.core.messages import ConnectionType, PeerEntry
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import PeerIdError
-from codio_dht.formats.multiaddr import strip_peer_id
+from codio_dht.formats.multiaddr import usable_addresses
 from codio_dht.formats.protobuf import bytes_field, bytes_tag, uint_field
 from codio_dht.formats.varint import ONE_BYTE_END, encode_varint, length_prefixed
 from codio_dht.params import MAX_ADDRS_PER_PEER, MAX_PEER_ENTRY_BYTES
 from codio_dht.wire import dht_pb2
-
-MAX_ENTRY_ADDRS_EXAMINED: Final = 128
-"""Addresses of one peer entry that are looked at, broken ones included; later ones are ignored."""
 
 MAX_MESSAGE_ADDRS_EXAMINED: Final = 4_096
 """Addresses of one message's provider (or closer) entries that are looked at, all entries together;
@@ -61,18 +58,14 @@ def decode_entries(raw: Sequence[bytes], limit: int) -> tuple[PeerEntry, ...]:
             peer_id = PeerId(peer.id)
         except (DecodeError, PeerIdError):
             continue
-        addrs = peer.addrs[:MAX_ENTRY_ADDRS_EXAMINED]
+        addrs: Sequence[bytes] = peer.addrs
         if len(data) > MAX_PEER_ENTRY_BYTES:
             addrs = _within_entry_limit(len(peer.id), addrs)
         examined += len(addrs)
         if examined > MAX_MESSAGE_ADDRS_EXAMINED:
             addrs = []
-        own_id = peer_id.to_bytes()
-        usable = [own for addr in addrs if (own := strip_peer_id(addr, own_id)) is not None]
-        distinct = tuple(dict.fromkeys(usable))  # rust and js send some twice
-        entries.append(
-            PeerEntry(peer_id, distinct[:MAX_ADDRS_PER_PEER], _connection(peer.connection))
-        )
+        usable = usable_addresses(addrs, peer_id.to_bytes(), MAX_ADDRS_PER_PEER)
+        entries.append(PeerEntry(peer_id, usable, _connection(peer.connection)))
     return tuple(entries)
 
 

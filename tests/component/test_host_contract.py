@@ -29,11 +29,10 @@ from codio_dht.errors import (
     UnsupportedProtocolError,
     UsageError,
 )
-from codio_dht.formats.varint import encode_varint
+from codio_dht.formats.varint import encode_varint, length_prefixed
 from codio_dht.net import event_bus
 from codio_dht.net.handlers import Parked, Reset
 from codio_dht.net.host import AddrsChanged, Host, PeerGone, PeerIdentified, Stream
-from codio_dht.net.identify.introduction import Introduction
 from codio_dht.net.identify.limits import (
     IDENTIFY_ATTEMPTS,
     MAX_IDENTIFY_PROTOCOLS,
@@ -886,12 +885,16 @@ async def test_what_identify_says_is_bounded(subject: Subject, agent_words: int)
     key = PrivateKey.generate_ed25519()
     protocols = ["/" + "!" * 300] + [f"/p/{number:03}" for number in range(600)]
     addrs = [Multiaddr(f"/ip4/192.0.2.1/tcp/{port}") for port in range(1, 100)]
-    much = Introduction.of(
-        key, addrs=addrs, protocols=protocols, agent="agent\n" * agent_words, sequence=1
+    much = encode_identify(
+        IdentifyMessage(
+            listen_addrs=tuple(addr.to_bytes() for addr in addrs),
+            protocols=tuple(protocols),
+            agent="agent\n" * agent_words,
+        )
     )
 
     async def tell(stream: Stream) -> None:
-        await stream.write(much.to(addrs[0].to_bytes()))
+        await stream.write(length_prefixed(much))
 
     async with subject.host(key=key) as server, subject.host() as client:
         server.serve_stream(IDENTIFY, tell)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from multiaddr import Multiaddr
 
 from codio_dht import params
+from codio_dht.core.addresses import PUBLIC_ONLY
 from codio_dht.core.messages import (
     AddProvider,
     ConnectionType,
@@ -43,6 +44,7 @@ from fuzz_inputs import replies, requests
 ME = PeerId(b"\x12\x20" + b"\x01" * 32)
 OTHER = PeerId(b"\x12\x20" + b"\x02" * 32)
 TCP = Multiaddr("/ip4/192.0.2.1/tcp/4001").to_bytes()
+PUBLIC = Multiaddr("/ip4/93.184.216.34/tcp/4001").to_bytes()
 QUIC = Multiaddr("/ip6/2001:db8::1/udp/4001/quic-v1").to_bytes()
 
 
@@ -249,6 +251,14 @@ def test_a_huge_address_ends_an_entrys_list_and_leaves_the_next_entry_alone() ->
     assert read_closer(
         peer_bytes(ME.to_bytes(), TCP, huge, QUIC), peer_bytes(OTHER.to_bytes(), TCP)
     ) == (PeerEntry(ME, (TCP,)), PeerEntry(OTHER, (TCP,)))
+
+
+def test_no_number_of_private_addresses_hides_the_public_one_of_an_entry() -> None:
+    private = [b"\x04\x0a\x00\x00\x01\x06" + port.to_bytes(2, "big") for port in range(600)]
+    (entry,) = read_closer(peer_bytes(ME.to_bytes(), *[TCP] * 40, *private, PUBLIC))
+    kept = (PUBLIC, *private[: params.MAX_ADDRS_PER_PEER], TCP)  # TCP is documentation
+    assert entry.addrs == kept
+    assert PUBLIC_ONLY(entry.addrs) == (PUBLIC,)
 
 
 @pytest.mark.conformance("c10")

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from codio_dht.crypto.envelope import MAX_ENVELOPE_BYTES, open_envelope, seal_envelope
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.crypto.peer_record import (
-    MAX_MULTIADDR_BYTES,
     PeerRecord,
     open_peer_record,
     seal_peer_record,
@@ -99,11 +98,15 @@ def test_a_peer_record_of_somebody_else_or_nobody_is_refused(payload, reason):
     assert reason == caught.value.reason
 
 
-def test_addresses_past_the_bounds_are_left_out():
-    addrs = [b"", bytes(MAX_MULTIADDR_BYTES + 1), *[ADDRS[0]] * (MAX_ADDRS_PER_PEER + 5)]
-    payload = bytes_field(1, KEY.peer_id().to_bytes())
-    payload += b"".join(bytes_field(3, bytes_field(1, addr)) for addr in addrs)
-    assert (ADDRS[0],) * MAX_ADDRS_PER_PEER == open_peer_record(sealed_record(payload)).addrs
+def test_unreadable_addresses_and_repetitions_do_not_count_against_the_bound():
+    junk = [b"", b"\xff" * 8, b"\x04\x01"]
+    private = [b"\x04\x0a\x00\x00" + bytes([i]) + b"\x06\x0f\xa1" for i in range(200)]
+    public = b"\x04\x01\x02\x03\x04\x06\x0f\xa1"
+    addrs = [bytes(2_000), *junk * 20, *[ADDRS[0]] * 100, *private, public]
+    record = open_peer_record(seal_peer_record(KEY, sequence=1, addrs=addrs))
+
+    kept = record.addrs
+    assert (public, *private[:MAX_ADDRS_PER_PEER], ADDRS[0]) == kept
 
 
 @given(st.integers(min_value=0, max_value=2**64 - 1), st.binary(max_size=40), st.integers(1, 99))

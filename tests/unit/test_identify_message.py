@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codio_dht.crypto.keys import PrivateKey
-from codio_dht.crypto.peer_record import MAX_MULTIADDR_BYTES
+from codio_dht.crypto.peer_record import seal_peer_record
 from codio_dht.errors import ProtocolError
+from codio_dht.formats.ip import Reach
 from codio_dht.formats.protobuf import bytes_field
 from codio_dht.net.event_bus import EventBus
 from codio_dht.net.host import HostEvent, PeerGone, PeerIdentified
@@ -28,7 +29,8 @@ from codio_dht.net.identify.message import (
 )
 from codio_dht.params import MAX_ADDRS_PER_PEER
 
-SENDER = PrivateKey.from_ed25519_seed(bytes(32)).peer_id()
+KEY = PrivateKey.from_ed25519_seed(bytes(32))
+SENDER = KEY.peer_id()
 ADDR = b"\x04\x7f\x00\x00\x01\x06\x0f\xa1"
 short = st.binary(min_size=1, max_size=30)
 text = st.text(max_size=30)
@@ -72,13 +74,25 @@ def test_an_empty_message_says_nothing():
     assert IdentifyMessage() == decode_identify(b"")
 
 
-def test_addresses_past_the_bounds_are_left_out():
-    data = bytes_field(2, b"") + bytes_field(2, bytes(MAX_MULTIADDR_BYTES + 1))
-    data += bytes_field(2, ADDR) * (MAX_ADDRS_PER_PEER + 3)
-    data += bytes_field(4, bytes(MAX_MULTIADDR_BYTES + 1))
-    message = decode_identify(data)
-    assert (ADDR,) * MAX_ADDRS_PER_PEER == message.listen_addrs
-    assert message.observed_addr is None
+def test_no_number_of_private_addresses_hides_a_public_one():
+    private = [b"\x04\x0a\x00" + i.to_bytes(2, "big") + b"\x06\x0f\xa1" for i in range(2_000)]
+    junk = [b"\xff" * 9, bytes(1_500)]
+    public = b"\x04\x01\x02\x03\x04\x06\x0f\xa1"
+    addrs = (*junk, *[ADDR] * 50, *private, public)
+    plain = decode_identify(encode_identify(IdentifyMessage(listen_addrs=addrs)))
+    record = seal_peer_record(KEY, sequence=1, addrs=[*private[:500], public])
+    signed = IdentifyMessage(signed_peer_record=record)
+
+    wanted = [public, *private[:MAX_ADDRS_PER_PEER], ADDR]
+    assert wanted == [addr.to_bytes() for addr in merged(plain, SENDER, None).addrs]
+    assert wanted[:-1] == [addr.to_bytes() for addr in merged(signed, SENDER, None).addrs]
+
+
+def test_few_addresses_stay_in_their_order_and_count_once():
+    public = b"\x04\x01\x02\x03\x04\x06\x0f\xa1"
+    own = ADDR + b"\xa5\x03" + bytes([len(SENDER.to_bytes())]) + SENDER.to_bytes()
+    message = IdentifyMessage(listen_addrs=(own, public, ADDR, public))
+    assert [ADDR, public] == [addr.to_bytes() for addr in merged(message, SENDER, None).addrs]
 
 
 def test_protocols_are_kept_once_each_and_up_to_a_bound():
@@ -149,7 +163,7 @@ def test_any_bytes_in_any_pieces_are_parts_or_the_documented_error(pieces):
 def test_what_is_kept_of_any_message_is_within_its_bounds(message):
     said = merged(decode_identify(encode_identify(message)), SENDER, None)
 
-    assert MAX_ADDRS_PER_PEER >= len(said.addrs)
+    assert MAX_ADDRS_PER_PEER * len(Reach) >= len(said.addrs)
     assert MAX_IDENTIFY_TEXT_BYTES >= len(said.agent)
     assert all(len(name.encode()) <= MAX_IDENTIFY_TEXT_BYTES * 3 for name in said.protocols)
     assert MAX_KNOWN_PROTOCOL_BYTES >= sum(map(len, said.protocols))

@@ -6,6 +6,7 @@ import pytest
 from multiaddr import Multiaddr
 
 from codio_dht.core.peer import PeerId
+from codio_dht.net.limits import MAX_TOLD_ADDRS
 from codio_dht.net.own_addresses import announce_fault, told_addresses
 
 LISTENING = [Multiaddr("/ip4/0.0.0.0/tcp/4001"), Multiaddr("/ip4/10.0.0.1/udp/4001/quic-v1")]
@@ -49,6 +50,13 @@ def test_what_is_announced_beside_is_told_whether_or_not_something_is_announced_
     beside, instead = Multiaddr("/dns4/b.example/tcp/4001"), Multiaddr("/dns4/a.example/tcp/4001")
     assert [*told(), str(beside)] == told(append_announce=[beside])
     assert [str(instead), str(beside)] == told(announce=[instead], append_announce=[beside])
+
+
+def test_of_too_many_addresses_those_that_reach_farthest_are_told() -> None:
+    bridges = [Multiaddr(f"/ip4/172.17.{n // 250}.{n % 250}/tcp/4001") for n in range(300)]
+    told = told_addresses([*bridges, SEEN], (), interfaces=interfaces)
+
+    assert (SEEN, *bridges[: MAX_TOLD_ADDRS - 1]) == told
 
 
 RELAY = "QmNnooDu7bfjPFoTZYxMNLWUQJyrVwtbZg5gBMjTezGAJN"

@@ -5,7 +5,8 @@ from its first message to the end of its last connection.
 
 The connection has proved who speaks, so what a peer says unsigned is its own word already; the
 signed record is opened only for a peer that says its addresses nowhere else (a signature costs more
-than all the rest). No I/O.
+than all the rest). Which addresses a network wants is decided later, so ``MAX_ADDRS_PER_PEER`` of
+each reach are kept. No I/O.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from multiaddr import Multiaddr
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.peer_record import open_peer_record
 from codio_dht.errors import ProtocolError
-from codio_dht.formats.multiaddr import is_readable, strip_peer_id
+from codio_dht.formats.multiaddr import usable_addresses
 from codio_dht.net.event_bus import EventBus
 from codio_dht.net.host import PeerGone, PeerIdentified
 from codio_dht.net.identify.limits import MAX_KNOWN_PROTOCOL_BYTES
 from codio_dht.net.identify.message import IdentifyMessage
+from codio_dht.params import MAX_ADDRS_PER_PEER
 
 _KNOWN_SETS: Final = 256
 """Sets of protocols remembered, so that peers of the same program share one."""
@@ -102,12 +104,7 @@ def _printable(agent: str) -> str:
 
 
 def _multiaddrs(addrs: Iterable[bytes], sender: PeerId) -> tuple[Multiaddr, ...]:
-    kept: dict[bytes, None] = {}
-    for data in addrs:
-        addr = strip_peer_id(data, sender.to_bytes()) if is_readable(data) else None
-        if addr:
-            kept[addr] = None
-    return tuple(map(Multiaddr, kept))
+    return tuple(map(Multiaddr, usable_addresses(addrs, sender.to_bytes(), MAX_ADDRS_PER_PEER)))
 
 
 def _signed_addrs(message: IdentifyMessage, sender: PeerId) -> tuple[Multiaddr, ...]:

@@ -34,5 +34,16 @@ message)."""
 
 # --- telling --------------------------------------------------------------------------------------
 
+MAX_TOLD_PART_BYTES: Final = 4 * 1024
+"""Longest part of our own message, bytes: rust-libp2p reads no longer one, GO writes none."""
+
+MAX_TOLD_PROTOCOL_BYTES: Final = 2 * 1024
+"""Protocol ids of our own that are told, all together, with their tags: half of the first part, so
+that there is room for addresses. In the order of the alphabet; later ones are not told."""
+
+MAX_OBSERVED_ADDR_BYTES: Final = 128
+"""Room for the address at which we see the peer; a longer one is not told (those of our transports
+take 26 at most)."""
+
 PUSH_BATCH: Final = 16
 """Peers told of a change before others run."""

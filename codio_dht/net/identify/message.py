@@ -3,9 +3,10 @@
 Decides what is an identify message, and what of it is read. A message arrives in one or more parts,
 each with its length before it (:class:`MessageParts`); the parts are one message.
 
-What is over a bound is left out, not an error: later protocols and addresses, and protocol ids too
-long. An agent or protocol version too long is cut: a part of it is as good for people. A message
-that mentions no protocols or addresses (an identify push may be partial) has none here.
+What is over a bound is left out, not an error: later protocols, and protocol ids too long. An agent
+or protocol version too long is cut: a part of it is as good for people. A message that mentions no
+protocols or addresses (an identify push may be partial) has none here. Addresses are as they came;
+:mod:`codio_dht.net.identify.known` judges them.
 
 Bounds, for peers of every kind: go-libp2p keeps at most 128 protocols of a peer (and none of a list
 longer than that), js-libp2p reads messages of 8 KiB. ``MAX_IDENTIFY_PROTOCOLS`` is twice go's.
@@ -16,7 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from codio_dht.crypto.peer_record import MAX_MULTIADDR_BYTES
 from codio_dht.errors import FormatError, ProtocolError
 from codio_dht.formats.protobuf import bytes_field, read_fields
 from codio_dht.formats.varint import split_length_prefixed
@@ -25,7 +25,6 @@ from codio_dht.net.identify.limits import (
     MAX_IDENTIFY_PROTOCOLS,
     MAX_IDENTIFY_TEXT_BYTES,
 )
-from codio_dht.params import MAX_ADDRS_PER_PEER
 
 IDENTIFY: Final = "/ipfs/id/1.0.0"
 IDENTIFY_PUSH: Final = "/ipfs/id/push/1.0.0"
@@ -96,18 +95,14 @@ def decode_identify(data: bytes) -> IdentifyMessage:
             ):
                 protocols[value.decode(errors="replace")] = None
         elif number == _LISTEN_ADDR:
-            if 0 < len(value) <= MAX_MULTIADDR_BYTES and len(addrs) < MAX_ADDRS_PER_PEER:
-                addrs.append(value)
+            addrs.append(value)
         else:
             singles[number] = value
-    observed = singles.get(_OBSERVED_ADDR)
-    if observed is not None and not 0 < len(observed) <= MAX_MULTIADDR_BYTES:
-        observed = None
     return IdentifyMessage(
         public_key=singles.get(_PUBLIC_KEY),
         listen_addrs=tuple(addrs),
         protocols=tuple(protocols),
-        observed_addr=observed,
+        observed_addr=singles.get(_OBSERVED_ADDR),
         protocol_version=_decode_text(singles.get(_PROTOCOL_VERSION)),
         agent=_decode_text(singles.get(_AGENT)),
         signed_peer_record=singles.get(_SIGNED_PEER_RECORD),

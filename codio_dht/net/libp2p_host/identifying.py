@@ -13,6 +13,7 @@ Each connection that comes is identified, ``MAX_CONCURRENT_IDENTIFIES`` at once.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import trio
@@ -28,6 +29,7 @@ from multiaddr import Multiaddr
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PublicKey
 from codio_dht.errors import CodioError
+from codio_dht.formats.multiaddr import usable_addresses
 from codio_dht.logger import get_logger
 from codio_dht.net.event_bus import EventBus
 from codio_dht.net.host import AddrsChanged
@@ -42,7 +44,8 @@ from codio_dht.net.identify.message import (
     encode_identify,
 )
 from codio_dht.net.libp2p_host.guards.counters import Counters
-from codio_dht.net.libp2p_host.guards.upstream import Symbol, replace
+from codio_dht.net.libp2p_host.guards.upstream import Symbol
+from codio_dht.net.libp2p_host.guards.upstream import replace as replace_method
 from codio_dht.net.libp2p_host.limits import (
     MAX_CONCURRENT_IDENTIFIES,
     MAX_PUSHES,
@@ -50,6 +53,7 @@ from codio_dht.net.libp2p_host.limits import (
     RECONCILE_INTERVAL_S,
 )
 from codio_dht.net.libp2p_host.stream import Libp2pStream
+from codio_dht.params import MAX_ADDRS_PER_PEER
 
 _log = get_logger(__name__)
 
@@ -130,8 +134,8 @@ class Libp2pIdentifier:
         ):
             self._replaced[protocol] = handlers.get(TProtocol(protocol))
             handlers[TProtocol(protocol)] = handler
-        replace(self._ihost, "_schedule_identify", _leave_to_us)
-        replace(self._ihost, "_push_identify_to_all_peers", self._push_soon)
+        replace_method(self._ihost, "_schedule_identify", _leave_to_us)
+        replace_method(self._ihost, "_push_identify_to_all_peers", self._push_soon)
         self._network.register_notifee(self._watch)
         for conn in self._network.get_connections():
             self.connected(conn)
@@ -212,7 +216,8 @@ class Libp2pIdentifier:
             await stream.close()
 
     async def _learn(self, peer_id: PeerId, said: IdentifyMessage) -> None:
-        upstream = Identify.FromString(encode_identify(said))  # what of it is within our bounds
+        addrs = usable_addresses(said.listen_addrs, peer_id.to_bytes(), MAX_ADDRS_PER_PEER)
+        upstream = Identify.FromString(encode_identify(replace(said, listen_addrs=addrs)))
         await update_peerstore_from_identify(
             self._ihost.get_peerstore(), peer_id.to_libp2p(), upstream
         )
