@@ -13,14 +13,14 @@ shape 0.34 to 0.59 (Stutzbach and Rejaie), KAD Weibull too (Steiner et al., ToN 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import exp, log
 from random import Random
 from typing import Final
 
-from codio_dht.sim.events import EventQueue
-from codio_dht.sim.population import Member, Population
-from codio_dht.sim.scenario import ChurnPart, Scenario
+from codio_dht.sim.population import Member
+from codio_dht.sim.scenario import ChurnPart
+from codio_dht.sim.world import World
 
 WARM_UP_CYCLES: Final = 100
 """So many median sessions and absences before the start the first ones begin: with IPFS's figures
@@ -73,54 +73,35 @@ class Sessions:
 
 
 class Churn:
-    """Plans everybody's comings and goings. ``staying`` never leave."""
+    """Plans everybody's comings and goings."""
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        queue: EventQueue,
-        population: Population,
-        *,
-        staying: list[Member],
-        leave: Leave,
-        come: Callable[[Member], None],
-    ) -> None:
-        self._scenario = scenario
-        self._queue = queue
-        self._population = population
-        self._staying = {member.index: None for member in staying}
+    def __init__(self, world: World, *, leave: Leave, come: Callable[[Member], None]) -> None:
+        self._world = world
         self._leave = leave
         self._come = come
-        self._sessions: dict[int, Sessions] = {}
-        self.leavings = 0
-        """Sessions that ended."""
 
-    def begin(self) -> None:
-        """Set who is there at the start, and plan what follows."""
-        rng = Random(f"{self._scenario.seed}/churn")
-        for member in self._population.members[: self._population.servers]:
-            churns = rng.random() < self._scenario.churn.share
-            if not churns or member.character.is_dead or member.index in self._staying:
+    def begin(self, staying: Sequence[Member]) -> None:
+        """Set who is there at the start, and plan what follows; those ``staying`` never leave."""
+        scenario, population = self._world.scenario, self._world.population
+        rng = Random(f"{scenario.seed}/churn")
+        for member in population.members[: population.servers]:
+            churns = rng.random() < scenario.churn.share
+            if not churns or member.character.is_dead or member in staying:
                 continue
-            own = Random(f"{self._scenario.seed}/churn/{member.index}")
-            sessions = self._sessions[member.index] = Sessions(self._scenario.churn, own)
+            own = Random(f"{scenario.seed}/churn/{member.index}")
+            sessions = Sessions(scenario.churn, own)
             member.refuses_when_away = sessions.refuses_when_away()
             member.online, until = sessions.steady()
-            self._plan(member, until)
+            self._plan(member, sessions, until)
 
-    def churns(self, member: Member) -> bool:
-        """Whether ``member`` is one of those that come and go."""
-        return member.index in self._sessions
-
-    def _plan(self, member: Member, moment: float) -> None:
+    def _plan(self, member: Member, sessions: Sessions, moment: float) -> None:
         def change() -> None:
-            sessions = self._sessions[member.index]
             if member.online:
-                self.leavings += 1
                 self._leave(member, sessions.leaves_gracefully())
                 member.refuses_when_away = sessions.refuses_when_away()
             else:
                 self._come(member)
-            self._plan(member, self._queue.now + sessions.draw(online=member.online))
+            length_s = sessions.draw(online=member.online)
+            self._plan(member, sessions, self._world.queue.now + length_s)
 
-        self._queue.at(moment, change)
+        self._world.queue.at(moment, change)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from codio_dht.core.clock import Monotonic
 from codio_dht.core.delivery import Delivered, Delivery, Give, Receipt, Searched
 from codio_dht.core.keyspace import Key
 from codio_dht.core.lookup_states import Done, RequestFailed
@@ -17,6 +16,7 @@ from codio_dht.core.messages import FailureReason, PeerEntry, Reply, Request
 from codio_dht.core.peer import PeerId
 from codio_dht.core.search import Begin, Found, ProviderSearch, Search, stragglers_may_go_on
 from codio_dht.core.steps import Ask, Wait, Working
+from codio_dht.sim.events import Alarm
 from codio_dht.sim.exchange import Caller, Exchange, Outcome
 from codio_dht.sim.invariants import check_ask, check_done, check_wait
 
@@ -63,9 +63,9 @@ class Drive:
         self._depth: dict[PeerId, int] = {}
         """Length of the chain of referrals to whom replies named."""
         self._first_provider_s: float | None = None
-        self._wake_at: float | None = None
         self._is_over = False
-        self._queue.after(0.0, self._step)
+        self._alarm = Alarm(self._queue, self._step)
+        self._alarm.set(self._began)
 
     def cancel(self) -> None:
         """The node is gone."""
@@ -98,7 +98,7 @@ class Drive:
                     pass  # everybody has a turn at once, and computing takes no virtual time
                 case Wait(until):
                     check_wait(until, self._queue.now, len(self._exchanges))
-                    self._wake(until)
+                    self._alarm.set(until)
                     return
                 case Searched(done):
                     self._search_over(done)
@@ -117,16 +117,6 @@ class Drive:
         if not stragglers_may_go_on(done, caller.running):
             self._drop(machine.open_requests())
         caller.world.touched.append(caller.member)
-
-    def _wake(self, until: Monotonic | None) -> None:
-        if until is None or (self._wake_at is not None and self._wake_at <= until):
-            return
-        self._wake_at = until
-        self._queue.at(until, self._woken)
-
-    def _woken(self) -> None:
-        self._wake_at = None
-        self._step()
 
     # --- requests ---------------------------------------------------------------------------------
 

@@ -1,12 +1,16 @@
-"""The virtual clock: what happens next, in the order of (time, sequence).
+"""The virtual clock, and the trace of what happened: two runs are the same if their digests are.
 
-Two actions at one moment happen in the order in which they were planned, so a run is the same
-every time. Must never: go back in time, or read a real clock.
+Actions happen in the order of (time, sequence), those of one moment in the order in which they were
+planned. A line of the trace has the moment, what happened, and numbers of nodes; never an object's
+address, a hash or anything else that differs between processes. Lines are kept only on request.
+
+Must never: go back in time, or read a real clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from heapq import heappop, heappush
 from typing import Final
 
@@ -17,6 +21,7 @@ START_UNIX_S: Final = 1_750_000_000.0
 """Unix time at the virtual clock's 0: any fixed moment does."""
 
 Action = Callable[[], None]
+Sink = Callable[[str], object]
 
 
 class EventQueue:
@@ -78,3 +83,46 @@ class EventQueue:
         while self.step(until):
             pass
         self._now = max(self._now, until)
+
+
+class Alarm:
+    """Lets one ``action`` happen at a moment, at the earliest one that was asked for."""
+
+    def __init__(self, queue: EventQueue, action: Action) -> None:
+        self._queue = queue
+        self._action = action
+        self._at: float | None = None
+
+    def set(self, moment: float | None) -> None:
+        """Let it happen at ``moment``, or at once if that is over; not at all for None."""
+        if moment is None or (self._at is not None and self._at <= moment):
+            return
+        self._at = moment = max(moment, self._queue.now)
+        self._queue.at(moment, lambda: self._ring(moment))
+
+    def _ring(self, moment: float) -> None:
+        if self._at == moment:
+            self._at = None
+            self._action()
+
+
+class Trace:
+    """What happened, as one digest. ``sink`` is given every line."""
+
+    def __init__(self, sink: Sink | None = None) -> None:
+        self._hash = sha256()
+        self._sink = sink
+        self.lines = 0
+        """Lines so far."""
+
+    def note(self, moment: float, what: str, *numbers: float) -> None:
+        """``what`` happened at ``moment``."""
+        line = f"{moment!r} {what} {' '.join(map(repr, numbers))}\n"
+        self._hash.update(line.encode("ascii"))
+        self.lines += 1
+        if self._sink is not None:
+            self._sink(line)
+
+    def digest(self) -> str:
+        """SHA-256 of all lines, as hex."""
+        return self._hash.hexdigest()

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import sha256
 from math import exp
 from random import Random
 from typing import Final
 
-from codio_dht.core.keyspace import Key, key_of
+from codio_dht.core.keyspace import Key, distance, key_of
 from codio_dht.core.peer import PeerId
 from codio_dht.formats.multiaddr import P_IP4, P_QUIC_V1, P_UDP, is_public, join
 from codio_dht.formats.multihash import IDENTITY
@@ -55,53 +56,29 @@ class Character(Enum):
     @property
     def lies(self) -> bool:
         """Answers with something else than the truth."""
-        return self in _LIARS
+        return self not in _TRUTHFUL
 
 
-_LIARS: Final = (
-    Character.FAR,
-    Character.COLLUDING,
-    Character.FLOODING,
-    Character.GHOSTS,
-    Character.ECLIPSING,
-)
+_TRUTHFUL: Final = (Character.HONEST, Character.SILENT, Character.REFUSING, Character.MUTE)
 
 
+@dataclass(slots=True, eq=False)
 class Member:
     """One machine of the simulated network."""
 
-    __slots__ = (
-        "addr",
-        "character",
-        "index",
-        "is_server",
-        "nat",
-        "one_way_s",
-        "online",
-        "peer",
-        "refuses_when_away",
-    )
+    index: int
+    peer: PeerId
+    addr: bytes
+    character: Character
+    one_way_s: float
+    nat: bool = False
+    is_server: bool = True
+    online: bool = field(init=False)
+    refuses_when_away: bool = field(init=False)
 
-    def __init__(
-        self,
-        index: int,
-        peer: PeerId,
-        addr: bytes,
-        character: Character,
-        *,
-        one_way_s: float,
-        nat: bool = False,
-        is_server: bool = True,
-    ) -> None:
-        self.index = index
-        self.peer = peer
-        self.addr = addr
-        self.character = character
-        self.one_way_s = one_way_s
-        self.nat = nat
-        self.is_server = is_server
-        self.online = not character.is_dead
-        self.refuses_when_away = character is Character.REFUSING
+    def __post_init__(self) -> None:
+        self.online = not self.character.is_dead
+        self.refuses_when_away = self.character is Character.REFUSING
 
     @property
     def answers(self) -> bool:
@@ -131,7 +108,7 @@ class Population:
             self._add(self._grind(attacked), Character.ECLIPSING, self._draw_delay())
         self.servers = len(self.members)
         """How many servers there are; clients come later."""
-        ordered = sorted(self.members, key=_key_of)
+        ordered = sorted(self.members, key=lambda member: member.peer.key)
         self._order = [member.index for member in ordered]
         self._keys = [member.peer.key for member in ordered]
         self.colluders = [each for each in self.members if each.character is Character.COLLUDING]
@@ -168,7 +145,7 @@ class Population:
         for bits in range(max(0, len(self._keys).bit_length() - n.bit_length()), -1, -1):
             found = [member for member in self._sharing(key, bits) if keep(member)]
             if len(found) >= n or bits == 0:
-                found.sort(key=lambda member: member.peer.key ^ key)
+                found.sort(key=lambda member: distance(member.peer.key, key))
                 return found[:n]
         return []
 
@@ -264,7 +241,3 @@ class Population:
         if draw < network.slow:
             return Character.HONEST, network.slow_one_way_s, False
         return Character.HONEST, delay_s, draw - network.slow < network.nat
-
-
-def _key_of(member: Member) -> Key:
-    return member.peer.key

@@ -9,6 +9,7 @@ from functools import partial
 
 from codio_dht.core.delivery import Delivered
 from codio_dht.core.reprovide import REPROVIDE_CHECK_S
+from codio_dht.sim.events import Alarm
 from codio_dht.sim.node import SimNode
 
 Provided = Callable[[bytes, int], None]
@@ -22,11 +23,11 @@ class SimulatedProviding:
         self._node = node
         self._queue = node.world.queue
         self._provided = provided
-        self._wake_at: float | None = None
+        self._alarm = Alarm(self._queue, self.provide_due)
 
     def provide_due(self) -> None:
         """Provide what is due, and plan to look again."""
-        node, now = self._node, self._queue.now
+        node = self._node
         if node.stopped:
             return
         due, until = node.own_keys.due(self._queue.unix)
@@ -38,14 +39,7 @@ class SimulatedProviding:
         wait_s = REPROVIDE_CHECK_S
         if until is not None:
             wait_s = max(0.0, until - self._queue.unix)
-        if self._wake_at is None or not now < self._wake_at <= now + wait_s:
-            self._wake_at = now + wait_s
-            self._queue.after(wait_s, partial(self._woken, self._wake_at))
-
-    def _woken(self, moment: float) -> None:
-        if self._wake_at == moment:
-            self._wake_at = None
-            self.provide_due()
+        self._alarm.set(self._queue.now + wait_s)
 
     def _over(self, key: bytes, end: Delivered) -> None:
         if end.holders:

@@ -1,12 +1,13 @@
-"""What a simulation found out: figures, and how they are shown.
+"""What a simulation found out.
 
 Decides which figures describe a set of lookups. A report is values only, so that it can be written
-as JSON and compared.
+as JSON and compared; ``scripts/simulate`` shows it. Times are virtual seconds, shares from 0 to 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any, Final
@@ -14,10 +15,8 @@ from typing import Any, Final
 
 def quantile(values: Sequence[float], share: float) -> float:
     """The smallest of ``values`` that at least ``share`` of them do not exceed; 0 of none."""
-    if not values:
-        return 0.0
     ordered = sorted(values)
-    return ordered[max(0, ceil(share * len(ordered)) - 1)]
+    return ordered[max(0, ceil(share * len(ordered)) - 1)] if ordered else 0.0
 
 
 def mean(values: Sequence[float]) -> float:
@@ -71,12 +70,7 @@ class OracleFigures:
         ratios = [each.took_s / each.oracle_s for each in results if each.oracle_s]
         as_many = [each.took_s / each.oracle_as_many_s for each in results if each.oracle_as_many_s]
         return cls(
-            p50_s=quantile(times, 0.5),
-            p90_s=quantile(times, 0.9),
-            ratio_p50=quantile(ratios, 0.5),
-            ratio_p90=quantile(ratios, 0.9),
-            as_many_p50=quantile(as_many, 0.5),
-            as_many_p90=quantile(as_many, 0.9),
+            *(quantile(each, share) for each in (times, ratios, as_many) for share in (0.5, 0.9))
         )
 
 
@@ -124,7 +118,7 @@ class LookupFigures:
             exact=mean([each.true_found == each.true_all for each in results]),
             answered=sum(each.answered for each in results) / returned if returned else 0.0,
             lying=sum(each.lying for each in results) / returned if returned else 0.0,
-            reasons=_counts(each.reason for each in results),
+            reasons=dict(sorted(Counter(each.reason for each in results).items())),
             oracle=OracleFigures.of(results),
         )
 
@@ -149,24 +143,15 @@ STRETCHES: Final = 12
 def timeline(
     results: Sequence[LookupResult], searches: Sequence[tuple[float, bool]], duration_s: float
 ) -> list[Stretch]:
-    """The figures of a run of ``duration_s``, part by part."""
+    """The figures of a run of ``duration_s``, part by part; nothing without a duration."""
     size_s = duration_s / STRETCHES
     stretches = []
-    for number in range(STRETCHES):
+    for number in range(STRETCHES if duration_s else 0):
         low_s, high_s = number * size_s, (number + 1) * size_s
         looked = LookupFigures.of([each for each in results if low_s <= each.began_s < high_s])
         found = [found for began_s, found in searches if low_s <= began_s < high_s]
-        stretches.append(
-            Stretch(
-                low_s,
-                looked.count,
-                looked.recall,
-                looked.p50_s,
-                looked.requests,
-                len(found),
-                sum(found),
-            )
-        )
+        figures = looked.count, looked.recall, looked.p50_s, looked.requests
+        stretches.append(Stretch(low_s, *figures, len(found), sum(found)))
     return stretches
 
 
@@ -220,81 +205,3 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
-
-    def as_text(self) -> str:
-        """As a table for people."""
-        lines = [f"{name:<22} {value}" for name, value in self._rows()]
-        if self.timeline:
-            lines.append("   from  lookups  true found    p50  requests  records found")
-        lines += [
-            f"{part.from_s / 3600:6.2f}h {part.lookups:8} {100 * part.recall:9.2f} % "
-            f"{part.p50_s:5.2f} s {part.requests:8.1f}   {part.found} of {part.searches}"
-            for part in self.timeline
-        ]
-        return "\n".join(lines)
-
-    def _rows(self) -> Iterable[tuple[str, str]]:
-        looked = self.lookups
-        yield "scenario", f"{self.scenario}, seed {self.seed}"
-        yield "nodes", f"{self.nodes}, of which {self.living} living servers at the end"
-        yield "virtual time", f"{self.virtual_s:.1f} s, {self.events} events"
-        if self.join_s:
-            yield "joined", f"after {self.join_s:.2f} s and {self.join_requests} requests"
-        if looked.count:
-            yield "lookups", f"{looked.count} ({_shown(looked.reasons)})"
-            yield (
-                "latency",
-                f"p50 {looked.p50_s:.3f} s, p90 {looked.p90_s:.3f} s, max {looked.max_s:.3f} s",
-            )
-            told = looked.oracle
-            yield "oracle's latency", f"p50 {told.p50_s:.3f} s, p90 {told.p90_s:.3f} s"
-            yield (
-                "times the oracle's",
-                (
-                    f"p50 {told.ratio_p50:.2f}, p90 {told.ratio_p90:.2f}; for as many answers "
-                    f"p50 {told.as_many_p50:.2f}, p90 {told.as_many_p90:.2f}"
-                ),
-            )
-            yield (
-                "requests per lookup",
-                f"{looked.requests:.1f} (most {looked.requests_max}), failed {looked.failures:.1f}",
-            )
-            yield "hops", f"{looked.hops:.2f} (most {looked.hops_max})"
-            yield (
-                "true closest found",
-                f"{100 * looked.recall:.2f} %, all in {100 * looked.exact:.1f} % of lookups",
-            )
-            yield "returned had answered", f"{100 * looked.answered:.1f} %"
-            if looked.lying:
-                yield "returned that lie", f"{100 * looked.lying:.1f} %"
-        kept = self.records
-        if kept.provided:
-            yield "provides", f"{kept.provided} ({kept.failed} failed), {kept.holders:.1f} holders"
-        if kept.searches:
-            yield (
-                "records found",
-                (
-                    f"{kept.found} of {kept.searches} ({100 * kept.found_share:.2f} %), "
-                    f"first after p50 {kept.first_p50_s:.3f} s, p90 {kept.first_p90_s:.3f} s"
-                ),
-            )
-        if self.tables:
-            yield (
-                "tables",
-                f"{self.tables['entries']:.0f} entries, {100 * self.tables['living']:.1f} % living",
-            )
-        part = "" if self.encoded == self.messages else f", of which {self.encoded} encoded"
-        yield "messages", f"{self.messages}{part}; {self.bytes / 1e6:.1f} MB"
-        yield "invariants", f"checked {self.checks} times"
-        yield "trace", f"{self.digest[:16]} ({self.trace_lines} lines)"
-
-
-def _counts(values: Iterable[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    return dict(sorted(counts.items()))
-
-
-def _shown(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -241,23 +241,10 @@ def read_scenario(path: Path) -> Scenario:
         ConfigError: it cannot be read, is not TOML, or has an impossible value.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    return parse_scenario(text, path.stem)
-
-
-def parse_scenario(text: str, name: str = "unnamed") -> Scenario:
-    """The scenario in ``text`` (TOML), called ``name`` if it does not say.
-
-    Raises:
-        ConfigError: as :func:`read_scenario`.
-    """
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"scenario {name}: not TOML: {error}") from error
-    return make_scenario({"name": name} | data)
+    return make_scenario({"name": path.stem} | data)
 
 
 def make_scenario(data: Mapping[str, Any]) -> Scenario:

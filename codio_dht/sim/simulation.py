@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from codio_dht.core.peer import PeerId
 from codio_dht.errors import UsageError
 from codio_dht.sim.checker import Checker
 from codio_dht.sim.churn import Churn
 from codio_dht.sim.disk import VirtualDisk
+from codio_dht.sim.events import Sink, Trace
 from codio_dht.sim.invariants import InvariantError
 from codio_dht.sim.links import NOTICE_S
 from codio_dht.sim.node import SimNode
 from codio_dht.sim.population import Member
 from codio_dht.sim.record_workload import RecordWorkload
-from codio_dht.sim.report import LookupFigures, Report, Stretch, timeline
+from codio_dht.sim.report import LookupFigures, Report, timeline
 from codio_dht.sim.scenario import Scenario
 from codio_dht.sim.serving import StaticServers
-from codio_dht.sim.trace import Sink, Trace
 from codio_dht.sim.upkeep import SimulatedUpkeep
 from codio_dht.sim.workload import LookupWorkload
 from codio_dht.sim.world import Listener, World
@@ -56,7 +55,6 @@ class Simulation:
         self.checker = Checker(
             self.world, self.nodes, self.static, self._disks, self.records.providers
         )
-        self.churn: Churn | None = None
         self._join_s = 0.0
         self._join_requests = 0
         self._unjoined = 0
@@ -104,15 +102,7 @@ class Simulation:
                 for each in self.world.population.members
                 if each in self.bootstrap or (stable and self.records.publishes(each))
             ]
-            self.churn = Churn(
-                self.scenario,
-                self.world.queue,
-                self.world.population,
-                staying=staying,
-                leave=self._leave,
-                come=self._come,
-            )
-            self.churn.begin()
+            Churn(self.world, leave=self._leave, come=self._come).begin(staying)
         here = [each for each in self.world.population.members if each.online and each.is_server]
         if self.scenario.network.bootstrap == "oracle":
             for member in here:
@@ -184,6 +174,7 @@ class Simulation:
 
     def _leave(self, member: Member, graceful: bool) -> None:
         world = self.world
+        world.counters["leavings"] += 1
         world.trace.note(world.queue.now, "leaves", member.index, graceful)
         node = self.nodes.pop(member.index)
         by_id = world.population.by_id
@@ -262,9 +253,6 @@ class Simulation:
 
     def _report(self) -> Report:
         world = self.world
-        counters = dict(world.counters)
-        if self.churn is not None:
-            counters["leavings"] = self.churn.leavings
         return Report(
             scenario=self.scenario.name,
             seed=self.scenario.seed,
@@ -278,34 +266,26 @@ class Simulation:
             join_s=self._join_s,
             join_requests=self._join_requests,
             records=self.records.figures(),
-            timeline=self._timeline(),
+            timeline=timeline(
+                self.lookups.results, self.records.searches, self.scenario.run.duration_s
+            ),
             tables=self._table_figures(),
-            counters=dict(sorted(counters.items())),
+            counters=dict(sorted(world.counters.items())),
             messages=world.wire.messages,
             encoded=world.wire.encoded,
             bytes=world.wire.estimated_bytes,
             checks=self.checker.checks,
         )
 
-    def _timeline(self) -> list[Stretch]:
-        duration_s = self.scenario.run.duration_s
-        if not duration_s:
-            return []
-        return timeline(self.lookups.results, self.records.searches, duration_s)
-
     def _table_figures(self) -> dict[str, float]:
-        entries = living = 0
-        for node in self.nodes.values():
-            for peer in node.network.table.peers():
-                entries += 1
-                living += self._is_living(peer)
+        by_id = self.world.population.by_id
+        entries = [
+            by_id(each) for node in self.nodes.values() for each in node.network.table.peers()
+        ]
         if not entries:
             return {}
-        return {"entries": entries / len(self.nodes), "living": living / entries}
-
-    def _is_living(self, peer: PeerId) -> bool:
-        member = self.world.population.by_id(peer)
-        return member is not None and member.serves
+        living = sum(each is not None and each.serves for each in entries)
+        return {"entries": len(entries) / len(self.nodes), "living": living / len(entries)}
 
 
 def run_scenario(scenario: Scenario, sink: Sink | None = None) -> Report:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from codio_dht.core.admission import Probe
-from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import FailureReason, FindNode, PeerEntry, Reply
 from codio_dht.core.records import EXPIRY_INTERVAL_S
 from codio_dht.core.refresh import CplLookup, SelfLookup
@@ -26,6 +25,7 @@ from codio_dht.core.upkeep import (
     UpkeepStep,
 )
 from codio_dht.sim.driver import SearchReport
+from codio_dht.sim.events import Alarm
 from codio_dht.sim.exchange import Outcome
 from codio_dht.sim.node import SimNode
 from codio_dht.sim.population import Member
@@ -39,7 +39,7 @@ class SimulatedUpkeep:
         self._queue = node.world.queue
         self._machine = Upkeep(node.network, node.caller, _entries(bootstrap), node.world.rng)
         self._joined: Callable[[], None] | None = None
-        self._wake_at: Monotonic | None = None
+        self._alarm = Alarm(self._queue, self.notify_changed)
         self._running = False
         self._run_again = False
 
@@ -66,7 +66,7 @@ class SimulatedUpkeep:
             self._run_again = False
             while not isinstance(step := self._machine.next(self._node.now), Wait):
                 self._perform(step)
-            self._wake(step.until)
+            self._alarm.set(step.until)
         self._running = False
         if self._joined is not None and self._node.network.refresh.runs:
             joined, self._joined = self._joined, None
@@ -117,20 +117,6 @@ class SimulatedUpkeep:
             if self._node.disk.rows:
                 self._node.keeper.expire()
             self._queue.after(EXPIRY_INTERVAL_S, self._expire)
-
-    def _wake(self, until: Monotonic | None) -> None:
-        """Look again at ``until``, unless an earlier moment is planned anyway."""
-        now = self._node.now
-        if until is None or (self._wake_at is not None and now < self._wake_at <= until):
-            return
-        self._wake_at = moment = Monotonic(max(until, now))
-
-        def woken() -> None:
-            if self._wake_at == moment:
-                self._wake_at = None
-            self.notify_changed()
-
-        self._queue.at(moment, woken)
 
 
 def _entries(members: Sequence[Member]) -> list[PeerEntry]:

@@ -1,4 +1,4 @@
-"""What all members share: the clock, the ways, who is connected, who answers for whom.
+"""What all members share: the clock, the ways, the wire, who is connected, who answers for whom.
 
 Decides nothing of its own; :mod:`codio_dht.sim.exchange` moves requests through it, and
 :mod:`codio_dht.sim.simulation` puts it together.
@@ -15,12 +15,12 @@ from codio_dht.core.keyspace import key_of
 from codio_dht.core.messages import Reply, Request
 from codio_dht.core.steps import NoReply, Refuse
 from codio_dht.sim.behaviours import Liars
-from codio_dht.sim.events import EventQueue
+from codio_dht.sim.events import EventQueue, Trace
 from codio_dht.sim.links import Connections, Links
 from codio_dht.sim.population import Member, Population
 from codio_dht.sim.scenario import Scenario
-from codio_dht.sim.trace import Trace
-from codio_dht.sim.wire_path import WirePath
+from codio_dht.wire.codec import decode_reply, decode_request, encode_reply, encode_request
+from codio_dht.wire.framing import FrameReader
 
 Respond = Callable[[Reply | NoReply | Refuse], None]
 
@@ -39,6 +39,54 @@ class Listener(Protocol):
     def disconnected(self, other: Member) -> None:
         """The connection to ``other`` is over."""
         ...
+
+
+class WirePath:
+    """Messages between members pass the real encoder, framing and decoder of ``wire``; where a
+    scenario asks for it (very large networks) only one in ``one_in``, the others as values."""
+
+    def __init__(self, one_in: int) -> None:
+        self._one_in = one_in
+        self.messages = 0
+        """Messages sent so far."""
+        self.encoded = 0
+        """Those that were encoded."""
+        self.encoded_bytes = 0
+        """What they took, length prefixes included."""
+
+    @property
+    def estimated_bytes(self) -> int:
+        """What all messages took, if those not encoded were like the others."""
+        return self.encoded_bytes * self.messages // self.encoded if self.encoded else 0
+
+    def request(self, request: Request) -> Request:
+        """``request`` as the other end reads it."""
+        if not self._is_due():
+            return request
+        return decode_request(self._carry(encode_request(request)))
+
+    def reply(self, reply: Reply) -> Reply:
+        """``reply`` as the asker reads it.
+
+        Raises:
+            RemoteError: it is too large to be sent.
+        """
+        if not self._is_due():
+            return reply
+        return decode_reply(self._carry(encode_reply(reply)))
+
+    def _is_due(self) -> bool:
+        self.messages += 1
+        return self.messages % self._one_in == 0
+
+    def _carry(self, frame: bytes) -> bytes:
+        self.encoded += 1
+        self.encoded_bytes += len(frame)
+        reader = FrameReader()
+        reader.feed(frame)
+        payload = reader.next_frame()
+        assert payload is not None, "a frame that was written whole is read whole"
+        return payload
 
 
 class World:

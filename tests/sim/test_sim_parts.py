@@ -18,7 +18,7 @@ from codio_dht.sim.links import Connections, Links
 from codio_dht.sim.population import Character, Member, Population
 from codio_dht.sim.report import LookupFigures, LookupResult, quantile, timeline
 from codio_dht.sim.scenario import ChurnPart, Scenario, make_scenario
-from codio_dht.sim.wire_path import WirePath
+from codio_dht.sim.world import WirePath
 
 
 def scenario_of(**parts: Any) -> Scenario:

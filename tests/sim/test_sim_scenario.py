@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,19 @@ from codio_dht.sim.scenario import (
     LinksPart,
     PartitionPart,
     Scenario,
-    parse_scenario,
+    make_scenario,
     read_scenario,
 )
 
 PRESETS = sorted((Path(__file__).resolve().parents[2] / "scenarios").glob("*.toml"))
 
 
+def scenario_of(text: str) -> Scenario:
+    return make_scenario(tomllib.loads(text))
+
+
 def test_a_scenario_is_read_from_toml_with_defaults_for_what_it_does_not_say() -> None:
-    scenario = parse_scenario(
+    scenario = scenario_of(
         """
         name = "mine"
         seed = 7
@@ -72,14 +77,20 @@ def test_every_preset_is_a_scenario_called_like_its_file_and_says_what_it_is(pat
         ("[records]\nkeys = 5", r"run\.duration_s: records need"),
         ("[run]\ncheck_touched = 1", r"run\.check_touched must be true or false"),
         ("seed = -1", r"seed must be a whole number of at least 0"),
-        ("nonsense", r"not TOML"),
     ],
 )
 def test_a_mistake_is_named_by_its_field(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_scenario(text)
+        scenario_of(text)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gone\.toml"):
         read_scenario(tmp_path / "gone.toml")
+
+
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("nonsense")
+    with pytest.raises(ConfigError, match=r"broken\.toml: Expected"):
+        read_scenario(path)

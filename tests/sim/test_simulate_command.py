@@ -64,7 +64,7 @@ def test_a_scenario_of_ones_own_is_read_from_its_file(command, tmp_path: Path) -
         (("nowhere",), "nowhere.toml"),
         (("wan", "--set", "network.nodez=5"), "network.nodez: no such field"),
         (("wan", "--set", "nodes"), "write it as part.field=value"),
-        (("wan", "--set", "network.nodes=many"), "network.nodes: must be an integer"),
+        (("wan", "--set", "network.nodes=many"), "network.nodes must be a whole number"),
     ],
 )
 def test_a_mistake_is_one_line_and_no_traceback(command, arguments, message) -> None:
