@@ -58,7 +58,7 @@ from codio_dht.params import (
     PROVIDER_TTL_S,
 )
 
-__all__ = ["AddOutcome", "Flush", "ProviderRecords", "ProviderRow", "RecordStats"]
+__all__ = ["Flush", "ProviderRecords", "ProviderRow", "RecordOutcome", "RecordStats"]
 
 MAX_RECORD_ADDR_BYTES: Final = 4 * 1024
 """Addresses of one provider record together, in bytes; later ones are dropped."""
@@ -100,7 +100,7 @@ _KEY_OVERHEAD_BYTES: Final = 500
 """A cached key without its rows, estimated."""
 
 
-class AddOutcome(Enum):
+class RecordOutcome(Enum):
     """What became of a record."""
 
     ADDED = "added"
@@ -201,7 +201,7 @@ class ProviderRecords:
 
     def add(
         self, key: bytes, provider: PeerId, addrs: tuple[bytes, ...], now: UnixTime
-    ) -> AddOutcome:
+    ) -> RecordOutcome:
         """``provider`` said that it provides ``key`` and is found at ``addrs``."""
         outcome = self._add(key, provider, addrs, now)
         self._outcomes[outcome.value] += 1
@@ -209,7 +209,7 @@ class ProviderRecords:
 
     def _add(
         self, key: bytes, provider: PeerId, addrs: tuple[bytes, ...], now: UnixTime
-    ) -> AddOutcome:
+    ) -> RecordOutcome:
         unsaved = self._unsaved
         provider_id = provider.to_bytes()
         row = ProviderRow(
@@ -221,28 +221,30 @@ class ProviderRecords:
             UnixTime(now + self.ttl_s),
         )
         if not unsaved.has_room(row):
-            return AddOutcome.REFUSED_FULL
+            return RecordOutcome.REFUSED_FULL
         cached = self._cache.get(key)
         full = self._on_disk + unsaved.new_rows >= self._max_records
         sure = True
         if cached is not None and self._is_whole(cached):
             known = provider_id in cached.rows
             if not known and len(cached.rows) >= self._max_per_key:
-                return AddOutcome.REFUSED_KEY_FULL
+                return RecordOutcome.REFUSED_KEY_FULL
             if not known and full:
-                return AddOutcome.REFUSED_FULL
+                return RecordOutcome.REFUSED_FULL
         else:
             known = unsaved.is_sure(key, provider_id) or unsaved.writes(key, provider_id)
             key_full = not known and unsaved.has_providers(key, self._max_per_key)
             if key_full or (full and not known):
                 if not self._stored.may_hold(key):
-                    return AddOutcome.REFUSED_KEY_FULL if key_full else AddOutcome.REFUSED_FULL
+                    return (
+                        RecordOutcome.REFUSED_KEY_FULL if key_full else RecordOutcome.REFUSED_FULL
+                    )
                 sure = False
         unsaved.put(row, sure=sure)
         if cached is not None:
             self._cached_bytes += cached.put(row)
             self._evict()
-        return AddOutcome.REFRESHED if known or not sure else AddOutcome.ADDED
+        return RecordOutcome.REFRESHED if known or not sure else RecordOutcome.ADDED
 
     def get(
         self, key: bytes, now: UnixTime, point: Key | None = None

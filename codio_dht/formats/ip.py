@@ -57,7 +57,7 @@ class Reach(Enum):
     UNROUTABLE = "unroutable"
     """Unspecified, documentation, benchmark, multicast, reserved, or a name that never resolves."""
     NONE = "none"
-    """It begins with neither an IP nor a name: a relay by peer id, a path, an onion, ..."""
+    """It begins with neither an IP nor a name: for example a relay by peer id, or an onion."""
 
 
 _V4: Final = tuple(

@@ -58,7 +58,7 @@ class Calls:
                 await self._ended.wait()
 
 
-class Caller(Protocol):
+class MakesCalls(Protocol):
     """A class whose methods are calls of the program."""
 
     def _running_call(self) -> AbstractContextManager[None]:
@@ -66,7 +66,7 @@ class Caller(Protocol):
         ...
 
 
-S = TypeVar("S", bound=Caller)
+S = TypeVar("S", bound=MakesCalls)
 
 
 def ended_with_the_node(

@@ -1,8 +1,8 @@
-"""Work that may outlive the call that began it: late answers of a lookup that is over, the rest of
-an announcement that has returned.
+"""Work that may outlive the call that began it: the late answers of a lookup that is over, the rest
+of a provide that has returned.
 
-Decides that a bug in an errand is logged and counted, and ends nothing else. How many there may be,
-whoever starts them decides, by :attr:`Errands.running`. All end with the node.
+Decides that a bug in an errand is logged and counted, and ends nothing else. Whoever starts errands
+decides how many there may be, by :attr:`Errands.running`. All end with the node.
 """
 
 from __future__ import annotations

@@ -395,7 +395,7 @@ class DHTManager:
             NoPeersError: no peer could be reached.
         """
         wanted = arguments.quorum_argument(quorum, self._config.replication_factor)
-        return await self._node.providing.announce(arguments.multihash_of(cid), wanted)
+        return await self._node.providing.provide_once(arguments.multihash_of(cid), wanted)
 
     @ended_with_the_node
     async def stop_providing(self, cid: object) -> bool:

@@ -60,7 +60,7 @@ class Providing:
         self._changed = trio.Event()
 
     async def provide(self, key: bytes, quorum: int | None = None) -> ProvideResult:
-        """Keep ``key`` provided, and provide it now; returns as :meth:`announce`.
+        """Keep ``key`` provided, and provide it now; returns as :meth:`provide_once`.
 
         Raises:
             StorageError: it could not be noted; nothing was promised.
@@ -73,7 +73,7 @@ class Providing:
             key, provided_before=known is not None and known.last_provided is not None
         )
         try:
-            return await self.announce(key, quorum, partial(self._note, key))
+            return await self.provide_once(key, quorum, partial(self._note, key))
         except BaseException:
             self._schedule.failed(key, self._clock.unix())
             self._changed.set()
@@ -88,7 +88,7 @@ class Providing:
         self._schedule.removed(key)
         return removed
 
-    async def announce(
+    async def provide_once(
         self, key: bytes, quorum: int | None = None, at_end: AtEnd | None = None
     ) -> ProvideResult:
         """Hand the record of ``key`` to the k closest peers, once; returns when ``quorum`` of them
@@ -138,8 +138,8 @@ class Providing:
 
     async def _reprovide(self, key: bytes) -> None:
         try:
-            await self.announce(key, self._network.k, partial(self._note, key))
-        except BaseException as error:  # a key left as running would never be announced again
+            await self.provide_once(key, self._network.k, partial(self._note, key))
+        except BaseException as error:  # a key left as running would never be provided again
             self._schedule.failed(key, self._clock.unix())
             if not isinstance(error, NetworkError):
                 raise

@@ -38,26 +38,25 @@ class FoundPeer(PeerInfo):
 
 @dataclass(frozen=True, slots=True)
 class ProvideResult:
-    """How one announcement went."""
+    """How one provide went."""
 
     key: bytes
-    """The multihash announced."""
+    """The multihash provided."""
 
     holders: int
     """Peers that have the record."""
 
     confirmed: int
-    """Those of them that said so by ending the stream normally."""
+    """Holders that ended the stream of the record normally, and so said that they took it."""
 
     attempted: int
-    """Peers tried; more than the replication factor where others took a failing one's place."""
+    """Peers that were tried; more than the replication factor if some failed and were replaced."""
 
     pending: int
-    """Peers being tried still: the announcement goes on, and replaces whoever fails. 0: it is over.
-    """
+    """Peers that are still being tried in the background. 0: the provide is over."""
 
     seconds: float
-    """From the call to this result."""
+    """Time from the call to this result, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

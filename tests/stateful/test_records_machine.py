@@ -22,10 +22,10 @@ from codio_dht.core.peer import PeerId
 from codio_dht.core.records import (
     CHANGES_CHECK_S,
     LOAD_RETRY_S,
-    AddOutcome,
     Flush,
     ProviderRecords,
     ProviderRow,
+    RecordOutcome,
 )
 from codio_dht.core.steps import Load, LoadKind
 from codio_dht.core.unsaved import Unsaved
@@ -116,7 +116,7 @@ class World:
         on_disk = self.disk.rows.get(slot)
         crowded = self.records.stats().unsaved >= self.max_unsaved
         outcome = self.records.add(key, peer, addrs, self.now)
-        taken = outcome in (AddOutcome.ADDED, AddOutcome.REFRESHED)
+        taken = outcome in (RecordOutcome.ADDED, RecordOutcome.REFRESHED)
         if on_disk is not None and on_disk.expires > self.now and not crowded:
             assert taken, "a refresh of a stored record was refused"
         if taken:

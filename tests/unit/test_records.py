@@ -13,10 +13,10 @@ from codio_dht.core.records import (
     MAX_RECORD_ADDR_BYTES,
     MAX_TRACKED_LOADS,
     REBUILD_REST_S,
-    AddOutcome,
     Flush,
     ProviderRecords,
     ProviderRow,
+    RecordOutcome,
 )
 from codio_dht.core.steps import Load, LoadKind
 from codio_dht.core.unsaved import Unsaved
@@ -70,7 +70,7 @@ def load_of(of: bytes) -> Load:
 def test_a_record_is_told_at_once_without_the_disk() -> None:
     records = ProviderRecords()
 
-    assert records.add(KEY, peer(1), ADDRS, NOW) is AddOutcome.ADDED
+    assert records.add(KEY, peer(1), ADDRS, NOW) is RecordOutcome.ADDED
     assert [peer(1)] == providers(records, KEY)
     assert len(records) == 1
 
@@ -87,7 +87,7 @@ def test_thousands_of_records_back_to_back_are_all_taken_and_all_written() -> No
     records = ProviderRecords()
     outcomes = [records.add(key(number), peer(1), ADDRS, NOW) for number in range(20_000)]
 
-    assert {AddOutcome.ADDED} == set(outcomes)
+    assert {RecordOutcome.ADDED} == set(outcomes)
     assert {key(number) for number in range(20_000)} == {row.key for row in write_all(records)}
     assert len(records) == 20_000
     assert records.stats().unsaved == 0
@@ -117,7 +117,7 @@ def test_a_refresh_replaces_addresses_and_times() -> None:
     records.add(KEY, peer(1), ADDRS, NOW)
     (first,) = rows_of(records)
 
-    assert records.add(KEY, peer(1), (), later(60)) is AddOutcome.REFRESHED
+    assert records.add(KEY, peer(1), (), later(60)) is RecordOutcome.REFRESHED
     (second,) = rows_of(records, now=later(120))
     assert (ADDRS, later(100)) == (first.addrs, first.expires)  # nobody changes what was told
     assert ((), later(160)) == (second.addrs, second.expires)
@@ -240,10 +240,10 @@ def test_a_full_key_takes_no_new_provider_but_every_refresh() -> None:
     for number in range(3):
         records.add(KEY, peer(number), ADDRS, NOW)
 
-    assert records.add(KEY, peer(9), ADDRS, NOW) is AddOutcome.REFUSED_KEY_FULL
+    assert records.add(KEY, peer(9), ADDRS, NOW) is RecordOutcome.REFUSED_KEY_FULL
     records.get(KEY, NOW)  # now it is in the cache
-    assert records.add(KEY, peer(9), ADDRS, NOW) is AddOutcome.REFUSED_KEY_FULL
-    assert records.add(KEY, peer(0), ADDRS, NOW) is AddOutcome.REFRESHED
+    assert records.add(KEY, peer(9), ADDRS, NOW) is RecordOutcome.REFUSED_KEY_FULL
+    assert records.add(KEY, peer(0), ADDRS, NOW) is RecordOutcome.REFRESHED
     assert {3} == {batch.max_per_key for batch in [records.take_flush()] if batch}
 
 
@@ -253,9 +253,9 @@ def test_a_provider_refreshed_while_it_is_being_written_counts_once() -> None:
         records.add(KEY, peer(number), ADDRS, NOW)
     records.take_flush()
 
-    assert records.add(KEY, peer(0), ADDRS, NOW) is AddOutcome.REFRESHED
-    assert records.add(KEY, peer(2), ADDRS, NOW) is AddOutcome.ADDED
-    assert records.add(KEY, peer(3), ADDRS, NOW) is AddOutcome.REFUSED_KEY_FULL
+    assert records.add(KEY, peer(0), ADDRS, NOW) is RecordOutcome.REFRESHED
+    assert records.add(KEY, peer(2), ADDRS, NOW) is RecordOutcome.ADDED
+    assert records.add(KEY, peer(3), ADDRS, NOW) is RecordOutcome.REFUSED_KEY_FULL
 
 
 def test_full_records_take_no_new_record_but_every_refresh() -> None:
@@ -263,10 +263,10 @@ def test_full_records_take_no_new_record_but_every_refresh() -> None:
     records.add(key(0), peer(0), ADDRS, NOW)
     records.add(key(1), peer(0), ADDRS, NOW)
 
-    assert records.add(key(2), peer(0), ADDRS, NOW) is AddOutcome.REFUSED_FULL
-    assert records.add(key(1), peer(0), (), NOW) is AddOutcome.REFRESHED
+    assert records.add(key(2), peer(0), ADDRS, NOW) is RecordOutcome.REFUSED_FULL
+    assert records.add(key(1), peer(0), (), NOW) is RecordOutcome.REFRESHED
     write_all(records)
-    assert records.add(key(2), peer(0), ADDRS, NOW) is AddOutcome.REFUSED_FULL
+    assert records.add(key(2), peer(0), ADDRS, NOW) is RecordOutcome.REFUSED_FULL
     assert records.get(key(2), NOW) == ()
 
 
@@ -274,7 +274,7 @@ def test_when_full_what_may_be_a_refresh_is_written_only_where_it_is_one() -> No
     records = ProviderRecords(max_records=1)
     stored(records, [KEY])
 
-    assert records.add(KEY, peer(1), ADDRS, NOW) is AddOutcome.REFRESHED
+    assert records.add(KEY, peer(1), ADDRS, NOW) is RecordOutcome.REFRESHED
     batch = records.take_flush()
     assert batch is not None
     assert ([peer(1)], 0) == ([each.provider for each in batch.rows], batch.max_per_key)
@@ -288,7 +288,7 @@ def test_deleted_records_make_room_again() -> None:
     records.expired([key(0)])
 
     assert len(records) == 1
-    assert records.add(key(2), peer(0), ADDRS, NOW) is AddOutcome.ADDED
+    assert records.add(key(2), peer(0), ADDRS, NOW) is RecordOutcome.ADDED
 
 
 def test_while_nothing_can_be_written_unsaved_records_stop_at_their_bound_and_none_is_lost() -> (
@@ -302,22 +302,22 @@ def test_while_nothing_can_be_written_unsaved_records_stop_at_their_bound_and_no
         if batch is not None:
             records.flush_failed(batch)
 
-    assert [AddOutcome.ADDED] * 10 + [AddOutcome.REFUSED_FULL] * 20 == outcomes
+    assert [RecordOutcome.ADDED] * 10 + [RecordOutcome.REFUSED_FULL] * 20 == outcomes
     assert records.stats().unsaved == 10
     assert [peer(0)] == providers(records, key(3))
     assert [key(number) for number in range(10)] == [each.key for each in write_all(records)]
-    assert records.add(key(29), peer(0), ADDRS, NOW) is AddOutcome.ADDED
+    assert records.add(key(29), peer(0), ADDRS, NOW) is RecordOutcome.ADDED
 
 
 def test_unsaved_records_are_bounded_in_bytes_also_when_they_are_replaced() -> None:
     records = ProviderRecords(unsaved=Unsaved(max_bytes=8_000))
     small = [records.add(key(n), peer(0), (), NOW) for n in range(20)]
-    taken = small.count(AddOutcome.ADDED)
+    taken = small.count(RecordOutcome.ADDED)
     big = tuple(bytes([n]) * 1000 for n in range(3))
 
     assert 8 < taken < 14
-    assert records.add(key(0), peer(0), big, NOW) is AddOutcome.REFUSED_FULL
-    assert records.add(key(0), peer(0), (), NOW) is AddOutcome.REFRESHED
+    assert records.add(key(0), peer(0), big, NOW) is RecordOutcome.REFUSED_FULL
+    assert records.add(key(0), peer(0), (), NOW) is RecordOutcome.REFRESHED
 
 
 # --- writes ---------------------------------------------------------------------------------------
@@ -359,7 +359,7 @@ def test_a_record_too_many_in_one_key_on_disk_is_not_told_once_that_is_known() -
     records = ProviderRecords(max_per_key=2)
     rows = [row(KEY, peer(number), later(100)) for number in range(2)]
     stored(records, [KEY])
-    assert records.add(KEY, peer(9), ADDRS, NOW) is AddOutcome.ADDED  # only the store could tell
+    assert records.add(KEY, peer(9), ADDRS, NOW) is RecordOutcome.ADDED  # only the store could tell
     records.loaded(KEY, rows, NOW)
 
     assert [peer(0), peer(1)] == providers(records, KEY)
@@ -414,7 +414,7 @@ def test_after_a_start_any_key_may_be_on_disk_until_the_filter_is_built() -> Non
     assert records.rebuild_due(NOW)
     assert load_of(KEY) == records.get(KEY, NOW)
     assert len(records) == 2
-    assert records.add(KEY, peer(1), ADDRS, NOW) is AddOutcome.REFRESHED  # if it is one
+    assert records.add(KEY, peer(1), ADDRS, NOW) is RecordOutcome.REFRESHED  # if it is one
     records.loaded(KEY, [], NOW)
     assert records.get(KEY, NOW) == ()  # the store had none, so it will not be written
 
@@ -503,11 +503,11 @@ def test_a_full_key_of_a_stale_cache_refuses_nobody() -> None:
     stored(records, [KEY], changes=7)
     records.get(KEY, NOW)
     records.loaded(KEY, [row(KEY, peer(1), later(1000))], NOW, 7)
-    assert records.add(KEY, peer(2), ADDRS, NOW) is AddOutcome.REFUSED_KEY_FULL
+    assert records.add(KEY, peer(2), ADDRS, NOW) is RecordOutcome.REFUSED_KEY_FULL
     records.get(key(1), later(CHANGES_CHECK_S))
     records.loaded(key(1), [], later(CHANGES_CHECK_S), 8)
 
-    assert records.add(KEY, peer(2), ADDRS, later(CHANGES_CHECK_S)) is AddOutcome.ADDED
+    assert records.add(KEY, peer(2), ADDRS, later(CHANGES_CHECK_S)) is RecordOutcome.ADDED
 
 
 def test_outcomes_are_counted() -> None:

@@ -22,7 +22,7 @@ QUIC_KEEP_ALIVE_INTERVAL_S: Final = 15.0
 idle time-out."""
 
 QUIC_ACK_DELAY_S: Final = 0.02
-"""How long an acknowledgement waits for something to go with, seconds (25 ms are announced)."""
+"""How long an acknowledgement waits for something to go with, seconds (we tell peers 25 ms)."""
 
 QUIC_STREAM_WINDOW_BYTES: Final = 256 * 1024
 """Bytes a peer may send on a QUIC stream ahead of what was taken (GO 512 KiB, growing)."""

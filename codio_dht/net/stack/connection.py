@@ -361,7 +361,7 @@ class Connection:
         if authenticated.muxer is not None:
             self._open_muxer(now)
             self._enter(Stage.OPEN, now)
-            self._announce(authenticated)
+            self._report_established(authenticated)
             return
         self._enter(Stage.MUXER, now)
         if not self._initiator:
@@ -371,7 +371,7 @@ class Connection:
         self._plain.append(self._negotiation.data_to_send())
         if self._pipeline:
             self._open_muxer(now)
-            self._announce(authenticated)
+            self._report_established(authenticated)
 
     def _agree_on_muxer(self, plain: bytes, now: Monotonic) -> bytes | None:
         negotiation = self._negotiation
@@ -392,7 +392,7 @@ class Connection:
         if self._yamux is None:
             self._open_muxer(now)
             assert self.authenticated is not None
-            self._announce(self.authenticated)
+            self._report_established(self.authenticated)
         return outcome.rest
 
     def _open_muxer(self, now: Monotonic) -> None:
@@ -405,7 +405,7 @@ class Connection:
             wake=self._wake,
         )
 
-    def _announce(self, authenticated: Authenticated) -> None:
+    def _report_established(self, authenticated: Authenticated) -> None:
         self._events.append(
             Established(authenticated.peer_id, authenticated.public_key, self._security)
         )

@@ -280,7 +280,7 @@ def _on_certificate(
 
 
 def _on_alpn(connection: SSL.Connection, offered: list[bytes]) -> bytes:
-    """As above."""
+    """Choose the muxer for OpenSSL. What it raises comes out of ``do_handshake``."""
     handshake = connection.get_app_data()
     assert isinstance(handshake, _Handshake)
     return handshake.choose(offered)
