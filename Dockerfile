@@ -41,4 +41,4 @@ ENV CODIO_DHT_DATA=/data \
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
     CMD ["codio-dht", "id"]
 ENTRYPOINT ["codio-dht"]
-CMD ["daemon", "--bootstrap", "default", "--listen", "/ip4/0.0.0.0/tcp/4001"]
+CMD ["daemon", "--bootstrap", "default"]

@@ -8,6 +8,7 @@ says what it must be, and quotes what it was.
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -15,8 +16,16 @@ from codio_dht.errors import UsageError
 
 _INFINITY: Final = float("inf")
 _MAX_SHOWN: Final = 80
+_AROUND: Final = (
+    string.whitespace + "\x85\xa0\u2028\u2029\u202f\u3000\u200b\u200e\u200f\u2060\ufeff"
+)
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def cleaned(text: str) -> str:
+    """Pasted text without blanks, byte-order marks and characters of no width around it."""
+    return text.strip(_AROUND)
 
 
 def shown(value: object) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from codio_dht import __version__
+from codio_dht.checks import cleaned
 from codio_dht.cli.client import DaemonDownError
 from codio_dht.cli.options import Session, client_command
 from codio_dht.cli.output import ExitCode, complain, exit_code_of, milliseconds, walk_line
@@ -269,18 +270,12 @@ def show_version(session: Session) -> ExitCode:
     return ExitCode.OK
 
 
-COMMANDS: Final[Sequence[click.Command]] = (
-    show_id,
-    provide,
-    findprovs,
-    findpeer,
-    closest,
-    ping,
-    swarm,
-    stats,
-    bootstrap,
-    show_version,
+SECTIONS: Final[Sequence[tuple[str, Sequence[click.Command]]]] = (
+    ("Provide and find content", (provide, findprovs)),
+    ("Find and reach peers", (findpeer, closest, ping, swarm, bootstrap)),
+    ("Look at the node", (show_id, stats, show_version)),
 )
+"""The commands by what they are for, as the help lists them."""
 
 
 # --- shared ---------------------------------------------------------------------------------------
@@ -337,7 +332,7 @@ def _stdin_lines() -> Iterator[str]:
 
 def _cids(lines: Sequence[bytes]) -> Iterator[str]:
     for line in lines:
-        text = line.decode("utf-8", "replace").strip()
+        text = cleaned(line.decode("utf-8", "replace"))
         if text and not text.startswith("#"):
             yield text
 

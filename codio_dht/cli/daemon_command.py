@@ -37,6 +37,13 @@ from codio_dht.daemon.settings import (
     help="Tell others these addresses instead of the ones listened on (repeatable).",
 )
 @click.option(
+    "--append-announce",
+    multiple=True,
+    envvar="CODIO_DHT_APPEND_ANNOUNCE",
+    metavar="MULTIADDR",
+    help="Tell others these addresses too (repeatable).",
+)
+@click.option(
     "--bootstrap",
     multiple=True,
     envvar="CODIO_DHT_BOOTSTRAP",
@@ -70,6 +77,13 @@ from codio_dht.daemon.settings import (
     help="How often own keys are announced again.  [default: 12h]",
 )
 @click.option(
+    "--protocol",
+    envvar="CODIO_DHT_PROTOCOL",
+    metavar="ID",
+    help="Protocol id of the DHT; another id is another network, such as /ipfs/lan/kad/1.0.0, which"
+    " Kubo nodes speak on a LAN.  [default: /ipfs/kad/1.0.0]",
+)
+@click.option(
     "--import-kubo-config",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="CODIO_DHT_IMPORT_KUBO_CONFIG",
@@ -92,7 +106,7 @@ from codio_dht.daemon.settings import (
 )
 @click.pass_context
 def daemon(ctx: click.Context, /, import_kubo_config: Path | None, **options: Any) -> int:
-    """Run a DHT node in the foreground. Ctrl-C or SIGTERM stops it cleanly.
+    """Run a DHT node in the foreground. Ctrl-C, SIGTERM or a closed terminal stops it cleanly.
 
     With --json the first line on stdout is {"ready":true,"peer_id":...,"addrs":[...]}.
 
@@ -117,6 +131,7 @@ def _settings(ctx: click.Context, options: dict[str, Any]) -> Settings:
         data_dir=chosen_data_dir(ctx, options["data_dir"]),
         listen=options["listen"],
         announce=options["announce"],
+        append_announce=options["append_announce"],
         bootstrap=options["bootstrap"],
         mode=cast("ModeName | None", options["mode"]),
         stack=cast("StackName", options["stack"]),
@@ -124,12 +139,13 @@ def _settings(ctx: click.Context, options: dict[str, Any]) -> Settings:
         log_level=options["log_level"].lower(),
         provider_timeout_s=options["provider_timeout"],
         republish_interval_s=options["republish_interval"],
+        protocol=options["protocol"],
     )
 
 
 def _with_kubo(settings: Settings, kubo: KuboConfig) -> Settings:
-    for addr in kubo.skipped:
-        complain(f"from the Kubo config: cannot listen on {addr}, left out")
+    for sentence in kubo.left_out:
+        complain(f"from the Kubo config, left out: {sentence}")
     return apply_kubo_config(settings, kubo)
 
 

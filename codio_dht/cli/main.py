@@ -9,13 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
 
 from codio_dht import __version__
 from codio_dht.cli.client import DaemonDownError, OutOfTimeError
-from codio_dht.cli.commands import COMMANDS
+from codio_dht.cli.commands import SECTIONS
 from codio_dht.cli.daemon_command import daemon, demo
 from codio_dht.cli.options import DATA_DIR_ENV
 from codio_dht.cli.output import (
@@ -40,13 +40,37 @@ Exit codes: 0 done, 1 not found or failed, 2 wrong usage, 3 no daemon runs, 124 
 """
 
 
+_SECTIONS: Final[Sequence[tuple[str, Sequence[click.Command]]]] = (
+    ("Run a node", (daemon, demo)),
+    *SECTIONS,
+)
+
+_WHOLE: Final = 200
+"""Characters of a command's first line that help shows: all of them."""
+
+
 def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
         click.echo(f"{PROGRAM} {__version__}")
         ctx.exit()
 
 
-@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+class _Sections(click.Group):
+    """A group whose help lists its commands by what they are for."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each purpose, instead of one alphabetical list."""
+        for title, commands in _SECTIONS:
+            with formatter.section(title):
+                rows = [(str(each.name), each.get_short_help_str(_WHOLE)) for each in commands]
+                formatter.write_dl(rows)
+
+
+@click.group(
+    cls=_Sections,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -66,8 +90,9 @@ def cli(data_dir: Path | None) -> None:
     """
 
 
-for _command in (daemon, demo, *COMMANDS):
-    cli.add_command(_command)
+for _, _commands in _SECTIONS:
+    for _command in _commands:
+        cli.add_command(_command)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -81,6 +106,8 @@ def run(arguments: Sequence[str]) -> int:
         return ExitCode.INTERRUPTED
     except (ClosedPipeError, BrokenPipeError):
         return ExitCode.CLOSED_PIPE
+    except click.exceptions.NoArgsIsHelpError as bare:
+        return _show_help(bare)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else PROGRAM
         message = error.format_message().rstrip(".").replace("\n", " ")
@@ -92,6 +119,14 @@ def run(arguments: Sequence[str]) -> int:
     except (CodioError, OSError) as error:
         return _failed(error)
     return int(code or ExitCode.OK)
+
+
+def _show_help(bare: click.exceptions.NoArgsIsHelpError) -> ExitCode:
+    """Print the help of a group that was called without a command. The program's own name asks for
+    it; anything longer wants a command, and scripts should notice."""
+    assert bare.ctx is not None
+    click.echo(bare.ctx.get_help())
+    return ExitCode.USAGE if bare.ctx.parent else ExitCode.OK
 
 
 def _failed(error: CodioError | OSError) -> ExitCode:

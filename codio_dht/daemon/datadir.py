@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from codio_dht.errors import CodioError
+from codio_dht.errors import CodioError, UsageError
 
 SOCKET_NAME: Final = "control.sock"
 
@@ -39,13 +39,40 @@ class DataDirError(CodioError):
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
-    """``$CODIO_DHT_DATA``, else ``codio-dht`` in the user's data directory (XDG)."""
+    """``$CODIO_DHT_DATA``, else ``codio-dht`` in the user's data directory (XDG).
+
+    Raises:
+        UsageError: the user has no home directory, as in many containers.
+    """
     if chosen := environ.get("CODIO_DHT_DATA"):
         return Path(chosen)
     data_home = environ.get("XDG_DATA_HOME", "")
     if Path(data_home).is_absolute():  # the XDG specification: relative values are ignored
         return Path(data_home) / "codio-dht"
-    return Path.home() / ".local" / "share" / "codio-dht"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        home = Path()
+    if not home.is_absolute() or home == Path(home.anchor):  # what containers give a bare uid
+        raise UsageError(
+            "this user has no home directory: say with --data-dir or CODIO_DHT_DATA where the node"
+            " keeps its data"
+        )
+    return home / ".local" / "share" / "codio-dht"
+
+
+def absolute_data_dir(data_dir: Path) -> Path:
+    """The full path of ``data_dir``, the same for whoever uses it.
+
+    Raises:
+        UsageError: it begins with the home directory of somebody who has none.
+    """
+    try:
+        return data_dir.expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError(
+            f"cannot use the data directory {data_dir}: {error}; give --data-dir a full path"
+        ) from error
 
 
 @contextmanager
@@ -54,9 +81,11 @@ def socket_path(data_dir: Path) -> Iterator[str]:
 
     Raises:
         DataDirError: the path is too long and this system offers no shorter one.
+        UsageError: as :func:`absolute_data_dir`.
         OSError: the directory cannot be opened (only for a path that is too long).
     """
-    path = str(data_dir.expanduser().absolute() / SOCKET_NAME)
+    data_dir = absolute_data_dir(data_dir)
+    path = str(data_dir / SOCKET_NAME)
     if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
         yield path
         return
@@ -66,7 +95,7 @@ def socket_path(data_dir: Path) -> Iterator[str]:
             " have; choose a shorter --data-dir"
         )
         raise DataDirError(msg)
-    directory = os.open(data_dir.expanduser(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    directory = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield str(_OPEN_FDS / str(directory) / SOCKET_NAME)
     finally:

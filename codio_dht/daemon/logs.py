@@ -43,8 +43,9 @@ class ForeignLogs(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name == _OWN or record.name.startswith(f"{_OWN}."):
             return True
-        if record.levelno >= logging.WARNING:
-            self._count(record)
+        if record.levelno < logging.WARNING:  # of a library that set a level of its own
+            return False
+        self._count(record)
         if record.levelno < logging.CRITICAL:
             record.levelno, record.levelname = logging.DEBUG, "DEBUG"
             record.exc_info = record.exc_text = record.stack_info = None
@@ -100,7 +101,7 @@ def configure(level: str, *, as_json: bool, stream: TextIO | None = None) -> For
     logging.raiseExceptions = False  # a closed stderr must not print tracebacks
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(min(number, logging.WARNING))
+    root.setLevel(logging.WARNING)
     logging.getLogger(_OWN).setLevel(number)
     logging.captureWarnings(capture=True)
     return foreign

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from codio_dht.checks import Checks, shown
+from codio_dht.checks import Checks, cleaned, shown
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.peer import PeerId
 from codio_dht.daemon.protocol import MAX_TEXT_CHARS
@@ -50,13 +50,15 @@ class Params:
     def optional_text(self, name: str) -> str | None:
         """A text, or None if it is not given."""
         value = self._unread.pop(name, None)
-        return None if value is None else _CHECKS.text(value, name, MAX_TEXT_CHARS)
+        return None if value is None else _CHECKS.text(_cleaned(value), name, MAX_TEXT_CHARS)
 
     def texts(self, name: str) -> list[str]:
         """A list of texts, empty if it is not given."""
         values = self._unread.pop(name, None)
         if values is None:
             return []
+        if isinstance(values, list):
+            values = [_cleaned(value) for value in values]
         return _CHECKS.texts(values, name, MAX_TEXT_CHARS, MAX_LIST_ITEMS)
 
     def integer(self, name: str, default: int, low: int, high: int) -> int:
@@ -78,6 +80,11 @@ class Params:
     def peer(self, name: str) -> PeerId:
         """A required peer id."""
         return parse_peer(self.text(name), name)
+
+
+def _cleaned(value: object) -> object:
+    """Text without what people paste around it; anything else, and what is too long, as it is."""
+    return cleaned(value) if isinstance(value, str) and len(value) <= MAX_TEXT_CHARS else value
 
 
 def parse_peer(text: str, name: str) -> PeerId:

@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,12 @@ import trio
 
 from codio_dht.daemon import logs
 from codio_dht.daemon.control import ControlServer
-from codio_dht.daemon.datadir import SOCKET_NAME, default_data_dir, listening_socket
+from codio_dht.daemon.datadir import (
+    SOCKET_NAME,
+    absolute_data_dir,
+    default_data_dir,
+    listening_socket,
+)
 from codio_dht.daemon.methods import Methods, full_addrs
 from codio_dht.daemon.node_port import Dht
 from codio_dht.daemon.open_files import raise_open_files
@@ -61,7 +66,7 @@ def run(settings: Settings, version: str, open_dht: OpenDht | None = None) -> in
     as_json = settings.as_json or not sys.stderr.isatty()
     foreign = logs.configure(settings.log_level, as_json=as_json)
     try:
-        settings = replace(settings, data_dir=_absolute(settings.data_dir))
+        settings = replace(settings, data_dir=absolute_data_dir(settings.data_dir))
         if settings.kubo_config is not None:
             adopt_identity(settings.kubo_config, settings.data_dir)
         daemon = _Daemon(settings, version, foreign)
@@ -83,20 +88,6 @@ def run(settings: Settings, version: str, open_dht: OpenDht | None = None) -> in
     return _OK
 
 
-def _absolute(data_dir: Path) -> Path:
-    """The same directory for whoever uses it: node, identity and control socket.
-
-    Raises:
-        UsageError: it begins with the home directory of somebody who has none.
-    """
-    try:
-        return data_dir.expanduser().absolute()
-    except RuntimeError as error:
-        raise UsageError(
-            f"cannot use the data directory {data_dir}: {error}; give --data-dir a full path"
-        ) from error
-
-
 def open_node(settings: Settings) -> AbstractAsyncContextManager[Dht]:
     """A ``DHTManager`` as the settings say."""
     from codio_dht import DHTConfig, DHTManager  # noqa: PLC0415 - slow, after the checks
@@ -104,16 +95,18 @@ def open_node(settings: Settings) -> AbstractAsyncContextManager[Dht]:
 
     raise_open_files(Limits().open_files)
 
-    durations: dict[str, Any] = {
+    said: dict[str, Any] = {
         "provider_timeout": settings.provider_timeout_s,
         "republish_interval": settings.republish_interval_s,
+        "protocol": settings.protocol,
     }
-    config = DHTConfig(**{name: value for name, value in durations.items() if value is not None})
+    config = DHTConfig(**{name: value for name, value in said.items() if value is not None})
     manager: AbstractAsyncContextManager[Dht] = DHTManager.open(
         config,
         data_dir=settings.data_dir,
         listen=list(settings.listen) if settings.listen else default_listen(),
         announce=list(settings.announce),
+        append_announce=list(settings.append_announce),
         bootstrap=list(settings.bootstrap_addrs),
         mode=settings.mode or "auto",
         stack=settings.stack,
@@ -217,7 +210,7 @@ class _Daemon:
         if self._settings.as_json:
             ready = {"ready": True, "peer_id": str(dht.peer_id), "addrs": addrs}
             _say(json.dumps(ready, separators=(",", ":")))
-        else:
+        elif sys.stdout.isatty():
             _say(_welcome(self._settings, str(dht.peer_id), addrs, ttl_s))
 
     def _stats(self) -> Mapping[str, object]:
@@ -300,7 +293,10 @@ def _welcome(settings: Settings, peer_id: str, addrs: list[str], ttl_s: float) -
 
 
 def _is_default(data_dir: Path) -> bool:
-    return data_dir == default_data_dir(os.environ)
+    try:
+        return data_dir == default_data_dir(os.environ)
+    except UsageError:  # there is no default for a user without a home
+        return False
 
 
 def _say(text: str) -> None:
@@ -319,7 +315,8 @@ def _discard_stdout() -> None:
 
 
 def _fail(code: int, message: str) -> int:
-    print(f"codio-dht: {message}", file=sys.stderr)  # noqa: T201 - for the person who started it
+    with suppress(OSError):  # the terminal may be gone
+        print(f"codio-dht: {message}", file=sys.stderr)  # noqa: T201 - for who started it
     return code
 
 

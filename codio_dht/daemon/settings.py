@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from codio_dht.checks import Checks
-from codio_dht.errors import ConfigError
+from codio_dht.errors import ConfigError, FormatError, UsageError
 
 ModeName = Literal["auto", "server", "client"]
 StackName = Literal["own", "py-libp2p"]
@@ -33,6 +33,9 @@ MAX_KUBO_CONFIG_BYTES: Final = 4 * 1024 * 1024
 _LISTENABLE = re.compile(r"/ip[46]/[^/]+/(tcp/\d+|udp/\d+/quic-v1)")
 """What this node's stack can listen on."""
 
+_KUBO_AUTO: Final = "auto"
+"""Stands for the public network's bootstrap peers in a Kubo configuration (since Kubo 0.37)."""
+
 _KUBO_MODES: Final[dict[str, ModeName]] = {
     "dht": "auto",
     "auto": "auto",
@@ -49,6 +52,7 @@ class Settings:
     data_dir: Path
     listen: tuple[str, ...] = ()
     announce: tuple[str, ...] = ()
+    append_announce: tuple[str, ...] = ()
     bootstrap: tuple[str, ...] = ()
     mode: ModeName | None = None
     stack: StackName = "own"
@@ -56,6 +60,7 @@ class Settings:
     log_level: str = "info"
     provider_timeout_s: float | None = None
     republish_interval_s: float | None = None
+    protocol: str | None = None
     kubo_config: str | None = field(default=None, repr=False)
     """Text of a Kubo config whose key becomes this node's identity."""
 
@@ -91,10 +96,11 @@ class KuboConfig:
 
     listen: tuple[str, ...]
     announce: tuple[str, ...]
+    append_announce: tuple[str, ...]
     bootstrap: tuple[str, ...]
     mode: ModeName | None
-    skipped: tuple[str, ...]
-    """Listen addresses of transports that this node does not have."""
+    left_out: tuple[str, ...]
+    """What the file asks for and this node does not do, a sentence each."""
 
 
 def read_kubo_config(path: Path) -> KuboConfig:
@@ -124,6 +130,7 @@ def apply_kubo_config(settings: Settings, kubo: KuboConfig) -> Settings:
         settings,
         listen=settings.listen or kubo.listen,
         announce=settings.announce or kubo.announce,
+        append_announce=settings.append_announce or kubo.append_announce,
         bootstrap=settings.bootstrap or kubo.bootstrap,
         mode=settings.mode or kubo.mode,
         kubo_config=kubo.text,
@@ -149,17 +156,61 @@ class _Section:
 
 def _kubo_config(root: _Section, text: str) -> KuboConfig:
     addresses = root.section("Addresses")
-    swarm = addresses.texts("Swarm")
+    swarm = tuple(dict.fromkeys(addresses.texts("Swarm")))
+    left_out = [f"cannot listen on {addr}" for addr in swarm if not _LISTENABLE.fullmatch(addr)]
+    unsupported = (
+        ("Addresses.NoAnnounce", addresses.texts("NoAnnounce")),
+        ("Swarm.AddrFilters", root.section("Swarm").texts("AddrFilters")),
+    )
+    left_out += [
+        f"{name} is not supported: no address filters apply to {', '.join(values)}"
+        for name, values in unsupported
+        if values
+    ]
+    announce = _announced(addresses.texts("Announce"), left_out)
+    append_announce = _announced(addresses.texts("AppendAnnounce"), left_out)
+    bootstrap = _kubo_bootstrap(root, left_out)
     return KuboConfig(
         text=text,
         listen=tuple(addr for addr in swarm if _LISTENABLE.fullmatch(addr)),
-        announce=addresses.texts("Announce") or addresses.texts("AppendAnnounce"),
-        bootstrap=_kubo_bootstrap(root),
+        announce=announce,
+        append_announce=append_announce,
+        bootstrap=bootstrap,
         mode=_KUBO_MODES.get(root.section("Routing").text("Type")),
-        skipped=tuple(addr for addr in swarm if not _LISTENABLE.fullmatch(addr)),
+        left_out=tuple(left_out),
     )
 
 
-def _kubo_bootstrap(root: _Section) -> tuple[str, ...]:
-    chosen = root.texts("Bootstrap") or (NO_BOOTSTRAP,)
-    return tuple(DEFAULT_BOOTSTRAP if addr == "auto" else addr for addr in chosen)
+def _announced(addrs: tuple[str, ...], left_out: list[str]) -> tuple[str, ...]:
+    """Those of ``addrs`` that others can dial; a sentence on each other one joins ``left_out``."""
+    # Slow to import, and no client command needs it.
+    from codio_dht.formats.text import read_multiaddr  # noqa: PLC0415
+    from codio_dht.net.own_addresses import announce_fault  # noqa: PLC0415
+
+    kept = []
+    for addr in dict.fromkeys(addrs):
+        try:
+            fault = announce_fault(read_multiaddr(addr))
+        except FormatError:
+            fault = "is not a multiaddr"
+        if fault is None:
+            kept.append(addr)
+        else:
+            left_out.append(f"cannot announce {addr}: it {fault}")
+    return tuple(kept)
+
+
+def _kubo_bootstrap(root: _Section, left_out: list[str]) -> tuple[str, ...]:
+    """The peers to join through; a sentence on each unreadable one joins ``left_out``."""
+    from codio_dht.node.arguments import bootstrap_argument  # noqa: PLC0415 - as above
+
+    kept = []
+    for addr in root.texts("Bootstrap"):
+        chosen = DEFAULT_BOOTSTRAP if addr == _KUBO_AUTO else addr
+        try:
+            bootstrap_argument([chosen])
+        except UsageError:
+            left_out.append(f"cannot join through {addr}: it is not an address with a peer id")
+        else:
+            kept.append(chosen)
+    return tuple(kept) or (NO_BOOTSTRAP,)

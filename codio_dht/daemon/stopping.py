@@ -1,14 +1,15 @@
 """How a daemon is told to stop, from the first moment of the process to the last.
 
-Decides what each SIGINT or SIGTERM does::
+Decides what each SIGINT, SIGTERM or SIGHUP (the terminal was closed) does::
 
     STARTING --signal--> the process ends cleanly (imports and checks are interrupted)
     RUNNING  --signal--> STOPPING: the event is set, the clean stop begins
     STOPPING --signal--> the process ends at once
     STOPPING --10 s--> the process ends, saying so
 
-The last two do not rely on the event loop, which may be what hangs. Ending hard is safe: what was
-promised durable is on disk already.
+A SIGHUP while STOPPING changes nothing, for a closing terminal sends more than one. Where SIGHUP is
+ignored at the start (``nohup``), it stays so. The last two do not rely on the event loop, which may
+be what hangs. Ending hard is safe: what was promised durable is on disk already.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ STOP_GRACE_S: Final = 8.0
 STOP_LIMIT_S: Final = 9.5
 """The process ends after this whatever hangs, seconds: callers wait 10."""
 
-_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _OK: Final = 0
 _STUCK: Final = 1
 _SIGNAL_BASE: Final = 128
@@ -55,6 +56,8 @@ class Stopping:
     def install(self) -> None:
         """From now on a signal ends the process cleanly."""
         for number in _SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # started by nohup: a closed terminal is to be outlived
             signal.signal(number, self._on_signal)
 
     def enter(self) -> None:
@@ -71,6 +74,8 @@ class Stopping:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.begun:
+            if number == signal.SIGHUP:
+                return  # a closing terminal's shell and its system both send it
             _leave(_SIGNAL_BASE + number, "stopped at once")
         if not self._entering:
             raise SystemExit(_OK)

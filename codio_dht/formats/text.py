@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from multiaddr import Multiaddr
 
-from codio_dht.checks import shown
+from codio_dht.checks import cleaned, shown
 from codio_dht.errors import FormatError
 from codio_dht.formats.cid import LIBP2P_KEY, Cid, parse_cid
 from codio_dht.formats.multibase import decode_base58
@@ -112,10 +112,10 @@ def read_multiaddr(text: str) -> Multiaddr:
 
 
 def _cleaned(text: str) -> str:
-    """``text`` without blanks and byte-order marks around it."""
+    """``text`` without what may stand around it; refused if it is too long to be looked at."""
     if len(text) > MAX_TEXT_CHARS:
         raise FormatError(f"{shown(text)} has {len(text)} characters, more than {MAX_TEXT_CHARS}")
-    return text.strip().strip("\ufeff").strip()
+    return cleaned(text)
 
 
 def _namespace_of(given: str) -> tuple[str, str]:

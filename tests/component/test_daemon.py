@@ -37,17 +37,28 @@ PROMISED_STOP_S = 10.0
 class Daemon:
     """A daemon process under test."""
 
-    def __init__(self, command: list[str], data_dir: Path, *options: str, **env: str) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        data_dir: Path,
+        *options: str,
+        terminal: bool = False,
+        **env: str,
+    ) -> None:
         self.data_dir = data_dir
         self._err = TemporaryFile("w+")  # noqa: SIM115 - closed by close()
         self._out = b""
+        ours, stdout = os.openpty() if terminal else (-1, subprocess.PIPE)
         self.process = subprocess.Popen(
             [*command, "daemon", "--data-dir", str(data_dir), *options],
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=self._err,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": f"{ROOT}", **env},
         )
+        if terminal:
+            os.close(stdout)
+            self.process.stdout = os.fdopen(ours, "rb")
 
     def line(self, within_s: float = 60.0) -> str:
         """The next line on stdout."""
@@ -102,9 +113,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
     daemons: list[Daemon] = []
 
     def start(
-        *options: str, command: list[str] = FAKE, data_dir: Path | None = None, **env: str
+        *options: str,
+        command: list[str] = FAKE,
+        data_dir: Path | None = None,
+        terminal: bool = False,
+        **env: str,
     ) -> Daemon:
-        daemons.append(Daemon(command, data_dir or tmp_path / "node", *options, **env))
+        place = data_dir or tmp_path / "node"
+        daemons.append(Daemon(command, place, *options, terminal=terminal, **env))
         return daemons[-1]
 
     yield start
@@ -142,8 +158,8 @@ def test_the_first_line_under_json_is_the_ready_line(start: Start) -> None:
     assert [f"/ip4/127.0.0.1/tcp/4001/p2p/{ready['peer_id']}"] == ready["addrs"]
 
 
-def test_people_see_addresses_to_copy_and_what_to_try_next(start: Start) -> None:
-    daemon = start()
+def test_people_at_a_terminal_see_addresses_to_copy_and_what_to_try_next(start: Start) -> None:
+    daemon = start(terminal=True)
     text = daemon.line()
     while "Ctrl-C" not in text:
         text += "\n" + daemon.line()
@@ -152,7 +168,16 @@ def test_people_see_addresses_to_copy_and_what_to_try_next(start: Start) -> None
     assert f"codio-dht stats --data-dir {daemon.data_dir}" in text
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nobody_is_greeted_who_is_no_terminal(start: Start) -> None:
+    daemon = start()
+    daemon.until_logged('"ready"')
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    assert daemon.process.stdout is not None
+    assert daemon.process.stdout.read() == b""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_it_cleanly(start: Start, number: int) -> None:
     daemon = start("--json")
     daemon.ready()
@@ -221,6 +246,55 @@ def test_a_second_signal_ends_it_at_once(start: Start, fault: str) -> None:
     daemon.until_logged("stopping")
     daemon.signal(signal.SIGINT)
     assert daemon.wait(3.0) == 130
+
+
+def test_a_terminal_that_closes_may_say_so_twice(start: Start) -> None:
+    daemon = start("--json", FAKE_DHT="closes_only_when_cancelled")
+    daemon.ready()
+    daemon.signal(signal.SIGHUP)
+    daemon.until_logged("stopping")
+    daemon.signal(signal.SIGHUP)
+    assert daemon.wait() == 0
+
+
+def test_who_was_started_to_outlive_the_terminal_outlives_it(start: Start) -> None:
+    daemon = start("--json", command=["nohup", *FAKE])
+    daemon.ready()
+    daemon.signal(signal.SIGHUP)
+    assert asked(daemon.data_dir, "id")["mode"] == "server"
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+
+
+@pytest.mark.parametrize("module", ["click", "codio_dht.daemon.protocol", "codio_dht.cli.main"])
+def test_ctrl_c_while_a_command_is_imported_leaves_no_traceback(module: str) -> None:
+    interrupt = (
+        "import os, signal, sys, runpy\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "sys.argv = ['codio-dht', 'id']\n"
+        "runpy.run_module('codio_dht.cli', run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", interrupt], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (130, "", "") == (done.returncode, done.stdout, done.stderr)
+
+
+def test_ctrl_c_while_a_command_ends_leaves_no_traceback() -> None:
+    interrupt = (
+        "import atexit, os, signal, sys, runpy\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "sys.argv = ['codio-dht', '--version']\n"
+        "runpy.run_module('codio_dht.cli', run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", interrupt], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (130, "") == (done.returncode, done.stderr)
 
 
 def test_a_reader_of_stdout_that_left_does_not_end_it(start: Start) -> None:

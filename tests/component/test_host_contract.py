@@ -1027,6 +1027,16 @@ async def test_a_port_in_use_is_a_clear_error_of_ours(subject: Subject) -> None:
                 raise AssertionError("listening twice")
 
 
+@EVERYWHERE
+async def test_one_address_that_cannot_be_listened_on_or_stands_twice_keeps_no_host_down(
+    subject: Subject,
+) -> None:
+    async with subject.host() as host:
+        [taken] = host.addrs
+    async with subject.host(taken, taken, Multiaddr("/ip4/203.0.113.1/tcp/4001")) as host:
+        assert [taken] == list(host.addrs)
+
+
 @pytest.mark.parametrize(
     "listen",
     [

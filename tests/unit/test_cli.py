@@ -16,9 +16,9 @@ import pytest
 import trio
 from click.testing import CliRunner
 
-from codio_dht.cli.commands import COMMANDS
+from codio_dht.cli.commands import SECTIONS
 from codio_dht.cli.main import cli, run
-from codio_dht.cli.output import walk_line
+from codio_dht.cli.output import ExitCode, walk_line
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.lookup_states import (
     Answered,
@@ -34,12 +34,12 @@ from codio_dht.core.lookup_states import (
 )
 from codio_dht.core.messages import FailureReason
 from codio_dht.daemon.control import ControlServer
-from codio_dht.daemon.datadir import default_data_dir, listening_socket
+from codio_dht.daemon.datadir import default_data_dir, listening_socket, socket_path
 from codio_dht.daemon.methods import Methods, raw_cid
 from codio_dht.daemon.parameters import parse_cid
 from codio_dht.daemon.protocol import API_VERSION, Hello
 from codio_dht.daemon.trace import MAX_UNREAD_EVENTS, event_json
-from codio_dht.errors import NoPeersError
+from codio_dht.errors import NoPeersError, UsageError
 from fake_dht import CID, FakeDht, info, peer, raw_cid_of
 
 
@@ -394,7 +394,7 @@ def test_every_option_of_the_daemon_has_an_environment_variable() -> None:
 
 
 def test_every_client_command_takes_the_common_options() -> None:
-    leaves = [cli.commands[str(command.name)] for command in COMMANDS]
+    leaves = [cli.commands[str(each.name)] for _, commands in SECTIONS for each in commands]
     leaves += [sub for group in leaves for sub in getattr(group, "commands", {}).values()]
     for command in leaves:
         if not hasattr(command, "commands"):
@@ -407,6 +407,52 @@ def test_the_data_directory_follows_the_environment() -> None:
     assert default_data_dir({"XDG_DATA_HOME": "/x"}) == Path("/x/codio-dht")
     home = default_data_dir({"XDG_DATA_HOME": "not/absolute"})
     assert home == Path.home() / ".local/share/codio-dht"
+
+
+@pytest.mark.parametrize("home", [None, "", "/"])
+def test_a_user_without_a_home_is_told_what_to_say_instead(
+    monkeypatch: pytest.MonkeyPatch, home: str | None
+) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    if home is not None:
+        monkeypatch.setenv("HOME", home)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+
+    with pytest.raises(UsageError, match=r"no home directory: say with --data-dir or"):
+        default_data_dir({})
+    if home is None:
+        with (
+            pytest.raises(UsageError, match=r"~/x.*give --data-dir a full path"),
+            socket_path(Path("~/x")),
+        ):
+            pass
+
+
+def test_a_bare_call_prints_the_help_and_lists_every_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert ExitCode.OK == run([])
+    out, err = capsys.readouterr()
+    assert "" == err
+    lines = [line.split()[0] for line in out.splitlines() if line.startswith("  ") and line.split()]
+    assert {*cli.commands} <= {*lines}
+    assert [] == [line for line in out.splitlines()[1:] if line.rstrip().endswith("...")]
+    assert ExitCode.OK == run(["--help"])
+    assert out == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("group", ["provide", "swarm"])
+def test_a_group_without_its_command_prints_its_help_and_is_wrong_usage(
+    capsys: pytest.CaptureFixture[str], group: str
+) -> None:
+    assert ExitCode.USAGE == run([group])
+    out, err = capsys.readouterr()
+    assert "" == err
+    assert out.startswith(f"Usage: codio-dht {group} ")
+    assert len(out.splitlines()) > 5
 
 
 def test_client_commands_import_neither_trio_nor_libp2p() -> None:
@@ -439,7 +485,7 @@ def test_a_thousand_cids_from_stdin_all_get_their_answer(shell: Shell) -> None:
             sys.executable, "-m", "codio_dht.cli",
             "provide", "add", "-", "--json", "--data-dir", str(shell.data_dir),
         ],
-        input="# a comment\n\n" + "\n".join(cids),
+        input="\ufeff# a comment\n\n" + "\n".join(f"{cid}\u00a0\r" for cid in cids),
         capture_output=True,
         text=True,
         check=False,

@@ -187,6 +187,12 @@ def test_a_cid_may_be_written_as_a_uri(text: str) -> None:
     assert parse_cid(CID, "cid") == parse_cid(text, "cid")
 
 
+@pytest.mark.parametrize("text", [f"\ufeff{CID}", f" {CID}\n", f"\u200b{CID}\u00a0"])
+def test_what_pasting_leaves_around_a_text_does_not_count(text: str) -> None:
+    assert CID == Params({"cid": text}).cid("cid")
+    assert [CID] == Params({"addrs": [text]}).texts("addrs")
+
+
 def test_a_path_below_a_cid_is_refused_with_the_root_named() -> None:
     with pytest.raises(UsageError, match=CID):
         parse_cid(f"ipfs://{CID}/index.html", "cid")

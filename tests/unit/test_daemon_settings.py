@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from multiaddr import Multiaddr
 
 from codio_dht.daemon.service import adopt_identity
 from codio_dht.daemon.settings import (
@@ -15,8 +16,10 @@ from codio_dht.daemon.settings import (
     read_kubo_config,
 )
 from codio_dht.errors import ConfigError, IdentityError
+from codio_dht.net.own_addresses import announce_fault
 
 HERE = Path("/d")
+PEER = "QmNnooDu7bfjPFoTZYxMNLWUQJyrVwtbZg5gBMjTezGAJN"
 
 
 def test_nobody_named_means_the_public_list_and_none_means_nobody() -> None:
@@ -45,9 +48,9 @@ def kubo(path: Path, **changes: Any) -> Path:
                 "/ip4/0.0.0.0/udp/4001/quic-v1/webtransport",
             ],
             "AppendAnnounce": ["/ip4/192.0.2.1/tcp/4001"],
-            "Announce": [],
+            "Announce": ["/ip4/192.0.2.2/tcp/4001"],
         },
-        "Bootstrap": ["auto", "/dnsaddr/example.org/p2p/12D3"],
+        "Bootstrap": ["auto", f"/dnsaddr/example.org/ipfs/{PEER}"],
         "Routing": {"Type": "dhtclient"},
         **changes,
     }
@@ -57,22 +60,29 @@ def kubo(path: Path, **changes: Any) -> Path:
 
 def test_a_kubo_config_says_what_no_option_said(tmp_path: Path) -> None:
     config = read_kubo_config(kubo(tmp_path / "config"))
-    assert config.skipped == (
-        "/ip4/0.0.0.0/udp/4001/webrtc-direct",
-        "/ip4/0.0.0.0/udp/4001/quic-v1/webtransport",
+    assert config.left_out == (
+        "cannot listen on /ip4/0.0.0.0/udp/4001/webrtc-direct",
+        "cannot listen on /ip4/0.0.0.0/udp/4001/quic-v1/webtransport",
     )
     settings = apply_kubo_config(Settings(data_dir=HERE), config)
     assert settings.listen == ("/ip4/0.0.0.0/tcp/4001", "/ip6/::/udp/4001/quic-v1")
-    assert settings.announce == ("/ip4/192.0.2.1/tcp/4001",)
-    assert settings.bootstrap_addrs == ("default", "/dnsaddr/example.org/p2p/12D3")
+    assert settings.announce == ("/ip4/192.0.2.2/tcp/4001",)
+    assert settings.append_announce == ("/ip4/192.0.2.1/tcp/4001",)
+    assert settings.bootstrap_addrs == ("default", f"/dnsaddr/example.org/ipfs/{PEER}")
     assert settings.mode == "client"
     said = Settings(
-        data_dir=HERE, listen=("/l",), announce=("/a",), bootstrap=("none",), mode="server"
+        data_dir=HERE,
+        listen=("/l",),
+        announce=("/a",),
+        append_announce=("/b",),
+        bootstrap=("none",),
+        mode="server",
     )
     kept = apply_kubo_config(said, config)
-    assert (kept.listen, kept.announce, kept.bootstrap, kept.mode) == (
+    assert (kept.listen, kept.announce, kept.append_announce, kept.bootstrap, kept.mode) == (
         said.listen,
         said.announce,
+        said.append_announce,
         said.bootstrap,
         said.mode,
     )
@@ -81,6 +91,38 @@ def test_a_kubo_config_says_what_no_option_said(tmp_path: Path) -> None:
 def test_a_kubo_config_without_bootstrap_peers_means_none(tmp_path: Path) -> None:
     config = read_kubo_config(kubo(tmp_path / "config", Bootstrap=None))
     assert apply_kubo_config(Settings(data_dir=HERE), config).bootstrap_addrs == ()
+
+
+def test_what_a_kubo_config_asks_for_and_this_node_does_not_do_is_said(tmp_path: Path) -> None:
+    addresses = {
+        "Swarm": ["/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/1"],
+        "Announce": ["/ip4/192.0.2.1/tcp/0", "nonsense", "/ip4/192.0.2.1/tcp/1"],
+        "AppendAnnounce": ["/ip4/192.0.2.1"],
+        "NoAnnounce": ["/ip4/10.0.0.0/ipcidr/8"],
+    }
+    path = kubo(
+        tmp_path / "config",
+        Addresses=addresses,
+        Swarm={"AddrFilters": ["/ip4/10.0.0.0/ipcidr/8", "/ip4/100.64.0.0/ipcidr/10"]},
+        Bootstrap=["/ip4/192.0.2.1/tcp/1", f"/ip4/192.0.2.1/tcp/1/p2p/{PEER}"],
+    )
+
+    filters = "/ip4/10.0.0.0/ipcidr/8, /ip4/100.64.0.0/ipcidr/10"
+
+    config = read_kubo_config(path)
+
+    assert config.listen == ("/ip4/127.0.0.1/tcp/1",)
+    assert config.announce == ("/ip4/192.0.2.1/tcp/1",)
+    assert config.append_announce == ()
+    assert config.bootstrap == (f"/ip4/192.0.2.1/tcp/1/p2p/{PEER}",)
+    assert config.left_out == (
+        "Addresses.NoAnnounce is not supported: no address filters apply to /ip4/10.0.0.0/ipcidr/8",
+        f"Swarm.AddrFilters is not supported: no address filters apply to {filters}",
+        "cannot announce /ip4/192.0.2.1/tcp/0: it has port 0, which nobody can dial",
+        "cannot announce nonsense: it is not a multiaddr",
+        f"cannot announce /ip4/192.0.2.1: it {announce_fault(Multiaddr('/ip4/192.0.2.1'))}",
+        "cannot join through /ip4/192.0.2.1/tcp/1: it is not an address with a peer id",
+    )
 
 
 @pytest.mark.parametrize(

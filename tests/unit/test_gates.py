@@ -18,7 +18,16 @@ BIN = Path(sys.executable).parent
 
 LAYERS = ("cli", "daemon", "node", "sim", "net", "store", "wire", "crypto", "core", "formats")
 NET = (
-    *("libp2p_host", "stack_host", "quic", "dial", "identify", "inbound_links", "own_addresses"),
+    *(
+        "libp2p_host",
+        "stack_host",
+        "quic",
+        "dial",
+        "identify",
+        "inbound_links",
+        "listening",
+        "own_addresses",
+    ),
     *("ping", "link", "gate", "event_bus", "dnsaddr", "observed_addrs", "stack", "host"),
     *("handlers", "limits", "targets"),
 )
@@ -60,6 +69,10 @@ def tree(tmp_path: Path) -> Path:
     (package / "core" / "peer.py").write_text(
         '"""Peers."""\n\n\ndef convert() -> object:\n'
         "    from libp2p.peer.id import ID  # noqa: PLC0415, TID251 - on request\n\n    return ID\n"
+    )
+    # The same of the program.
+    (package / "cli" / "__main__.py").write_text(
+        '"""The program."""\n\nimport signal\n\nnumber = signal.SIGINT\n'
     )
     for layer in ("core", "formats"):
         shutil.copy(ROOT / "codio_dht" / layer / "ruff.toml", package / layer)

@@ -69,6 +69,20 @@ def test_at_debug_it_is_one_short_line_without_its_traceback() -> None:
     assert "exception" not in event
 
 
+@pytest.mark.parametrize("level", logs.LEVELS)
+def test_what_libraries_say_below_warning_is_not_heard_at_any_level(level: str) -> None:
+    stream = io.StringIO()
+    foreign = logs.configure(level, as_json=True, stream=stream)
+    chatty = logging.getLogger("some.library.that.sets.its.own.level")
+    chatty.setLevel(logging.DEBUG)
+    for library in (chatty, logging.getLogger("some.library")):
+        library.debug("parsed an address")
+        library.info("connected")
+    assert "" == stream.getvalue()
+    assert {} == foreign.stats()
+    assert not logging.getLogger("some.library").isEnabledFor(logging.INFO)
+
+
 def test_what_a_library_calls_critical_is_shown() -> None:
     stream = io.StringIO()
     logs.configure("error", as_json=True, stream=stream)

@@ -95,3 +95,10 @@ def test_every_conformance_case_has_a_test_and_a_fault_that_can_be_planted() -> 
         check=False,
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_the_container_listens_where_a_daemon_does_and_exposes_both_transports() -> None:
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    [command] = [line for line in lines if line.startswith("CMD [") and "daemon" in line]
+    assert "--listen" not in command
+    assert "EXPOSE 4001/tcp 4001/udp" in lines

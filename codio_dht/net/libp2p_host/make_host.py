@@ -51,6 +51,7 @@ from codio_dht.net.libp2p_host.limits import (
     MAX_CONNECTIONS,
 )
 from codio_dht.net.libp2p_host.shielding import shielded
+from codio_dht.net.listening import each_once, judge_failures
 
 _log = get_logger(__name__)
 
@@ -76,9 +77,11 @@ async def make_libp2p_host(
     Raises:
         IdentityError: the key is not a libp2p private key.
         UsageError: an address that TCP and QUIC cannot listen on.
-        NetworkError: an address that is in use, or that this machine does not have.
+        NetworkError: none of the addresses can be listened on: each is in use, or this machine does
+            not have it.
     """
-    for addr in listen:
+    addrs = each_once(listen)
+    for addr in addrs:
         _check_listen_addr(addr)
     ihost = _build(_key_pair(private_key_protobuf))
     swarm = ihost.get_network()
@@ -88,8 +91,7 @@ async def make_libp2p_host(
         try:
             await swarm.event_background_nursery_created.wait()
             guard_host(ihost)
-            for addr in listen:
-                await _listen(swarm, addr)
+            await _listen_all(swarm, addrs)
             async with Libp2pHost(
                 ihost,
                 announce=announce,
@@ -182,6 +184,16 @@ def _check_listen_addr(addr: Multiaddr) -> None:
         raise UsageError(
             f"listen: {addr} is neither /ip4|ip6/.../tcp/... nor /ip4|ip6/.../udp/.../quic-v1"
         )
+
+
+async def _listen_all(swarm: Swarm, addrs: Sequence[Multiaddr]) -> None:
+    failures = []
+    for addr in addrs:
+        try:
+            await _listen(swarm, addr)
+        except NetworkError as error:
+            failures.append(error)
+    judge_failures(failures, listens=len(failures) < len(addrs))
 
 
 async def _listen(swarm: Swarm, addr: Multiaddr) -> None:

@@ -23,6 +23,7 @@ from codio_dht.errors import NetworkError, UsageError
 from codio_dht.net.dnsaddr import NameServers, SystemNameServers
 from codio_dht.net.gate import Gate
 from codio_dht.net.limits import Limits
+from codio_dht.net.listening import each_once, judge_failures
 from codio_dht.net.quic.connection import QuicIdentity
 from codio_dht.net.quic.transport import QuicTransport
 from codio_dht.net.stack.noise import NoiseIdentity
@@ -57,9 +58,10 @@ async def make_stack_host(
 
     Raises:
         UsageError: an address that cannot be listened on.
-        NetworkError: an address that is in use, or that this machine does not have.
+        NetworkError: none of the addresses can be listened on: each is in use, or this machine does
+            not have it.
     """
-    targets = [(addr, _listen_target(addr)) for addr in listen]
+    targets = [(addr, _listen_target(addr)) for addr in each_once(listen)]
     open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     tcp_ports: dict[str, int] = {}
     failure: BaseException | None = None
@@ -116,14 +118,20 @@ def _listen_all(
 ) -> list[Multiaddr]:
     """Listen, on TCP first: its ports are noted, for QUIC to take the same."""
     bound: dict[int, Multiaddr] = {}
+    failures: list[NetworkError] = []
     for index, (addr, target) in sorted(
         enumerate(targets), key=lambda entry: entry[1][1].carrier is not Carrier.TCP
     ):
-        bound[index] = _listen(host, addr, target)
+        try:
+            bound[index] = _listen(host, addr, target)
+        except NetworkError as error:
+            failures.append(error)
+            continue
         real = parse(bound[index].to_bytes())
         if real is not None and real.carrier is Carrier.TCP:
             tcp_ports.setdefault(target.host, real.port)
-    return [bound[index] for index in range(len(targets))]
+    judge_failures(failures, listens=bool(bound))
+    return [bound[index] for index in sorted(bound)]
 
 
 def _listen(host: StackHost, addr: Multiaddr, target: Target) -> Multiaddr:
