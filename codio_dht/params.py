@@ -48,31 +48,33 @@ PEER_TIMEOUT_S: Final = 25.0
 """One peer in all, seconds: dialling, a reply, and the one retry (GO: dial, 10 s, 10 s)."""
 
 SOFT_DEADLINE_S: Final = 3.0
-"""A lookup waits no longer than this for a peer, however slow its network is, seconds; a later
-answer still counts (RS: 10 s)."""
+"""The longest soft deadline, in seconds: no lookup waits for a peer for longer before it asks
+others in its place. A later answer still counts (RS: 10 s)."""
 
 MIN_SOFT_DEADLINE_S: Final = 0.25
-"""... and, unless it is known to be dead or slow, no shorter than this before others are asked in
-its place."""
+"""The shortest soft deadline, in seconds, of a peer that is not known to be dead or slow."""
 
 SOFT_DEADLINE_FACTOR: Final = 3.2
-"""Soft deadline of a peer nothing is known of: so many times the median of the answer times seen
-lately. With lognormal round trips (sigma 0.6, as measured) one living peer in 40 is slower."""
+"""The soft deadline of a peer of which nothing is known: so many times the median of the latest
+answer times. With lognormal round trips (sigma 0.6, as measured) one living peer in 40 is
+slower."""
 
 PATIENCE_FACTOR: Final = 4.0
-"""How long a lookup that is over otherwise still waits for one of the k closest: so many times that
-median (one living peer in 100 is slower; it is returned all the same, as alive)."""
+"""How long a lookup that is over otherwise still waits for one of the k closest: so many times
+the median of the latest answer times. (One living peer in 100 is slower. It is returned all the
+same, as alive.)"""
 
 MIN_PATIENCE_S: Final = 0.8
-"""... but no shorter than this, seconds."""
+"""The shortest time, in seconds, that such a lookup (``PATIENCE_FACTOR``) waits."""
 
 REACH_FACTOR: Final = 2.5
 """A peer that has to be dialled takes the connection within so many times the median of whole
-requests with a dial, or the lookup does without it: 7.5 times the median of one round trip of the
-three (one living peer in 2,500 is slower)."""
+requests with a dial, or the lookup does without it. That is 7.5 times the median of one of the
+three round trips (one living peer in 2,500 is slower)."""
 
 MIN_REACH_S: Final = 0.8
-"""... but it has at least this long, seconds."""
+"""The shortest time, in seconds, that a dialled peer (``REACH_FACTOR``) has to take the
+connection."""
 
 DEFAULT_ANSWER_S: Final = 0.5
 """Answer time assumed while fewer than ``MIN_ANSWER_TIMES`` were seen, seconds."""
@@ -145,7 +147,7 @@ PROVIDER_ADDR_TTL_S: Final = 24 * 3600.0
 """Life of the addresses inside a provider record, seconds (GO ``DefaultProviderAddrTTL``)."""
 
 REPROVIDE_INTERVAL_S: Final = 12 * 3600.0
-"""Own provider records are announced again this often, seconds (RS; GO 22 h)."""
+"""Own keys are provided again this often, seconds (RS; GO 22 h)."""
 
 MAX_PROVIDERS_PER_KEY: Final = 1_000
 """Providers kept for one key; further new ones are refused, refreshes never (RS keeps 20, GO has
@@ -166,7 +168,7 @@ LOW_PEERS: Final = 10
 """Below this many peers the node bootstraps again (GO ``minRTRefreshThreshold``)."""
 
 LOW_PEERS_CHECK_S: Final = 120.0
-"""How often that is looked at, seconds (GO)."""
+"""How often it is looked whether the table has fewer than ``LOW_PEERS``, in seconds (GO)."""
 
 MAX_BOOTSTRAP_DIALS: Final = 4
 """Bootstrap peers dialled at a time (GO ``maxNBoostrappers``: 2)."""
@@ -191,19 +193,22 @@ MAX_ADMISSION_QUEUE: Final = 512
 """Candidates waiting for a probe; a new one is refused while it is full."""
 
 ADMISSION_BACKOFF_S: Final = 10.0
-"""A candidate that failed is not probed again for this long, seconds; doubles with each failure."""
+"""A candidate that failed is not probed again for this long, in seconds. Each further failure
+doubles that, up to ``MAX_ADMISSION_BACKOFF_S``."""
 
 MAX_ADMISSION_BACKOFF_S: Final = 300.0
-"""The back-off's ceiling, seconds (NIM 5 min)."""
+"""The longest time for which a candidate that failed is not probed again, in seconds (NIM 5
+min)."""
 
 MAX_ADMISSION_MEMORY: Final = 2_048
 """Failed candidates remembered; the one that failed longest ago is forgotten when it is full."""
 
 SETTLE_REFRESHES: Final = 2
-"""Peers that enter while the node joins can be replaced until this many refreshes are over ..."""
+"""Peers that enter while the node joins can be replaced until this many refreshes are over, and
+``SETTLE_DELAY_S`` more (GO)."""
 
 SETTLE_DELAY_S: Final = 60.0
-"""... and this many seconds more (GO)."""
+"""How long peers can still be replaced after the last of ``SETTLE_REFRESHES``, in seconds (GO)."""
 
 MAX_REPLACEMENTS_PER_CPL: Final = K
 """Candidates of one full bucket remembered for when a place comes free (Maymounkov and Mazieres
@@ -217,24 +222,24 @@ REPLACEMENT_TRUST_S: Final = 60.0
 """A candidate that answered within this time enters without another probe, seconds."""
 
 OUTAGE_FAILURES: Final = 8
-"""Table entries that fail in a row, nobody at all answering in between: from this one on it is our
-own network that is suspected, and nobody is evicted. With 40 % dead peers, independent of each
-other, this comes by chance once in 1,500 requests, and costs no more than a second probe."""
+"""If so many table entries fail in a row, and nobody answers in between, our own network is
+suspected and nobody is evicted. With 40 % dead peers, independent of each other, this happens by
+chance once in 1,500 requests, and costs no more than a second probe."""
 
 OUTAGE_PROBE_INTERVAL_S: Final = 5.0
-"""While our own network is suspected, one suspect is probed this often, seconds ..."""
+"""How often one suspect is probed while our own network is suspected, in seconds."""
 
 OUTAGE_WITNESSES: Final = 3
-"""... and with it this many entries that have not failed yet, those that answered last first. In an
-outage they soon become suspects too; if they answer there is none: peers that fall silent together,
-by accident or on purpose, would else keep their places for ever."""
+"""So many entries that have not failed yet are probed with each suspect, those that answered
+last first. In an outage they soon become suspects too. If they answer there is no outage: peers
+that fall silent together, by accident or on purpose, would otherwise keep their places for ever."""
 
 CLOSE_LOOKUP_DELAY_S: Final = 10.0
-"""When one of the k nearest entries has left, the local key is looked up again after this many
-seconds, once for all that leave meanwhile ..."""
+"""How long after one of the k nearest entries has left the local key is looked up again, in
+seconds: once for all that leave meanwhile."""
 
 CLOSE_LOOKUP_INTERVAL_S: Final = 120.0
-"""... but not within this many seconds of the last such lookup."""
+"""The shortest time between two such lookups (``CLOSE_LOOKUP_DELAY_S``), in seconds."""
 
 MAX_JOIN_LOOKUPS: Final = 4
 """Lookups of the refresh by which a node joins that are out at once: one at a time would wait for

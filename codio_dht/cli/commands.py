@@ -51,10 +51,10 @@ def show_id(session: Session, peer: str | None) -> ExitCode:
 
 @click.group()
 def provide() -> None:
-    """Announce content: keep keys announced, or announce once.
+    """Provide content: keep keys provided, or provide them once.
 
-    A kept key is announced now and again before its records expire, also after a restart, until
-    it is removed. CID may be written as ipfs://CID; "-" reads CIDs from standard input, one a
+    A key that is kept is provided now, and again before its records expire, also after a restart,
+    until it is removed. CID may be written as ipfs://CID; "-" reads CIDs from standard input, one a
     line.
     """
 
@@ -63,7 +63,7 @@ def provide() -> None:
 @click.argument("cids", metavar="CID...", nargs=-1, required=True)
 @client_command("providing")
 def provide_add(session: Session, cids: Sequence[str]) -> ExitCode:
-    """Announce CIDs now and keep them announced.
+    """Provide CIDs now and keep them provided.
 
     \b
     Examples:
@@ -77,7 +77,7 @@ def provide_add(session: Session, cids: Sequence[str]) -> ExitCode:
 @click.argument("cids", metavar="CID...", nargs=-1, required=True)
 @client_command("providing")
 def provide_once(session: Session, cids: Sequence[str]) -> ExitCode:
-    """Announce CIDs now and forget them: their records expire."""
+    """Provide CIDs now and forget them: their records expire."""
     return _provide(session, "provide.once", cids)
 
 
@@ -85,14 +85,14 @@ def provide_once(session: Session, cids: Sequence[str]) -> ExitCode:
 @click.argument("cids", metavar="CID...", nargs=-1, required=True)
 @client_command("removing")
 def provide_rm(session: Session, cids: Sequence[str]) -> ExitCode:
-    """Stop announcing CIDs. Records that others hold expire in their time."""
+    """Stop providing CIDs. Records that others hold expire in their time."""
     return _provide(session, "provide.rm", cids)
 
 
 @provide.command(name="ls")
 @client_command("listing")
 def provide_ls(session: Session) -> ExitCode:
-    """List the keys that are kept announced.
+    """List the keys that are kept provided.
 
     The DHT knows a CID only by its multihash: keys are shown as CIDs of codec raw.
     """

@@ -74,7 +74,7 @@ from codio_dht.daemon.settings import (
     "--republish-interval",
     type=Duration(),
     envvar="CODIO_DHT_REPUBLISH_INTERVAL",
-    help="How often own keys are announced again.  [default: 12h]",
+    help="How often own keys are provided again.  [default: 12h]",
 )
 @click.option(
     "--protocol",

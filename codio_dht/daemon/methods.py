@@ -162,19 +162,20 @@ class Methods:
 
     async def _provide_add(self, params: Params, emit: Emit) -> object:
         try:
-            return await self._announce(params, self._dht.provide)
+            return await self._deliver(params, self._dht.provide)
         except NetworkError as error:  # it is kept all the same
             raise ControlError(
-                code_of(error), f"{error}; the key is kept and tried again by and by"
+                code_of(error),
+                f"{error}; the key is saved and will be provided once a peer is reachable",
             ) from error
 
     async def _provide_once(self, params: Params, emit: Emit) -> object:
-        return await self._announce(params, self._dht.provide_once)
+        return await self._deliver(params, self._dht.provide_once)
 
-    async def _announce(self, params: Params, announce: Callable[[str], Awaitable[Any]]) -> object:
+    async def _deliver(self, params: Params, provide: Callable[[str], Awaitable[Any]]) -> object:
         cid = params.cid("cid")
         params.done()
-        outcome = await announce(cid)
+        outcome = await provide(cid)
         if outcome.holders == 0:
             raise NetworkError(f"none of the {outcome.attempted} peers tried took the record")
         return {

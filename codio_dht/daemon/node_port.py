@@ -33,7 +33,7 @@ class ProvideOutcome(Protocol):
 
 
 class KeptKey(Protocol):
-    """``OwnKey``: a key that is kept announced; times are Unix seconds."""
+    """``OwnKey``: a key that is kept provided; times are Unix seconds."""
 
     @property
     def key(self) -> bytes: ...

@@ -21,7 +21,7 @@ from codio_dht.core.records import ProviderRecords
 from codio_dht.core.routing_table import RoutingTable
 from codio_dht.core.unsaved import MAX_UNSAVED_RECORDS
 from codio_dht.sim.disk import VirtualDisk
-from codio_dht.sim.links import Connections
+from codio_dht.sim.links import ConnectionTable
 from codio_dht.sim.population import Population
 
 
@@ -133,7 +133,7 @@ def check_disk(
 # --- the network ----------------------------------------------------------------------------------
 
 
-def check_connections(connections: Connections, max_each: int) -> None:
+def check_connections(connections: ConnectionTable, max_each: int) -> None:
     """Both ends of a connection know of it, nobody away has one as far as it knows, and nobody
     more than it may."""
     counts: dict[int, int] = {}

@@ -124,7 +124,7 @@ Closed = Callable[[Member, Member], None]
 """The second member learns that its connection to the first one is over."""
 
 
-class Connections:
+class ConnectionTable:
     """Who is connected to whom. A pair has one connection, whoever dialled it."""
 
     def __init__(self, population: Population, max_each: int, closed: Closed) -> None:

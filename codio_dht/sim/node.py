@@ -72,7 +72,7 @@ class SimNode:
     # --- being met by others ----------------------------------------------------------------------
 
     def answer(self, asker: Member, request: Request, respond: Respond) -> None:
-        """See :class:`~codio_dht.sim.world.Listener`. Clients serve nothing."""
+        """See :class:`~codio_dht.sim.world.Contact`. Clients serve nothing."""
         if self.member.is_server and not self.stopped:
             self._answering.answer(asker, request, respond)
 

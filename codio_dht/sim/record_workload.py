@@ -1,7 +1,7 @@
 """Keys that are provided and searched for, over hours of churn.
 
 Decides who publishes what, and who searches for which key when. A search has found its key if it
-was told a provider that has announced it.
+was told a peer that has provided it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class RecordWorkload:
         """When each search began, and whether it found a provider."""
         self._figures = RecordFigures()
         self.providers: dict[tuple[bytes, PeerId], None] = {}
-        """Who began to announce what: nothing else may be on any disk."""
+        """Who began to provide what: nothing else may be on any disk."""
 
     def assign(self, publishers: list[Member]) -> None:
         """Give every publisher its keys."""
@@ -57,7 +57,7 @@ class RecordWorkload:
         return member.index in self._keys_of
 
     def start(self, node: SimNode) -> None:
-        """``node`` begins, or begins again: it announces what it has to, when that is due."""
+        """``node`` begins, or begins again: it provides its keys when they are due."""
         keys = self._keys_of.get(node.member.index)
         if keys is None:
             return
@@ -68,7 +68,7 @@ class RecordWorkload:
         self._queue.after(0.0, SimulatedProviding(node, self._note).provide_due)
 
     def search(self, nodes: list[SimNode]) -> None:
-        """Let random ``nodes`` search for random keys that were announced."""
+        """Let random ``nodes`` search for random keys that were provided."""
         if not self._provided_keys or not nodes:
             return
         for _ in range(self._part.finds):

@@ -39,7 +39,7 @@ class Answering:
         self.keeper = keeper
 
     def answer(self, asker: Member, request: Request, respond: Respond) -> None:
-        """See :class:`~codio_dht.sim.world.Listener`."""
+        """See :class:`~codio_dht.sim.world.Contact`."""
         self._try(asker, request, respond, MAX_LOADS_PER_REQUEST)
 
     def _try(self, asker: Member, request: Request, respond: Respond, loads: int) -> None:

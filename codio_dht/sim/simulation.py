@@ -24,7 +24,7 @@ from codio_dht.sim.scenario import Scenario
 from codio_dht.sim.serving import StaticServers
 from codio_dht.sim.upkeep import SimulatedUpkeep
 from codio_dht.sim.workload import LookupWorkload
-from codio_dht.sim.world import Listener, World
+from codio_dht.sim.world import Contact, World
 
 BOOTSTRAP_MEMBERS = 5
 """Servers through which nodes join: honest, reachable, quick and never away."""
@@ -43,7 +43,7 @@ class Simulation:
     def __init__(self, scenario: Scenario, sink: Sink | None = None) -> None:
         self.scenario = scenario
         self.world = World(scenario, Trace(sink))
-        self.world.listener_of = self._listener_of
+        self.world.contact_of = self._contact_of
         self.nodes: dict[int, SimNode] = {}
         """The active nodes that live, by their member's index."""
         self.static = StaticServers(self.world)
@@ -225,7 +225,7 @@ class Simulation:
             node.fill(self.world.population.table_of(member, k, online_only=churning))
         return node
 
-    def _listener_of(self, member: Member) -> Listener | None:
+    def _contact_of(self, member: Member) -> Contact | None:
         node = self.nodes.get(member.index)
         if node is not None:
             return node

@@ -16,7 +16,7 @@ from codio_dht.core.messages import Reply, Request
 from codio_dht.core.steps import NoReply, Refuse
 from codio_dht.sim.behaviours import Liars
 from codio_dht.sim.events import EventQueue, Trace
-from codio_dht.sim.links import Connections, Links
+from codio_dht.sim.links import ConnectionTable, Links
 from codio_dht.sim.population import Member, Population
 from codio_dht.sim.scenario import Scenario
 from codio_dht.wire.codec import decode_reply, decode_request, encode_reply, encode_request
@@ -25,7 +25,7 @@ from codio_dht.wire.framing import FrameReader
 Respond = Callable[[Reply | NoReply | Refuse], None]
 
 
-class Listener(Protocol):
+class Contact(Protocol):
     """The part of a member that others meet."""
 
     def answer(self, asker: Member, request: Request, respond: Respond) -> None:
@@ -90,7 +90,7 @@ class WirePath:
 
 
 class World:
-    """See the module. ``listener_of`` is set by the simulation, which makes the nodes."""
+    """See the module. ``contact_of`` is set by the simulation, which makes the nodes."""
 
     def __init__(self, scenario: Scenario, trace: Trace) -> None:
         self.scenario = scenario
@@ -100,7 +100,7 @@ class World:
         """The one generator that events draw from, in the order in which they happen."""
         self.population = Population(scenario)
         self.links = Links(scenario, self.population, self.rng)
-        self.connections = Connections(
+        self.connections = ConnectionTable(
             self.population, scenario.links.max_connections, self._disconnected
         )
         self.liars = Liars(
@@ -113,17 +113,17 @@ class World:
         self.counters: Counter[str] = Counter()
         self.touched: list[Member] = []
         """Whose state the event that just happened may have changed."""
-        self.listener_of: Callable[[Member], Listener | None] = lambda _: None
+        self.contact_of: Callable[[Member], Contact | None] = lambda _: None
 
     def connect(self, a: Member, b: Member) -> None:
         """``a`` dialled ``b`` and got through: both are told."""
         self.connections.open(a, b)
         self.trace.note(self.queue.now, "connected", a.index, b.index)
         for one, other in ((a, b), (b, a)):
-            listener = self.listener_of(one)
-            if listener is not None and self.connections.are_open(a, b):
+            contact = self.contact_of(one)
+            if contact is not None and self.connections.are_open(a, b):
                 self.touched.append(one)
-                listener.connected(other)
+                contact.connected(other)
 
     def ask(self, member: Member, asker: Member, request: Request, respond: Respond) -> None:
         """``request`` has arrived: let ``member`` answer it, by a lie or as it should."""
@@ -131,11 +131,11 @@ class World:
         lie = self.liars.reply(member, request) if member.character.lies else None
         if lie is not None:
             respond(lie)
-        elif (listener := self.listener_of(member)) is not None:
-            listener.answer(asker, request, respond)
+        elif (contact := self.contact_of(member)) is not None:
+            contact.answer(asker, request, respond)
 
     def _disconnected(self, gone: Member, left: Member) -> None:
-        listener = self.listener_of(left)
-        if listener is not None:
+        contact = self.contact_of(left)
+        if contact is not None:
             self.touched.append(left)
-            listener.disconnected(gone)
+            contact.disconnected(gone)

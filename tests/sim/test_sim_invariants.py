@@ -17,7 +17,7 @@ from codio_dht.core.unsaved import Flush, ProviderRow
 from codio_dht.sim import invariants
 from codio_dht.sim.disk import VirtualDisk
 from codio_dht.sim.invariants import InvariantError
-from codio_dht.sim.links import Connections
+from codio_dht.sim.links import ConnectionTable
 from codio_dht.sim.node import SimNode
 from codio_dht.sim.population import Population
 from codio_dht.sim.scenario import make_scenario
@@ -151,7 +151,7 @@ def test_a_record_that_nobody_announced_is_seen_on_a_disk() -> None:
 
 def test_a_connection_with_one_end_and_one_too_many_are_seen() -> None:
     population = Population(make_scenario({"network": {"nodes": 6}}))
-    connections = Connections(population, 100, lambda gone, left: None)
+    connections = ConnectionTable(population, 100, lambda gone, left: None)
     a, *others = population.members
     for each in others:
         connections.open(a, each)

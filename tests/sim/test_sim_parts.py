@@ -14,7 +14,7 @@ from codio_dht.core.peer import PeerId
 from codio_dht.errors import UsageError
 from codio_dht.sim.churn import Sessions
 from codio_dht.sim.events import EventQueue
-from codio_dht.sim.links import Connections, Links
+from codio_dht.sim.links import ConnectionTable, Links
 from codio_dht.sim.population import Character, Member, Population
 from codio_dht.sim.report import LookupFigures, LookupResult, quantile, timeline
 from codio_dht.sim.scenario import ChurnPart, Scenario, make_scenario
@@ -162,7 +162,7 @@ def test_a_partition_parts_only_its_sides_and_only_for_its_time() -> None:
 def test_the_connection_used_least_recently_makes_room() -> None:
     population = Population(scenario_of(network={"nodes": 5}))
     closed: list[tuple[int, int]] = []
-    connections = Connections(
+    connections = ConnectionTable(
         population, 2, lambda gone, left: closed.append((gone.index, left.index))
     )
     a, b, c, d, _ = population.members
