@@ -66,6 +66,17 @@ class PeerIdError(RemoteError, ValueError):
     """Bytes or text that are not a peer id."""
 
 
+class InvalidValueError(RemoteError, ValueError):
+    """A value that must not be stored or returned under its key, by its namespace's validator.
+
+    ``reason`` is one short phrase, fit for counters where it comes from a built-in validator.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 # --- the network ----------------------------------------------------------------------------------
 
 

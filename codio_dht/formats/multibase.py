@@ -69,6 +69,18 @@ def encode_base32(data: bytes) -> str:
     return "b" + "".join(_BASE32[number >> 5 * place & 31] for place in reversed(range(count)))
 
 
+def encode_base36(data: bytes) -> str:
+    """``data`` as multibase text in base36: lower case, the prefix ``k``. Peer ids and IPNS names
+    that begin host names are written so: they are shorter than 63 characters."""
+    digits = []
+    number = int.from_bytes(data, "big")
+    while number:
+        number, digit = divmod(number, len(_DIGITS))
+        digits.append(_DIGITS[digit])
+    zeros = len(data) - len(data.lstrip(b"\x00"))
+    return "k" + _DIGITS[0] * zeros + "".join(reversed(digits))
+
+
 def _decode(digits: str, alphabet: str) -> bytes | None:
     base = len(alphabet)
     by_bits = base & (base - 1) == 0

@@ -1,13 +1,15 @@
-"""What people paste: CIDs, peer ids and addresses, read in one place.
+"""What people paste: CIDs, peer ids, IPNS names and addresses, read in one place.
 
-Library, control API, command line and configuration all read text with these three functions, so
-that the same text means the same everywhere. Blanks and a byte-order mark around it do not count.
+Library, control API, command line and configuration all read text with these functions, so that
+the same text means the same everywhere. Blanks and a byte-order mark around it do not count.
 
     CID      ``Qm...``, version 1 in any base, ``ipfs://CID``, ``/ipfs/CID``, the URL of a gateway
              (``https://host/ipfs/CID``, ``https://CID.ipfs.host``), each with or without a slash,
              query or fragment at its end
     peer id  base58, a CID of codec libp2p-key; also after ``/p2p/``, ``/ipfs/``, ``/ipns/`` or
              ``ipns://``
+    name     an IPNS name: a peer id as above (``k51...``), also after ``/ipns/`` or ``ipns://`` or
+             in the URL of a gateway, with a path behind it or not
     address  a multiaddr; ``/ipfs/<peer id>``, as peers were named before 2019, is ``/p2p/``
 
 A refusal is a :class:`~codio_dht.errors.FormatError` whose message quotes the text and says what it
@@ -24,8 +26,9 @@ from multiaddr import Multiaddr
 from codio_dht.checks import cleaned, shown
 from codio_dht.errors import FormatError
 from codio_dht.formats.cid import LIBP2P_KEY, Cid, parse_cid
-from codio_dht.formats.multibase import decode_base58
+from codio_dht.formats.multibase import decode_base58, encode_base36
 from codio_dht.formats.multihash import is_multihash
+from codio_dht.formats.varint import encode_varint
 
 MAX_TEXT_CHARS: Final = 8_192
 """Longest text looked at, characters."""
@@ -96,6 +99,45 @@ def read_peer_id(text: str) -> bytes:
     else:
         why = ""
     raise FormatError(f"{shown(text)} is not a peer id{why}")
+
+
+class PastedName(NamedTuple):
+    """An IPNS name that was read from text."""
+
+    multihash: bytes
+    """The bytes of the peer id that the name is."""
+    path: str
+    """What stood behind the name, with a slash at its front; empty if nothing did."""
+
+
+def read_name(text: str) -> PastedName:
+    """The IPNS name that ``text`` is.
+
+    Raises:
+        FormatError: it is none: content that cannot change, a domain, or something else.
+    """
+    given = _cleaned(text)
+    namespace, rest = _namespace_of(given)
+    first, slash, path = rest.strip("/").partition("/")
+    data = _peer_id_or_none(first)
+    if data is not None and (namespace == "ipns" or first == given.strip("/")):
+        return PastedName(data, slash + path)
+    cid = _cid_or_none(first)
+    if namespace == "ipfs" and cid is not None:
+        why = ": it is a CID, whose content never changes, so there is nothing to resolve"
+    elif "." in first:
+        why = f": {first} is a domain; its name is in the DNS, in a TXT record of _dnslink.{first}"
+    elif given.startswith("/p2p/") and _peer_id_or_none(given[5:].rstrip("/")) is not None:
+        return PastedName(read_peer_id(given), "")
+    else:
+        why = "; give a peer id, or the CID of a public key (k51...)"
+    raise FormatError(f"{shown(text)} is not an IPNS name{why}")
+
+
+def format_name(multihash: bytes) -> str:
+    """An IPNS name as text: a version 1 CID of codec libp2p-key in base36 (``k51...``), as the
+    specification wants it, so that it fits into a host name."""
+    return encode_base36(b"\x01" + encode_varint(LIBP2P_KEY) + multihash)
 
 
 def read_multiaddr(text: str) -> Multiaddr:
