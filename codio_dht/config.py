@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Final, Literal, get_args
 
 from codio_dht import params
 from codio_dht.checks import Checks
+from codio_dht.core.validation import Validator, check_namespaces
 from codio_dht.errors import ConfigError
 
 MAX_K: Final = 1_000
@@ -94,11 +96,18 @@ class DHTConfig:
     protocol: str = params.KAD_PROTOCOL
     """Protocol id; another one is another network."""
 
+    validators: Mapping[str, Validator] = field(default_factory=dict, hash=False)
+    """Validators of an application's own values, by namespace
+    (:class:`codio_dht.core.validation.Validator`): ``{"v": ...}`` is asked about the keys
+    ``/v/...``. ``pk`` and ``ipns`` are built in. The public network has no others, so these need a
+    ``protocol`` of your own. What a validator raises, and time past 2 s, mean that the value is
+    refused; nothing else waits for it."""
+
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.name in _DURATIONS:
-                seconds = _CHECKS.seconds(getattr(self, field.name), field.name)
-                object.__setattr__(self, field.name, seconds)
+        for each in fields(self):
+            if each.name in _DURATIONS:
+                seconds = _CHECKS.seconds(getattr(self, each.name), each.name)
+                object.__setattr__(self, each.name, seconds)
         _CHECKS.whole_number(self.replication_factor, "replication_factor", params.K, MAX_K)
         _CHECKS.whole_number(self.alpha, "alpha", 1, MAX_ALPHA)
         _CHECKS.whole_number(self.disjoint_paths, "disjoint_paths", 1, MAX_DISJOINT_PATHS)
@@ -113,5 +122,11 @@ class DHTConfig:
                 f"provider_timeout ({self.provider_timeout:g} s), or records expire in between"
             )
         _CHECKS.choice(self.address_policy, "address_policy", get_args(AddressPolicy))
+        for name, validator in self.validators.items():
+            if not callable(getattr(validator, "validate", None)) or not callable(
+                getattr(validator, "select", None)
+            ):
+                raise ConfigError(f"validators: that of {name!r} has no validate and select")
+        check_namespaces(str(self.protocol), list(self.validators))
         if not str(self.protocol).startswith("/"):
             raise ConfigError(f"protocol must be text that starts with '/', not {self.protocol!r}")

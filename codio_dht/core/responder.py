@@ -37,6 +37,7 @@ from codio_dht.core.peer_book import PeerBook
 from codio_dht.core.records import ProviderRecords, ProviderRow
 from codio_dht.core.rng import Rng
 from codio_dht.core.steps import Answer, Load, NoReply, Refuse
+from codio_dht.core.validation import Check
 from codio_dht.formats.multiaddr import is_readable
 from codio_dht.params import MAX_PROVIDER_KEY_BYTES, K
 
@@ -72,7 +73,7 @@ class ValueStore(Protocol):
         """The record under ``key`` that may be told, if any."""
         ...
 
-    def put(self, key: bytes, record: Record, now: UnixTime) -> Record | Load | Refuse:
+    def put(self, key: bytes, record: Record, now: UnixTime) -> Record | Load | Check | Refuse:
         """Judge ``record`` and keep it; what is told of it."""
         ...
 

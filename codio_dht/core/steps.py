@@ -12,6 +12,7 @@ from enum import Enum
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import Reply, Request
 from codio_dht.core.peer import PeerId
+from codio_dht.core.validation import Check
 
 # --- what a machine wants -------------------------------------------------------------------------
 
@@ -59,6 +60,8 @@ class LoadKind(Enum):
     """The provider records of a key."""
     OWN_KEY = "own_key"
     """Whether this node provides a key itself."""
+    VALUE = "value"
+    """The value of a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +79,4 @@ class Refuse:
     reason: str
 
 
-Answer = Reply | NoReply | Load | Refuse
+Answer = Reply | NoReply | Load | Check | Refuse

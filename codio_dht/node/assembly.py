@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Final
 
 from codio_dht.config import DHTConfig
 from codio_dht.core.network import Network, NetworkPolicy
@@ -18,6 +19,10 @@ from codio_dht.core.records import ProviderRecords
 from codio_dht.core.reprovide import ReprovideSchedule
 from codio_dht.core.responder import Responder
 from codio_dht.core.search import Searches
+from codio_dht.core.validation import TimedValidator, Validators
+from codio_dht.core.value_records import ValueRecords
+from codio_dht.crypto.ipns import IpnsValidator
+from codio_dht.crypto.public_key_records import PublicKeyValidator
 from codio_dht.net.host import Host
 from codio_dht.node.arguments import binary, multiaddrs
 from codio_dht.node.clock import Clock
@@ -33,7 +38,11 @@ from codio_dht.node.serving import Serving
 from codio_dht.node.shared import Shared
 from codio_dht.node.storage import Storage
 from codio_dht.node.upkeep import UpkeepDriver
+from codio_dht.node.validating import ValidatorRunner, guarded
 from codio_dht.store.interface import Store
+
+BUILT_IN: Final[dict[str, TimedValidator]] = {"ipns": IpnsValidator(), "pk": PublicKeyValidator()}
+"""The validators that every node has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +126,18 @@ def make_shared(
     )
     own_keys = OwnKeys()
     failures: Counter[str] = Counter()
+    storage = Storage(store, records, own_keys, clock)
+    validators = Validators(BUILT_IN, guarded(config.validators, storage.counters))
+    values = ValueRecords(host.peer_id.key, validators)
+    runner = ValidatorRunner(validators, values.judged, storage.counters)
+    storage.keep_values(values, runner)
     return Shared(
         host=host,
-        storage=Storage(store, records, own_keys, clock),
+        storage=storage,
         records=records,
+        values=values,
+        validators=validators,
+        runner=runner,
         own_keys=own_keys,
         clock=clock,
         rng=rng,
@@ -170,10 +187,11 @@ def make_runtime(
         rng=shared.rng,
         address_filter=network.address_filter,
         own_keys=shared.own_keys,
+        values=shared.values,
         k=config.replication_factor,
     )
     responder.set_own_addrs(binary(host.addrs))
-    server = KadServer(responder, shared.storage, clock)
+    server = KadServer(responder, shared.storage, shared.runner, clock)
     return NetworkRuntime(
         shared=shared,
         config=config,

@@ -5,6 +5,7 @@ responder decides, what bytes mean only the codec.
 
     READING --request--> answered at once, many per feed
     READING --request whose records are on disk--> PARKED --loaded--> READING
+    READING --value for an application's validator--> PARKED --judged--> READING
     READING --32 requests or 2 ms--> PARKED for a turn of the event loop --> READING
     any --bad bytes or a refusal--> RESET
 """
@@ -22,6 +23,7 @@ from codio_dht.core.messages import Reply
 from codio_dht.core.peer import PeerId
 from codio_dht.core.responder import MAX_LOADS_PER_REQUEST, Responder
 from codio_dht.core.steps import Load, NoReply, Refuse
+from codio_dht.core.validation import Check
 from codio_dht.errors import RemoteError
 from codio_dht.net.handlers import Parked, Reset
 from codio_dht.node.clock import Clock
@@ -50,12 +52,25 @@ class Loader(Protocol):
         ...
 
 
+class Judges(Protocol):
+    """What is needed of whoever asks applications' validators."""
+
+    def begin(self, check: Check, done: Wake) -> None:
+        """Have ``check`` judged, then call ``done`` (always)."""
+        ...
+
+    def stop_waiting(self, check: Check, done: Wake) -> None:
+        """Nobody waits for this verdict any more; ``done`` is not called. A no-op if it was."""
+        ...
+
+
 class KadServer:
     """Makes a :class:`KadStream` per inbound stream and counts what they do."""
 
-    def __init__(self, responder: Responder, loader: Loader, clock: Clock) -> None:
+    def __init__(self, responder: Responder, loader: Loader, judges: Judges, clock: Clock) -> None:
         self.responder = responder
         self.loader = loader
+        self.judges = judges
         self.clock = clock
         self.large_requests = LargeFrames()
         self.counters: Counter[str] = Counter()
@@ -77,7 +92,7 @@ class KadStream:
         self._head: bytes | None = None
         self._loads = 0
         self._counted = 0
-        self._waiting: tuple[Load, Wake] | None = None
+        self._waiting: tuple[Load | Check, Wake] | None = None
 
     def feed(self, data: bytes, now: Monotonic) -> bytes | Parked | Reset:
         """Answer every whole request in ``data``, in order."""
@@ -101,13 +116,18 @@ class KadStream:
         return answer
 
     def closed(self) -> None:
-        """Nothing is held beyond this object: neither room for large frames nor a place in a load's
-        queue, which a peer could fill with streams that it opens and resets."""
+        """Nothing is held beyond this object: neither room for large frames nor a place in a queue,
+        which a peer could fill with streams that it opens and resets."""
         if self._counted:
             self._counted = self._server.large_requests.count(self._counted, 0)
-        if self._waiting is not None:
-            self._server.loader.stop_waiting(*self._waiting)
-            self._waiting = None
+        match self._waiting:
+            case (Load() as load, wake):
+                self._server.loader.stop_waiting(load, wake)
+            case (Check() as check, wake):
+                self._server.judges.stop_waiting(check, wake)
+            case None:
+                pass
+        self._waiting = None
 
     def _answer(self, monotonic: Monotonic) -> bytes | Parked | Reset:
         server = self._server
@@ -126,11 +146,11 @@ class KadStream:
                     out.append(encode_reply(answer))
                 case NoReply():
                     pass
-                case Load():
+                case Load() | Check():
                     self._loads += 1
                     if self._loads > MAX_LOADS_PER_REQUEST:
                         return self._reset("store unavailable")
-                    return Parked(b"".join(out), partial(self._load, answer))
+                    return Parked(b"".join(out), partial(self._park, answer))
                 case Refuse(reason):
                     return self._reset(reason)
             server.counters[type(request).__name__] += 1
@@ -138,9 +158,13 @@ class KadStream:
             self._loads = 0
         return b"".join(out)
 
-    def _load(self, load: Load, wake: Wake) -> None:
-        self._waiting = load, wake
-        self._server.loader.load(load, wake)
+    def _park(self, wanted: Load | Check, wake: Wake) -> None:
+        self._waiting = wanted, wake
+        match wanted:
+            case Load():
+                self._server.loader.load(wanted, wake)
+            case Check():
+                self._server.judges.begin(wanted, wake)
 
     def _reset(self, reason: str) -> Reset:
         self._server.counters[f"reset:{reason}"] += 1

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from codio_dht.core.own_keys import OwnKeys
 from codio_dht.core.records import ProviderRecords
 from codio_dht.core.rng import Rng
+from codio_dht.core.validation import Validators
+from codio_dht.core.value_records import ValueRecords
 from codio_dht.net.host import Host
 from codio_dht.node.background import Work
 from codio_dht.node.clock import Clock
 from codio_dht.node.errands import Errands
 from codio_dht.node.storage import Storage
+from codio_dht.node.validating import ValidatorRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,15 @@ class Shared:
     records: ProviderRecords
     """The provider records of other peers. One cache serves all networks, as they have one store;
     each network filters the addresses that it tells."""
+
+    values: ValueRecords
+    """The values of other peers, for all networks."""
+
+    validators: Validators
+    """Which values may stand under which key."""
+
+    runner: ValidatorRunner
+    """Where applications' validators judge."""
 
     own_keys: OwnKeys
     """Which keys this node keeps provided."""
@@ -44,4 +56,5 @@ class Shared:
             "loads": self.storage.run_loads,
             "flushes": self.storage.run_flushes,
             "store": self.storage.run_upkeep,
+            "validators": self.runner.run,
         }

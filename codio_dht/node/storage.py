@@ -28,9 +28,12 @@ from codio_dht.core.records import (
 )
 from codio_dht.core.reprovide import OwnKey
 from codio_dht.core.steps import Load, LoadKind
+from codio_dht.core.value_records import ValueRecords
 from codio_dht.errors import StorageError
 from codio_dht.logger import get_logger
 from codio_dht.node.clock import Clock
+from codio_dht.node.validating import ValidatorRunner
+from codio_dht.node.value_storage import ValueStorage
 from codio_dht.store.interface import Store
 
 T = TypeVar("T")
@@ -55,6 +58,14 @@ class Storage:
         self._wanted: dict[Load, list[Callable[[], None]]] = {}
         self._loading: Load | None = None
         self._wake = trio.Event()
+        self.values: ValueStorage | None = None
+        """Values of others, if they are kept."""
+
+    def keep_values(self, records: ValueRecords, runner: ValidatorRunner) -> None:
+        """Keep the values of others too, as ``records`` decides."""
+        self.values = ValueStorage(
+            self.store, records, runner, self.call, self._clock, self.counters
+        )
 
     async def call(self, function: Callable[[], T]) -> T:
         """``function()`` on the worker thread.
@@ -79,6 +90,8 @@ class Storage:
         )
         self.records.opened(rows, changes)
         self.own_keys.opened(own)
+        if self.values is not None:
+            await self.values.open()
 
     # --- loads ------------------------------------------------------------------------------------
 
@@ -118,6 +131,9 @@ class Storage:
                     await self._load_providers(load.key)
                 case LoadKind.OWN_KEY:
                     await self._load_own_key(load.key)
+                case LoadKind.VALUE:
+                    assert self.values is not None
+                    await self.values.load(load.key)
         finally:
             self._loading = None
             for done in self._wanted.pop(load, ()):
@@ -207,7 +223,7 @@ class Storage:
                 return False
             self.records.flushed(batch, added)
             self.counters["rows_written"] += len(batch.rows)
-        return True
+        return self.values is None or await self.values.flush()
 
     # --- upkeep -----------------------------------------------------------------------------------
 
@@ -222,6 +238,8 @@ class Storage:
     async def expire(self) -> None:
         """Delete every row that has expired by now."""
         now = self._clock.unix()
+        if self.values is not None:
+            self.values.expire()
         while True:
             try:
                 keys = await self.call(lambda: self.store.records.delete_expired(now, EXPIRY_BATCH))

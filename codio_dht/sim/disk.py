@@ -136,6 +136,8 @@ class RecordKeeper:
                     self.records.loaded(load.key, self._disk.read(load.key), self._queue.unix)
                 case LoadKind.OWN_KEY:
                     self._keys.read(load.key)
+                case LoadKind.VALUE:
+                    raise AssertionError("simulated nodes keep no values")
             done()
 
         self._queue.after(READ_S, read)

@@ -19,6 +19,7 @@ from codio_dht.core.peer_book import PeerBook
 from codio_dht.core.responder import MAX_LOADS_PER_REQUEST, Responder
 from codio_dht.core.routing_table import RoutingTable
 from codio_dht.core.steps import Load, NoReply, Refuse
+from codio_dht.core.validation import Check
 from codio_dht.sim.disk import RecordKeeper, VirtualDisk
 from codio_dht.sim.population import Member
 from codio_dht.sim.world import Respond, World
@@ -44,6 +45,7 @@ class Answering:
 
     def _try(self, asker: Member, request: Request, respond: Respond, loads: int) -> None:
         answer = self._responder.respond(asker.peer, request, self._world.queue.both)
+        assert not isinstance(answer, Check), "simulated nodes have no applications"
         if not isinstance(answer, Load):
             if isinstance(answer, NoReply):
                 self.keeper.stored()

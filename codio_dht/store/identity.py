@@ -44,7 +44,7 @@ def load_or_create_identity(path: Path) -> PrivateKey:
             message names it and says what to do.
     """
     while True:
-        key = _load(path)
+        key = load_identity(path)
         if key is not None:
             return key
         key = PrivateKey.generate_ed25519()
@@ -61,6 +61,22 @@ def create_identity(path: Path, key: PrivateKey) -> None:
     """
     if not _write(path, key):
         raise IdentityError(f"{path} exists already; it is not overwritten")
+
+
+def remove_identity(path: Path) -> bool:
+    """Remove the key file ``path`` for good; False if there is none.
+
+    Raises:
+        IdentityError: it cannot be removed.
+    """
+    try:
+        path.unlink()
+        _sync_directory(path.parent)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise IdentityError(f"cannot remove the key file {path}: {error.strerror}") from error
+    return True
 
 
 def import_kubo_identity(config_json: str) -> PrivateKey:
@@ -95,8 +111,12 @@ def import_kubo_identity(config_json: str) -> PrivateKey:
     return key
 
 
-def _load(path: Path) -> PrivateKey | None:
-    """The key in the file, or None if there is no file."""
+def load_identity(path: Path) -> PrivateKey | None:
+    """The key in the file ``path``, or None if there is no file.
+
+    Raises:
+        IdentityError: the file is not a key, is open to others, or cannot be read.
+    """
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode

@@ -1,8 +1,11 @@
-"""What a store does, in three parts that do not know each other.
+"""What a store does, in parts that do not know each other.
 
-    RecordStore   what others told this node: can be lost without harm, may be shared by processes
-    KeyStore      what this node was asked to provide: must not be lost, belongs to one process
-    Snapshot      the peers of the routing table, remembered over a restart
+    RecordStore    who provides what, as others told this node: can be lost without harm, may be
+                   shared by processes
+    ValueStore     values that others put here: can be lost without harm, belong to one process
+    KeyStore       what this node was asked to provide: must not be lost, belongs to one process
+    OwnValueStore  values that this node keeps published, sequence numbers among them: as KeyStore
+    Snapshot       the peers of the routing table, remembered over a restart
 
 Methods block: the node calls them from one thread at a time, never from the event loop. They raise
 ``StorageError`` and nothing else.
@@ -18,6 +21,8 @@ from codio_dht.core.clock import UnixTime
 from codio_dht.core.peer import PeerId
 from codio_dht.core.records import Flush, ProviderRow
 from codio_dht.core.reprovide import OwnKey
+from codio_dht.core.republish import OwnValue
+from codio_dht.core.value_records import ValueFlush, ValueRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,48 @@ class KeyStore(Protocol):
         ...
 
 
+class ValueStore(Protocol):
+    """Values of others. A power cut may take what was written within the last second."""
+
+    def load(self, key: bytes) -> ValueRow | None:
+        """The stored row of ``key``, however old (``core.value_records`` decides)."""
+        ...
+
+    def flush(self, batch: ValueFlush) -> None:
+        """Apply a batch in one transaction."""
+        ...
+
+    def page(self, after: bytes, limit: int) -> list[tuple[bytes, int, UnixTime]]:
+        """The first ``limit`` keys that are greater than ``after``, in order, each with the size of
+        its value and when that was received."""
+        ...
+
+
+class OwnValueStore(Protocol):
+    """The values that this node keeps published. A change is on disk, synced, when its method has
+    returned. Nobody else writes to them."""
+
+    def put(self, own: OwnValue) -> None:
+        """Remember ``own`` in place of what was there for its key."""
+        ...
+
+    def get(self, key: bytes) -> OwnValue | None:
+        """What is remembered for ``key``; None if nothing is."""
+        ...
+
+    def all(self) -> list[OwnValue]:
+        """Every own value, the one added first before the others."""
+        ...
+
+    def remove(self, key: bytes) -> bool:
+        """Forget the value of ``key``; False if there was none."""
+        ...
+
+    def mark_published(self, key: bytes, now: UnixTime) -> None:
+        """Note that peers took the value of ``key``; one that is not there stays so."""
+        ...
+
+
 class Snapshot(Protocol):
     """The peers of the routing table as they were when it was last saved."""
 
@@ -115,7 +162,7 @@ class Snapshot(Protocol):
 
 
 class Store(Protocol):
-    """The three parts of one node's store."""
+    """The parts of one node's store."""
 
     @property
     def records(self) -> RecordStore:
@@ -125,6 +172,16 @@ class Store(Protocol):
     @property
     def keys(self) -> KeyStore:
         """The keys that this node provides."""
+        ...
+
+    @property
+    def values(self) -> ValueStore:
+        """Values of others."""
+        ...
+
+    @property
+    def own_values(self) -> OwnValueStore:
+        """The values that this node keeps published."""
         ...
 
     @property

@@ -61,6 +61,15 @@ RECORDS: Final = Schema(
             )
             """,
         ),
+        (
+            """
+            CREATE TABLE value_records (
+                key BLOB PRIMARY KEY,
+                value BLOB NOT NULL,
+                received REAL NOT NULL
+            )
+            """,
+        ),
     ),
 )
 
@@ -80,6 +89,20 @@ KEYS: Final = Schema(
         # In the order in which the keys are provided, so that the next ones are found without
         # reading all. NULL, never provided, comes first.
         ("CREATE INDEX own_keys_by_turn ON own_keys (last_provided, added)",),
+        # The last three say how a record of an IPNS name is renewed; NULL for other values.
+        (
+            """
+            CREATE TABLE own_values (
+                key BLOB PRIMARY KEY,
+                value BLOB NOT NULL,
+                added REAL NOT NULL,
+                published REAL,
+                signer TEXT,
+                lifetime REAL,
+                ttl REAL
+            )
+            """,
+        ),
     ),
 )
 

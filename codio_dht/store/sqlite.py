@@ -35,6 +35,7 @@ from codio_dht.store.schema import (
     unpack_addrs,
     unpack_row,
 )
+from codio_dht.store.sqlite_values import SqliteOwnValues, SqliteValues
 
 # A row is replaced if it exists; else added, unless its key is full. Plain placeholders: Python
 # 3.12.0 to 3.12.3 warn of numbered ones.
@@ -229,6 +230,8 @@ class SqliteStore:
         self.records = SqliteRecords(others)
         self.keys = SqliteKeys(own)
         self.snapshot = SqliteSnapshot(others)
+        self.values = SqliteValues(others)
+        self.own_values = SqliteOwnValues(own)
 
     def close(self) -> None:
         """Write what is open and close. Idempotent."""

@@ -29,6 +29,8 @@ from codio_dht.core.responder import Responder
 from codio_dht.core.routing_table import RoutingTable
 from codio_dht.core.steps import Load
 from codio_dht.core.unsaved import Flush
+from codio_dht.core.validation import Check, Validators
+from codio_dht.core.value_records import ValueRecords
 from codio_dht.crypto.certificate import verify_certificate
 from codio_dht.crypto.envelope import seal_envelope
 from codio_dht.crypto.keys import PrivateKey, PublicKey
@@ -56,6 +58,7 @@ from codio_dht.net.stack.noise_xx import Handshake
 from codio_dht.net.stack.tls import Tls, TlsIdentity
 from codio_dht.net.stack.yamux import Yamux
 from codio_dht.net.stack.yamux_stream import YamuxLimits
+from codio_dht.node.assembly import BUILT_IN
 from codio_dht.node.clock import Clock
 from codio_dht.node.server import KadServer
 from codio_dht.store.schema import unpack_addrs
@@ -402,6 +405,16 @@ class _Loads:
             self.waiting.remove((load, done))
 
 
+class _NoJudges:
+    """There is no application, hence no validator of one."""
+
+    def begin(self, check: Check, done: Callable[[], None]) -> None:
+        raise AssertionError(check)
+
+    def stop_waiting(self, check: Check, done: Callable[[], None]) -> None:
+        raise AssertionError(check)
+
+
 def run_kad_stream(pieces: Pieces) -> None:
     """A stream from its first byte to its end, the records of some keys being on disk."""
     local = BOB.peer_id()
@@ -423,9 +436,10 @@ def run_kad_stream(pieces: Pieces) -> None:
         records=stored,
         rng=random.Random(7),
         address_filter=KEEP_ALL,
+        values=ValueRecords(local.key, Validators(BUILT_IN)),
     )
     loads = _Loads()
-    server = KadServer(responder, loads, Clock(lambda: UNIX_NOW))
+    server = KadServer(responder, loads, _NoJudges(), Clock(lambda: UNIX_NOW))
     stream = server(ALICE.peer_id())
     turns: list[bytes | None] = [*pieces, None]
     for turn in turns:

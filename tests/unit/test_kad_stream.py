@@ -7,7 +7,9 @@ from typing import Any
 from codio_dht.core.clock import Monotonic, Now, UnixTime
 from codio_dht.core.messages import GetProviders, MessageType, Reply, Request
 from codio_dht.core.peer import PeerId
+from codio_dht.core.responder import MAX_LOADS_PER_REQUEST
 from codio_dht.core.steps import Answer, Load, LoadKind
+from codio_dht.core.validation import Check
 from codio_dht.net.handlers import Parked, Reset
 from codio_dht.node.clock import Clock
 from codio_dht.node.server import KadServer, KadStream, Wake
@@ -39,8 +41,23 @@ class NoLoader:
         """Nobody waits."""
 
 
-def stream_over(responder: Any) -> KadStream:
-    return KadServer(responder, NoLoader(), Clock(lambda: UnixTime(1.0)))(PEER)
+class NoJudges:
+    """Remembers who waits for a verdict; gives none by itself."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Check, Wake]] = []
+
+    def begin(self, check: Check, done: Wake) -> None:
+        self.waiting.append((check, done))
+
+    def stop_waiting(self, check: Check, done: Wake) -> None:
+        self.waiting.remove((check, done))
+
+
+def stream_over(responder: Any, judges: NoJudges | None = None) -> KadStream:
+    return KadServer(responder, NoLoader(), judges or NoJudges(), Clock(lambda: UnixTime(1.0)))(
+        PEER
+    )
 
 
 def test_the_end_of_a_stream_on_which_everything_was_answered_says_nothing() -> None:
@@ -61,3 +78,49 @@ def test_an_end_inside_of_a_request_is_a_fault() -> None:
     stream = stream_over(Responses(loaded=True))
     assert stream.feed(REQUEST[:-1], NOW) == b""
     assert isinstance(stream.eof(NOW), Reset)
+
+
+CHECK = Check(b"/app/x", b"value", None)
+
+
+class Undecided(Responses):
+    """Wants a verdict of an application's validator before it answers."""
+
+    def respond(self, peer: PeerId, request: Request, now: Now) -> Answer:
+        return REPLY if self.loaded else CHECK
+
+
+def test_a_stream_waits_for_the_verdict_of_an_application_and_is_answered_then() -> None:
+    responses, judges, woken = Undecided(loaded=False), NoJudges(), []
+    stream = stream_over(responses, judges)
+    parked = stream.feed(REQUEST, NOW)
+    assert isinstance(parked, Parked)
+    parked.on_ready(lambda: woken.append(1))
+    [(check, wake)] = judges.waiting
+    assert check == CHECK
+    responses.loaded = True
+    wake()
+    assert woken == [1]
+    assert stream.feed(b"", NOW) == ANSWER
+
+
+def test_a_stream_that_ends_takes_no_place_before_a_validator() -> None:
+    judges = NoJudges()
+    stream = stream_over(Undecided(loaded=False), judges)
+    parked = stream.feed(REQUEST, NOW)
+    assert isinstance(parked, Parked)
+    parked.on_ready(lambda: None)
+    stream.closed()
+    assert judges.waiting == []
+
+
+def test_a_verdict_that_never_comes_resets_the_stream_after_a_few_tries() -> None:
+    judges = NoJudges()
+    stream = stream_over(Undecided(loaded=False), judges)
+    answer = stream.feed(REQUEST, NOW)
+    tries = 0
+    while isinstance(answer, Parked):
+        tries += 1
+        answer = stream.feed(b"", NOW)
+    assert isinstance(answer, Reset)
+    assert tries == MAX_LOADS_PER_REQUEST
