@@ -11,6 +11,8 @@ import { tcp } from '@libp2p/tcp'
 import { tls } from '@libp2p/tls'
 import { yamux } from '@libp2p/yamux'
 import { multiaddr } from '@multiformats/multiaddr'
+import { ipnsSelector } from 'ipns/selector'
+import { ipnsValidator } from 'ipns/validator'
 import { createLibp2p } from 'libp2p'
 import { explain } from './protocol.js'
 
@@ -76,9 +78,14 @@ async function settings (options, index) {
 }
 
 function dhtSettings (options, unlimited) {
-  const rules = { // the library adds those of /pk and /ipns
-    any: { validators: { v: () => {}, test: () => {} }, selectors: { v: () => 0, test: () => 0 } },
-    amino: {}
+  const takeAny = { validators: { v: () => {}, test: () => {} }, selectors: { v: () => 0, test: () => 0 } }
+  const ipns = { validators: { ipns: ipnsValidator }, selectors: { ipns: ipnsSelector } } // as Helia does
+  const rules = { // the library adds that of /pk
+    any: {
+      validators: { ...takeAny.validators, ...ipns.validators },
+      selectors: { ...takeAny.selectors, ...ipns.selectors }
+    },
+    amino: ipns
   }[options.values]
   if (rules == null) throw new Error(`--values ${options.values}: any and amino are known`)
   return {
