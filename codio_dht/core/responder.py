@@ -66,7 +66,7 @@ class NearestPeers(Protocol):
         ...
 
 
-class ValueStore(Protocol):
+class ServedValues(Protocol):
     """Where value records are kept and judged."""
 
     def get(self, key: bytes, now: UnixTime) -> Record | Load | None:
@@ -106,7 +106,7 @@ class Responder:
         rng: Rng,
         address_filter: AddressFilter = KEEP_ALL,
         own_keys: OwnKeys | None = None,
-        values: ValueStore | None = NoValues(),  # noqa: B008 - it has no state
+        values: ServedValues | None = NoValues(),  # noqa: B008 - it has no state
         k: int = K,
     ) -> None:
         self._local = local

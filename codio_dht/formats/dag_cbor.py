@@ -18,7 +18,7 @@ and JS do, map keys in any order. It raises nothing but ``ProtocolError``.
     text            str
     array           list
     map             dict with str keys, in the order of the bytes
-    tag 42          Link
+    tag 42          CidLink
     null, undefined None
     true, false     bool
     float           float
@@ -62,14 +62,14 @@ own stack ends at 1,000 calls."""
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class CidLink:
     """A CID inside a document, as its bytes."""
 
     cid: bytes
 
 
 CborValue = (
-    int | float | bool | bytes | str | Link | list["CborValue"] | dict[str, "CborValue"] | None
+    int | float | bool | bytes | str | CidLink | list["CborValue"] | dict[str, "CborValue"] | None
 )
 
 
@@ -132,7 +132,7 @@ class _Reader:
             entries[key] = self.read(depth)
         return entries
 
-    def _link(self, tag: int) -> Link:
+    def _link(self, tag: int) -> CidLink:
         if tag != _LINK_TAG:
             raise ProtocolError(_LAYER, "a tag that is not a link")
         first = self._take(1)[0]
@@ -141,7 +141,7 @@ class _Reader:
         content = self._take(self._argument(first & 0x1F))
         if not content.startswith(_LINK_PREFIX) or len(content) == 1:
             raise ProtocolError(_LAYER, "a link without a CID")
-        return Link(content[1:])
+        return CidLink(content[1:])
 
     def _simple(self, info: int) -> CborValue:
         if info in _SIMPLE:
@@ -216,7 +216,7 @@ def encode_dag_cbor(value: CborValue) -> bytes:
             )
             parts = [_head(_TEXT, len(key)) + key + encode_dag_cbor(each) for key, each in entries]
             return _head(_MAP, len(entries)) + b"".join(parts)
-        case Link():
+        case CidLink():
             content = _LINK_PREFIX + value.cid
             return _head(_TAG, _LINK_TAG) + _head(_BYTES, len(content)) + content
 

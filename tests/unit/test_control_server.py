@@ -405,11 +405,11 @@ async def test_a_provide_that_nobody_took_failed_and_says_that_the_key_is_kept(
         assert await talker.refusal("provide.once", cid=CID) == "network"
         _, answer = await talker.call("provide.add", cid=CID)
         assert isinstance(answer, Failure)
-        assert "kept" in answer.message
+        assert "the key is saved and will be provided" in answer.message
         dht.fail = NoPeersError("nobody")
         _, answer = await talker.call("provide.add", cid=CID)
         assert isinstance(answer, Failure)
-        assert "kept" in answer.message
+        assert "the key is saved and will be provided" in answer.message
         assert answer.code == "no_peers"
 
 

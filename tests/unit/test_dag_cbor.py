@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codio_dht.errors import ProtocolError
-from codio_dht.formats.dag_cbor import MAX_DEPTH, Link, decode_dag_cbor, encode_dag_cbor
+from codio_dht.formats.dag_cbor import MAX_DEPTH, CidLink, decode_dag_cbor, encode_dag_cbor
 
 LEAVES = (
     st.none()
@@ -18,7 +18,7 @@ LEAVES = (
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.binary(max_size=300)
     | st.text(max_size=30)
-    | st.binary(min_size=1, max_size=40).map(Link)
+    | st.binary(min_size=1, max_size=40).map(CidLink)
 )
 VALUES = st.recursive(
     LEAVES,
@@ -69,7 +69,7 @@ def test_a_document_cut_short_is_refused(value, data) -> None:
         ("ab", "626162"),
         ([1, [2]], "82018102"),
         ({"bb": 1, "c": 2, "a": 3}, "a3616103616302626262 01".replace(" ", "")),
-        (Link(b"\x01\x55"), "d82a43000155"),
+        (CidLink(b"\x01\x55"), "d82a43000155"),
     ],
 )
 def test_a_value_has_the_encoding_of_the_codec(value, encoded: str) -> None:
