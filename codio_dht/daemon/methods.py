@@ -127,10 +127,7 @@ class Methods:
         if peer == self._dht.peer_id:
             return self._own_id()
         open_ = [info for info in self._dht.connections() if info.peer_id == peer]
-        if open_:
-            addrs: Sequence[Multiaddr] = [info.addr for info in open_ if info.addr is not None]
-        else:
-            addrs = await self._dht.find_peer(peer)
+        addrs = _addrs_of(open_) or await self._found(peer, asked=not open_)
         if not open_ and not addrs:
             raise ControlError(ErrorCode.NOT_FOUND, f"peer {peer} was not found")
         best = open_[0] if open_ else None
@@ -141,6 +138,16 @@ class Methods:
             "agent": best.agent if best else None,
             "protocols": sorted(best.protocols) if best else None,
         }
+
+    async def _found(self, peer: PeerId, *, asked: bool) -> Sequence[Multiaddr]:
+        """Where the network says that ``peer`` is. If it was not ``asked`` for that, to fail is to
+        know no address."""
+        try:
+            return await self._dht.find_peer(peer)
+        except NetworkError:
+            if asked:
+                raise
+            return ()
 
     def _own_id(self) -> object:
         dht = self._dht
@@ -390,6 +397,13 @@ def code_of(error: CodioError) -> ErrorCode:
         if isinstance(error, kind):
             return code
     return ErrorCode.INTERNAL
+
+
+def _addrs_of(connections: Sequence[ConnectionInfo]) -> list[Multiaddr]:
+    """Where a peer says that it is; else where it was reached. A port that it came from is neither:
+    nobody can dial it."""
+    said = [addr for info in connections for addr in info.said_addrs]
+    return said or [info.addr for info in connections if info.addr is not None and not info.inbound]
 
 
 def _connection_json(info: ConnectionInfo) -> dict[str, object]:

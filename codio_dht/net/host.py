@@ -101,6 +101,8 @@ class ConnectionInfo:
     inbound: bool
     agent: str
     protocols: frozenset[str]
+    said_addrs: tuple[Multiaddr, ...] = ()
+    """Where the peer says that it is (identify), without ``/p2p``; none before it has said so."""
 
 
 # --- the port -------------------------------------------------------------------------------------

@@ -983,6 +983,7 @@ async def test_connections_tell_who_where_and_which_way(subject: Subject) -> Non
     assert {IDENTIFY, IDENTIFY_PUSH, PING, ECHO} == outgoing.protocols
     assert {IDENTIFY, IDENTIFY_PUSH, PING} == incoming.protocols
     assert {f"codio-dht/{__version__}"} == {outgoing.agent, incoming.agent}
+    assert ((server_addr,), (client_addr,)) == (outgoing.said_addrs, incoming.said_addrs)
     assert (True, False) == reached
 
 

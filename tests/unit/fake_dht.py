@@ -151,6 +151,8 @@ class FakeDht:
             self.running -= 1
 
     async def find_peer(self, peer_id: PeerId) -> Sequence[Multiaddr]:
+        if isinstance(self.fail, NoPeersError):
+            raise self.fail
         return self.known.get(peer_id, [])
 
     async def find_closest_peers(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.lookup_states import (
@@ -49,6 +50,7 @@ from codio_dht.daemon.protocol import (
 )
 from codio_dht.daemon.trace import MAX_UNREAD_EVENTS, event_json
 from codio_dht.errors import CapacityError, DeadlineError, DialError, NoPeersError, StorageError
+from codio_dht.net.host import ConnectionInfo
 from codio_dht.node.results import DHTStats
 from fake_dht import CID, FakeDht, info, peer, raw_cid_of
 
@@ -360,6 +362,57 @@ async def test_another_peer_is_looked_up(tmp_path: Path) -> None:
         }
         assert await talker.refusal("findpeer", peer=str(peer(9))) == "not_found"
         assert await talker.refusal("id", peer=str(peer(9))) == "not_found"
+
+
+def connection(addr: str, *said: str, inbound: bool) -> ConnectionInfo:
+    """A connection of peer 7."""
+    return ConnectionInfo(
+        peer(7), Multiaddr(addr), inbound, "x", frozenset(), tuple(map(Multiaddr, said))
+    )
+
+
+LISTENS, CAME_FROM = "/ip4/192.0.2.7/tcp/4001", "/ip4/192.0.2.7/tcp/51234"
+
+
+@pytest.mark.parametrize(
+    ("connections", "addrs"),
+    [
+        ([connection(CAME_FROM, LISTENS, inbound=True)], [LISTENS]),
+        (
+            [
+                connection(CAME_FROM, LISTENS, inbound=True),
+                connection("/ip4/192.0.2.8/tcp/1", LISTENS, inbound=False),
+            ],
+            [LISTENS],
+        ),
+        ([connection(LISTENS, inbound=False)], [LISTENS]),
+        ([connection(CAME_FROM, inbound=True)], []),
+    ],
+)
+async def test_a_connected_peer_is_shown_where_it_says_that_it_is_and_never_where_it_came_from(
+    tmp_path: Path, connections: list[ConnectionInfo], addrs: list[str]
+) -> None:
+    dht = FakeDht()
+    dht.connected += connections
+    async with serving(dht, tmp_path) as daemon, daemon.talker() as talker:
+        shown = await talker.value("id", peer=str(peer(7)))
+    assert (True, [f"{addr}/p2p/{peer(7)}" for addr in addrs]) == (
+        shown["connected"],
+        shown["addrs"],
+    )
+
+
+async def test_a_connected_peer_that_said_nothing_yet_is_where_the_network_says(
+    tmp_path: Path,
+) -> None:
+    dht = FakeDht()
+    dht.connected.append(connection(CAME_FROM, inbound=True))
+    dht.known[peer(7)] = [Multiaddr(LISTENS)]
+    async with serving(dht, tmp_path) as daemon, daemon.talker() as talker:
+        shown = await talker.value("id", peer=str(peer(7)))
+        assert [f"{LISTENS}/p2p/{peer(7)}"] == shown["addrs"]
+        dht.fail = NoPeersError("the routing table is empty")
+        assert [] == (await talker.value("id", peer=str(peer(7))))["addrs"]
 
 
 async def test_a_kept_key_is_listed_until_it_is_removed(tmp_path: Path) -> None:

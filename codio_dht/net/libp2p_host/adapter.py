@@ -215,6 +215,7 @@ class Libp2pHost:
                     inbound=getattr(conn, "direction", None) is Direction.INBOUND,
                     agent=said.agent if said else "",
                     protocols=said.protocols if said else frozenset(),
+                    said_addrs=said.addrs if said else (),
                 )
             )
         return infos

@@ -234,6 +234,7 @@ class StackHost:
                     inbound=link.inbound,
                     agent=said.agent if said else "",
                     protocols=said.protocols if said else frozenset(),
+                    said_addrs=said.addrs if said else (),
                 )
             )
         return infos
