@@ -263,8 +263,7 @@ def _log_bootstrap(stats: Any) -> None:
         "routing_table_size": stats.routing_table_size,
     }
     if stats.bootstrap == _UNREACHABLE:
-        hint = "none of the bootstrap peers could be reached: staying up, retrying with back-off"
-        log.warning("bootstrap_state", hint=hint, **facts)
+        log.debug("bootstrap_state", **facts)  # the node has said so, and why
     else:
         log.info("bootstrap_state", **facts)
 

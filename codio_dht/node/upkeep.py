@@ -7,7 +7,9 @@ task is cancelled, or ends by a bug, is reported as dropped, so that the machine
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from typing import Final
 
 import trio
 
@@ -39,6 +41,12 @@ from codio_dht.node.rpc import RpcClient, failure_reason
 
 log = get_logger(__name__)
 
+_REASONS_COUNTED: Final = 64
+"""Different reasons kept, until one round has reached somebody or nobody."""
+
+_REASONS_LOGGED: Final = 8
+"""Different reasons in the line that says that nobody was reached, the most frequent first."""
+
 
 class UpkeepDriver:
     """Performs the upkeep of one network's routing table."""
@@ -56,6 +64,8 @@ class UpkeepDriver:
         self._rpc = rpc
         self._tasks: dict[Round, list[trio.CancelScope]] = {}
         """The dials and probes of each round that a caller waits for."""
+        self._failures: Counter[str] = Counter()
+        """Why bootstrap peers were not reached since the last round that reached nobody."""
         self._changed = trio.Event()
         """Set, and replaced, whenever something happened that a task here may wait for."""
 
@@ -138,9 +148,12 @@ class UpkeepDriver:
         try:
             await self._host.connect(dial.peer, multiaddrs(dial.addrs), dial.deadline)
         except NetworkError as error:
-            log.info("bootstrap_peer_unreachable", peer=str(dial.peer), error=str(error))
+            log.debug("bootstrap_peer_unreachable", peer=str(dial.peer), error=str(error))
+            if len(self._failures) < _REASONS_COUNTED:
+                self._failures[str(error)] += 1
             self._machine.dial_failed(dial)
         else:
+            self._failures.clear()
             self._machine.dialled(dial, _now())
         finally:
             self._machine.dropped(dial, _now())
@@ -171,12 +184,19 @@ class UpkeepDriver:
             self.notify_changed()
 
     def _log_unreachable(self, retry_in_s: float) -> None:
+        """One line for the whole round, with each reason once."""
         self.notify_changed()
+        reasons = [
+            error if count == 1 else f"{error} ({count} peers)"
+            for error, count in self._failures.most_common(_REASONS_LOGGED)
+        ]
+        self._failures.clear()
         log.warning(
             "bootstrap_unreachable",
             peers=self._machine.bootstrap_peers,
             remembered=self._machine.remembered_peers,
             retry_in_s=round(retry_in_s, 1),
+            reasons=reasons,
         )
 
 

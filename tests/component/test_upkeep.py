@@ -7,10 +7,12 @@ from random import Random
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
 from codio_dht import DHTConfig, DHTManager
 from codio_dht.core.keyspace import key_of
 from codio_dht.core.peer import PeerId
+from codio_dht.errors import DialError, NetworkError
 from codio_dht.node.clock import Clock
 from codio_dht.params import (
     LIVENESS_GRACE_S,
@@ -19,6 +21,7 @@ from codio_dht.params import (
     REFRESH_INTERVAL_S,
     K,
 )
+from memory_host import peer_id_of
 from nodes import EPOCH, full_addr, host_of, memory_net, open_nodes, settle, soon, until
 from slow_swarm import SLOW_RTT_S, Swarm, swarm_of
 
@@ -293,3 +296,25 @@ async def test_remembered_peers_are_tried_again_until_one_is_there(autojump_cloc
             with trio.fail_after(400):
                 while len(table_of(node)) < 30:
                     await trio.sleep(1)
+
+
+async def test_a_round_that_reaches_nobody_is_one_line_with_each_reason_once(
+    autojump_clock, monkeypatch
+):
+    peers = [peer_id_of(number) for number in (7, 8, 9)]
+    unknown = NetworkError("cannot resolve _dnsaddr.example.org")
+
+    async def connect(peer_id, addrs, deadline):
+        raise unknown if peer_id != peers[2] else DialError("refused")
+
+    async with memory_net() as net:
+        host = net.host(1)
+        monkeypatch.setattr(host, "connect", connect)
+        addrs = [f"/ip4/127.0.0.1/tcp/1/p2p/{peer}" for peer in peers]
+        with capture_logs() as lines:
+            async with DHTManager(host, bootstrap=addrs) as node:
+                await until(lambda: node.bootstrap_state == "unreachable")
+    said = [line for line in lines if line["log_level"] != "debug"]
+    assert [("warning", 3, [f"{unknown} (2 peers)", "refused"])] == [
+        (line["log_level"], line["peers"], line["reasons"]) for line in said
+    ]
