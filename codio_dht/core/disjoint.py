@@ -14,6 +14,9 @@ A liar leads one path astray, perhaps to peers that answer and are nearer than a
 the result has the k closest of every path, and with them those of the honest ones (RS): more than k
 peers where paths disagree, k where they do not.
 
+The whole is overrun as one lookup is, ``LOOKUP_LIMIT_S`` after it began or a little after the first
+answer on any path, also where other paths have no answer yet.
+
 Open at once are at most ``MAX_LOOKUP_TASKS`` requests in all: at the bound nobody is asked until a
 report comes. A path remembers at most ``MAX_LOOKUP_PEERS``, the whole so many times the paths.
 
@@ -118,13 +121,15 @@ class DisjointLookup:
             return self._done
         if not self._paths:
             self._begin(now)
-        if self._open_requests() >= MAX_LOOKUP_TASKS:
-            return Wait(None)
-        waits: list[Monotonic] = []
+        ends_at = min((each.ends_at for each in self._paths if each.ends_at), default=None)
+        if ends_at is not None and ends_at <= now:
+            return self._overrun()
+        may_ask = self._open_requests() < MAX_LOOKUP_TASKS
+        waits: list[Monotonic] = [] if ends_at is None else [ends_at]
         over = 0
         for offset in range(len(self._paths)):
             index = (self._turn + offset) % len(self._paths)
-            match self._advance(index, now):
+            match self._advance(index, now, may_ask=may_ask):
                 case Query() | LookBeyond() as step:
                     self._turn = index + 1
                     self.requests += 1
@@ -245,11 +250,11 @@ class DisjointLookup:
             return None
         return request
 
-    def _advance(self, index: int, now: Monotonic) -> LookupStep:
+    def _advance(self, index: int, now: Monotonic, *, may_ask: bool) -> LookupStep:
         """The path's next step that is for the network: what others asked already it is told."""
         path = self._paths[index]
         while True:
-            step = path.next(now)
+            step = path.next(now, may_ask=may_ask)
             match step:
                 case Query(peer):
                     request = self._requests.get(peer)
@@ -269,6 +274,14 @@ class DisjointLookup:
                 case Wait() | Done():
                     self._collect(index)
                     return step
+
+    def _overrun(self) -> Done:
+        """End every path: somebody has answered, and that was long enough ago for all of them."""
+        for path in self._paths:
+            answered = path.ends_at is not None
+            path.stop(StopReason.OVERRUN if answered else StopReason.NOBODY_ANSWERED)
+        self._done = self._merged()
+        return self._done
 
     def _collect(self, index: int) -> None:
         """Take over what happened in a path, of the peers that are its own."""

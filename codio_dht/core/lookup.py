@@ -126,7 +126,6 @@ class ClosestPeersLookup:
         self._horizon = Horizon(target, rules)
         self._began: Monotonic | None = None
         self._ends_at: Monotonic | None = None
-        """When the lookup is overrun; None until somebody has answered."""
         self._following_up = False
         self._fruitless = 0
         """Replies in a row that named nobody among the k nearest."""
@@ -140,9 +139,10 @@ class ClosestPeersLookup:
 
     # --- the machine ------------------------------------------------------------------------------
 
-    def next(self, now: Monotonic) -> LookupStep:
+    def next(self, now: Monotonic, *, may_ask: bool = True) -> LookupStep:
         """What to do now. Call it until it returns ``Wait`` or ``Done``, and again after each
-        report."""
+        report. Unless it ``may_ask``, time passes and nobody is asked: for a caller that has too
+        many requests open."""
         if self._began is None:
             self._begin(now)
         if self._done is not None:
@@ -158,6 +158,8 @@ class ClosestPeersLookup:
         if not self._following_up and self._nearest_answered():
             self._following_up = True
             self.events.append(FollowUpBegan(now))
+        if not may_ask:
+            return self._wait()
         candidate = self._next_to_ask()
         if candidate is not None:
             return self._ask(candidate, now)
@@ -224,6 +226,11 @@ class ClosestPeersLookup:
             self._finish(reason)
 
     # --- questions --------------------------------------------------------------------------------
+
+    @property
+    def ends_at(self) -> Monotonic | None:
+        """When the lookup is overrun; None until somebody has answered."""
+        return self._ends_at
 
     def state_of(self, peer: PeerId) -> PeerState | None:
         """Where ``peer`` stands in this lookup, or None if it was not heard of."""

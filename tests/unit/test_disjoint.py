@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codio_dht.core import disjoint as disjoint_module
+from codio_dht.core import lookup as lookup_module
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.disjoint import DisjointLookup
 from codio_dht.core.keyspace import Key
-from codio_dht.core.lookup import ClosestPeersLookup
+from codio_dht.core.lookup import LOOKUP_LIMIT_S, ClosestPeersLookup
 from codio_dht.core.lookup_states import (
     Answered,
     Asked,
@@ -394,3 +396,60 @@ def test_a_late_answer_after_the_end_is_without_effect():
     lookup.on_reply(late, peers_of(1), at)
     assert done == lookup.next(at)
     assert [] == [path for path in lookup._paths if not isinstance(path.next(at), Done)]
+
+
+# --- the limit on the whole -----------------------------------------------------------------------
+
+OPEN_AT_MOST = 6
+
+
+@pytest.fixture
+def few_tasks(monkeypatch):
+    """Both paths together may have so many requests open."""
+    monkeypatch.setattr(lookup_module, "MAX_LOOKUP_TASKS", OPEN_AT_MOST)
+    monkeypatch.setattr(disjoint_module, "MAX_LOOKUP_TASKS", OPEN_AT_MOST)
+
+
+def test_at_the_bound_on_open_requests_nobody_is_asked_until_a_report_comes(few_tasks):
+    seeds = peers_of(*range(1, 20))
+    lookup = DisjointLookup(TARGET, seeds, RULES, 2)
+    first = asked(lookup)
+    assert OPEN_AT_MOST == len(first)
+    lookup.on_reply(first[0], [], AT)
+    assert 1 == len(asked(lookup))
+
+
+def test_at_the_bound_on_open_requests_it_still_ends_in_time(few_tasks):
+    """Somebody answered, and everybody else whom the paths asked never does."""
+    seeds = peers_of(*range(1, 20))
+    lookup = DisjointLookup(TARGET, seeds, RULES, 2)
+    first = asked(lookup)
+    lookup.on_reply(first[0], [], AT)
+    asked(lookup)
+    step = lookup.next(AT)
+    assert isinstance(step, Wait)
+    assert step.until is not None
+    done = lookup.next(Monotonic(AT + LOOKUP_LIMIT_S))
+    assert isinstance(done, Done)
+    assert StopReason.OVERRUN is done.reason
+    assert [first[0]] == done.answered
+
+
+def test_a_path_in_which_nobody_answers_does_not_hold_up_the_others():
+    """Its peers take no connection, and their requests fail long after the limit."""
+    a, silent = peers_of(8, 9)
+    lookup = DisjointLookup(TARGET, [a, silent], RULES, 2)
+    asked(lookup)
+    lookup.on_reply(a, [], AT)
+    step = lookup.next(Monotonic(AT + LOOKUP_LIMIT_S - 0.1))
+    assert isinstance(step, Wait)
+    done = lookup.next(Monotonic(AT + LOOKUP_LIMIT_S))
+    assert isinstance(done, Done)
+    assert [a] == [each.peer for each in done.closest]
+    assert [] == [each.peer for each in done.next_closest]
+
+
+def test_while_nobody_at_all_has_answered_it_waits():
+    lookup = DisjointLookup(TARGET, peers_of(8, 9), RULES, 2)
+    asked(lookup)
+    assert isinstance(lookup.next(Monotonic(AT + 2 * LOOKUP_LIMIT_S)), Wait)
