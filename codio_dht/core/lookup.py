@@ -158,18 +158,10 @@ class ClosestPeersLookup:
         if not self._following_up and self._nearest_answered():
             self._following_up = True
             self.events.append(FollowUpBegan(now))
-        if not may_ask:
-            return self._wait()
-        candidate = self._next_to_ask()
+        candidate = self._next_to_ask() if may_ask else None
         if candidate is not None:
             return self._ask(candidate, now)
-        if not self._following_up:
-            return self._wait()
-        if self._rules.looks_beyond and (look := self._look_beyond(now)) is not None:
-            return look
-        if self._horizon.waits or not all(each.is_settled for each in self._nearest()):
-            return self._wait()
-        return self._finish(StopReason.COMPLETED)
+        return self._conclude(now) if may_ask and self._following_up else self._wait()
 
     def on_reply(self, peer: PeerId, closer: Sequence[PeerId], now: Monotonic) -> None:
         """``peer`` answered, with ``closer`` peers; those past the accepted number are not read."""
@@ -320,6 +312,14 @@ class ClosestPeersLookup:
             away = distance(look.point, self._target)
             self.events.append(LookedBeyond(now, look.peer, away))
         return look
+
+    def _conclude(self, now: Monotonic) -> LookupStep:
+        """The follow-up has nobody to ask: look beyond the horizon, wait, or end."""
+        if self._rules.looks_beyond and (look := self._look_beyond(now)) is not None:
+            return look
+        if self._horizon.waits or not all(each.is_settled for each in self._nearest()):
+            return self._wait()
+        return self._finish(StopReason.COMPLETED)
 
     # --- time -------------------------------------------------------------------------------------
 

@@ -4,12 +4,14 @@ Decides when a stream is reused and when a request is tried again; knows nothing
 what an outcome says of the peer.
 
 One request is outstanding on a stream at a time; answers match by order (SPEC). A request that
-fails on a stream is tried once more on a new one (go), and on a new connection if that is gone,
-within the same deadline. ADD_PROVIDER is
-never answered (go, rust, js), so it travels on a stream of its own: the sender finishes sending and
-waits for the peer's end. A normal end says that the peer has read the record and not refused it; a
-peer that echoes it (py-libp2p) is read and ignored. js resets such a stream although it takes the
-record: ``core.delivery`` knows.
+fails on a stream is tried once more on a new one (go), within the same deadline. Before that the
+host is asked for a connection, also where there is one: if nothing came back on it, the host makes
+a new one, and where it cannot, the request is not sent into the old one again.
+
+ADD_PROVIDER is never answered (go, rust, js), so it travels on a stream of its own: the sender
+finishes sending and waits for the peer's end. A normal end says that the peer has read the record
+and not refused it; a peer that echoes it (py-libp2p) is read and ignored. js resets such a stream
+although it takes the record: ``core.delivery`` knows.
 """
 
 from __future__ import annotations
@@ -77,11 +79,12 @@ class RpcClient:
         self.pending += 1
         try:
             with self._protection.of(peer):
-                await self._connect(peer, deadline)
+                if not self._host.is_connected(peer):
+                    await self._connect(peer, deadline)
                 reply = await self._exchange(peer, frame, kind, deadline)
                 if reply is None:
                     self.counters["retries"] += 1
-                    await self._connect(peer, deadline)
+                    await self._connect(peer, deadline)  # if it is there, the host may doubt it
                     reply = await self._exchange(peer, frame, kind, deadline, last=True)
             assert reply is not None
         except (NetworkError, RemoteError) as error:
@@ -111,7 +114,8 @@ class RpcClient:
         self.pending += 1
         try:
             with self._protection.of(peer):
-                await self._connect(peer, deadline)
+                if not self._host.is_connected(peer):
+                    await self._connect(peer, deadline)
                 stream = await self._host.open_stream(peer, self._protocol, deadline)
                 try:
                     with _failing_at(deadline, "sending a provider record"):
@@ -136,9 +140,8 @@ class RpcClient:
             await stream.reset()
 
     async def _connect(self, peer: PeerId, deadline: Monotonic) -> None:
-        if not self._host.is_connected(peer):
-            by = min(deadline, trio.current_time() + self._dial_timeout_s)
-            await self._host.connect(peer, self._addrs_of(peer), Monotonic(by))
+        by = min(deadline, trio.current_time() + self._dial_timeout_s)
+        await self._host.connect(peer, self._addrs_of(peer), Monotonic(by))
 
     async def _exchange(
         self,

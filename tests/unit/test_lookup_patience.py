@@ -308,6 +308,28 @@ def test_a_suspect_that_answers_in_time_is_one_of_the_closest() -> None:
     assert done(lookup, 0.1).answered == [suspect, a, b]
 
 
+# --- cut off --------------------------------------------------------------------------------------
+
+
+def test_while_nobody_answers_nothing_is_promised_of_those_that_were_alive_before() -> None:
+    """Perhaps it is this node that is cut off: what it knew says nothing now."""
+    a, b = peers_of(1, 2)
+    lookup = lookup_of([a, b], {a: alive(0.0)})
+    asked(lookup, 0.0)
+    lookup.stop(StopReason.TIMEOUT)
+    assert [each.standing for each in done(lookup, 1.0).closest] == [Standing.HEARD] * 2
+
+
+def test_once_somebody_answers_those_that_were_alive_before_are_in_the_result_as_such() -> None:
+    a, b = peers_of(1, 2)
+    lookup = lookup_of([a, b], {a: alive(0.0)})
+    asked(lookup, 0.0)
+    lookup.on_reply(b, [], now(0.5))
+    lookup.stop(StopReason.TIMEOUT)
+    standing = [each.standing for each in done(lookup, 1.0).closest]
+    assert standing == [Standing.ALIVE, Standing.ANSWERED]
+
+
 # --- choice ---------------------------------------------------------------------------------------
 
 
