@@ -160,7 +160,7 @@ def _remove_stale(path: str) -> None:
             return
         except FileNotFoundError:
             return
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):  # alive, but it accepts nobody
             pass
     raise FileExistsError(errno.EADDRINUSE, "another daemon answers there")
 

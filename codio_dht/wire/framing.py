@@ -46,7 +46,7 @@ class LargeFrames:
         """
         counts = buffered if buffered > MAX_SMALL_FRAME_BYTES else 0
         held = self.held + counts - counted
-        if counts > counted and held > self._max:
+        if held > self._max:  # never of a stream that has less than before
             raise FrameError(f"more than {self._max} bytes in large frames under way")
         self.held = held
         return counts

@@ -305,6 +305,18 @@ def test_the_groups_data_dir_counts_for_its_commands(shell: Shell) -> None:
     assert run(["--data-dir", str(shell.data_dir), "id"]) == 0
 
 
+def test_a_commands_own_data_dir_goes_before_the_groups(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = str(tmp_path / "other")
+    own = str(shell.data_dir)
+    assert ExitCode.OK == run(["--data-dir", other, "id", "--data-dir", own])
+    assert ExitCode.NO_DAEMON == run(["--data-dir", own, "id", "--data-dir", other])
+    monkeypatch.setenv("CODIO_DHT_DATA", other)  # which is less than either option
+    assert ExitCode.OK == run(["--data-dir", own, "id"])
+    assert ExitCode.OK == run(["id", "--data-dir", own])
+
+
 # --- no daemon, wrong daemon ----------------------------------------------------------------------
 
 

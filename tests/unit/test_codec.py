@@ -387,3 +387,14 @@ def test_an_address_that_comes_twice_is_one_address() -> None:
     message.closerPeers.add(id=peer.to_bytes(), addrs=[addr, addr + own, addr])
     [entry] = decode_reply(message.SerializeToString()).closer_peers
     assert entry.addrs == (addr,)
+
+
+def test_no_budget_is_passed_by_a_byte_also_where_the_length_takes_three() -> None:
+    names = tuple(b"\x36\xf4\x03" + bytes((97 + index,)) * 500 for index in range(15))
+    closer = tuple(PeerEntry(PeerId(b"\x12\x20" + bytes((n,)) * 32), names) for n in range(4))
+    reply = Reply(MessageType.FIND_NODE, b"k" * 32, closer_peers=closer)
+    size = len(encode_reply(reply, params.MAX_FRAME_BYTES))
+    assert size > 1 << 14
+    for budget in range(size - 8, size + 8):
+        assert len(encode_reply(reply, budget)) <= budget
+    assert size == len(encode_reply(reply, size + 1))  # room for a length of four bytes is kept

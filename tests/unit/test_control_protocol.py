@@ -137,6 +137,14 @@ def test_unknown_fields_of_an_answer_are_skipped() -> None:
     assert Result(1, {}) == decode_answer(b'{"id":1,"result":{},"took":3}')
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_json_does_not_know_is_never_sent(number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode_answer(Result(1, {"seconds": number}))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode_request(Request(1, "ping", {"interval": number}))
+
+
 # --- parameters -----------------------------------------------------------------------------------
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from codio_dht.errors import FrameError
 from codio_dht.formats.varint import encode_varint, length_prefixed
-from codio_dht.params import MAX_FRAME_BYTES
-from codio_dht.wire.framing import FrameReader
+from codio_dht.params import MAX_FRAME_BYTES, MAX_SMALL_FRAME_BYTES
+from codio_dht.wire.framing import FrameReader, LargeFrames
 
 
 def drain(reader: FrameReader) -> list[bytes]:
@@ -151,3 +151,33 @@ def test_a_short_frame_past_a_shorter_limit_is_refused_too() -> None:
     assert reader.next_frame() == b"x" * 10
     with pytest.raises(FrameError):
         reader.next_frame()
+
+
+# --- what large frames hold -----------------------------------------------------------------------
+
+
+def test_small_frames_count_nothing_whatever_large_ones_hold() -> None:
+    frames = LargeFrames(100_000)
+    held = frames.count(0, 100_000)
+    assert (100_000, 0) == (held, frames.count(0, MAX_SMALL_FRAME_BYTES))
+    assert 100_000 == frames.held
+
+
+def test_large_frames_of_all_streams_together_are_bounded_to_the_byte() -> None:
+    frames = LargeFrames(100_000)
+    one = frames.count(0, 40_000)
+    other = frames.count(0, 60_000)
+    with pytest.raises(FrameError, match="more than 100000 bytes in large frames"):
+        frames.count(other, 60_001)
+    assert (40_000, 60_000, 100_000) == (one, other, frames.held)
+
+
+def test_a_stream_counts_what_it_has_now_and_nothing_when_it_is_over() -> None:
+    frames = LargeFrames(100_000)
+    counted = frames.count(0, 30_000)
+    counted = frames.count(counted, 90_000)
+    assert (90_000, 90_000) == (counted, frames.held)
+    counted = frames.count(counted, MAX_SMALL_FRAME_BYTES)
+    assert (0, 0) == (counted, frames.held)
+    frames.count(frames.count(0, 90_000), 0)
+    assert 0 == frames.held
