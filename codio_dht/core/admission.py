@@ -9,8 +9,9 @@ straight into the table. Its probe is a FIND_NODE for its own id (GO ``lookupChe
 
 An answer admits, except that it has to name at least one peer once the table holds a bucket's worth
 (a peer that knows nobody is no use then). A probe that hangs does not admit, except while the table
-holds less than that: such a peer enters unverified. It counts as never having answered, so it is
-replaceable by any that did, and the first to be probed for liveness.
+holds less than that: such a peer enters unverified if it is connected. It counts as never having
+answered, so it is replaceable by any that did, and the first to be probed for liveness. A silent
+peer that there is no connection to never enters: nobody may be there at all.
 
 A peer that answered a lookup's request needs no probe: ``on_reply``. One that failed a dial or a
 request loses its place: ``on_failure``, unless it is our own network that seems to be down
@@ -30,6 +31,7 @@ Bounds: ``MAX_ADMISSION_QUEUE`` candidates (then FULL), ``MAX_ADMISSION_PROBES``
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -97,12 +99,14 @@ class Admission:
         table: RoutingTable,
         outage: Outage | None = None,
         *,
+        is_connected: Callable[[PeerId], bool] = lambda _peer: True,
         max_probes: int = params.MAX_ADMISSION_PROBES,
         max_queue: int = params.MAX_ADMISSION_QUEUE,
         max_memory: int = params.MAX_ADMISSION_MEMORY,
         probe_timeout_s: float = params.PROBE_TIMEOUT_S,
     ) -> None:
         self._table = table
+        self._is_connected = is_connected
         self._max_probes = max_probes
         self._max_queue = max_queue
         self._probe_timeout_s = probe_timeout_s
@@ -208,7 +212,8 @@ class Admission:
         if why is FailureReason.CAPACITY:
             return AddOutcome.REFUSED_UNVERIFIED
         self._back_off(peer, now)
-        if why is FailureReason.TIMEOUT and self._table_is_small():
+        hangs = why is FailureReason.TIMEOUT and self._is_connected(peer)
+        if hangs and self._table_is_small():
             self._joining()
             return self._table.add(peer, now, replaceable=True, answered=False)
         self._refill(self._cpl(peer), now)

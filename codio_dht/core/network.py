@@ -90,7 +90,7 @@ class Network:
         self._limits = GroupLimits(self.book.addrs, seen_at, enforced=policy.diverse)
         policies: list[AdmissionPolicy] = [self._limits, _Residents(self.book, observer)]
         self.table = RoutingTable(local.key, bucket_size=k, policy=AllOf(policies))
-        self.admission = Admission(self.table, self.outage)
+        self.admission = Admission(self.table, self.outage, is_connected=self.book.is_connected)
         self.refresh = RefreshSchedule(self.table, self.outage, interval_s=refresh_interval_s)
 
     @property

@@ -31,6 +31,8 @@ What happens at the bounds:
   versions of what is waiting there.
 
 All times are Unix time. A record that has expired is never told; its addresses expire before it.
+Neither is one told that claims to live for longer than any record does: it was taken while the
+clock was ahead, nobody knows how old it is, and its provider will provide again.
 Reports may come late: what is written while a load is under way is merged into what it brings. One
 load of a key is under way at a time.
 """
@@ -87,6 +89,10 @@ REBUILD_REST_S: Final = 600.0
 """How long no other process may have written, in seconds, before the filter of stored keys is built
 anew: where a fleet writes all the time, that would cost more than it saves."""
 
+CLOCK_TOLERANCE_S: Final = 3_600.0
+"""A clock that is set back by less than this takes no record away, in seconds; a record may then
+live for that much longer."""
+
 FLUSH_INTERVAL_S: Final = 1.0
 """Unsaved provider records are written this often, seconds: a crash loses no more than that."""
 
@@ -133,7 +139,7 @@ class RecordStats:
 class _Cached:
     """The rows of one key: all of them, or (``partial``) what is known without the store."""
 
-    __slots__ = ("epoch", "partial_since", "rows", "size", "view", "view_until")
+    __slots__ = ("epoch", "partial_since", "rows", "size", "view", "view_from", "view_until")
 
     def __init__(self, rows: Rows, epoch: int, partial_since: UnixTime | None = None) -> None:
         self.rows = rows
@@ -141,6 +147,7 @@ class _Cached:
         self.partial_since = partial_since
         self.size = _KEY_OVERHEAD_BYTES + sum([row.memory_bytes for row in rows.values()])
         self.view: tuple[ProviderRow, ...] = ()
+        self.view_from = inf
         self.view_until = -inf
 
     def put(self, row: ProviderRow) -> int:
@@ -153,11 +160,24 @@ class _Cached:
         self.size += growth
         return growth
 
-    def unexpired(self, now: UnixTime) -> tuple[ProviderRow, ...]:
-        """What may be told; the same object until that changes."""
-        if now >= self.view_until:
-            self.view = tuple([row for row in self.rows.values() if row.expires > now])
-            self.view_until = min([row.expires for row in self.view], default=inf)
+    def unexpired(self, now: UnixTime, longest_s: float) -> tuple[ProviderRow, ...]:
+        """What may be told: rows that expire in the next ``longest_s`` seconds. The same object
+        until that changes, whichever way the clock goes."""
+        if not self.view_from <= now < self.view_until:
+            told = []
+            self.view_from, self.view_until = -inf, inf
+            for row in self.rows.values():
+                ends = row.expires
+                begins = ends - longest_s
+                if ends <= now:
+                    self.view_from = max(self.view_from, ends)
+                elif begins <= now:
+                    told.append(row)
+                    self.view_from = max(self.view_from, begins)
+                    self.view_until = min(self.view_until, ends)
+                else:
+                    self.view_until = min(self.view_until, begins)
+            self.view = tuple(told)
         return self.view
 
 
@@ -175,6 +195,7 @@ class ProviderRecords:
         unsaved: Unsaved | None = None,
     ) -> None:
         self.ttl_s = ttl_s
+        self._longest_s = ttl_s + CLOCK_TOLERANCE_S
         self._addr_ttl_s = min(addr_ttl_s, ttl_s)
         self._max_per_key = max_per_key
         self._max_records = max_records
@@ -258,13 +279,15 @@ class ProviderRecords:
         if cached is not None:
             if cached.epoch == self._epoch and not self._is_due_again(cached, now):
                 self._cache.move_to_end(key)
-                return cached.unexpired(now)
+                return cached.unexpired(now, self._longest_s)
             self._forget(key)
         if self._stored.may_hold(key, point):
             return self._load(key)
         rows: Rows = {}
         self._merge(rows, self._unsaved.rows_of(key))
-        return self._remember(key, _Cached(rows, self._epoch)).unexpired(now) if rows else ()
+        if not rows:
+            return ()
+        return self._remember(key, _Cached(rows, self._epoch)).unexpired(now, self._longest_s)
 
     # --- loads ------------------------------------------------------------------------------------
 
@@ -362,13 +385,18 @@ class ProviderRecords:
         self._unsaved.failed(batch)
 
     def expired(self, keys: Iterable[bytes]) -> None:
-        """The store deleted an expired row of each of ``keys`` (one may come several times)."""
+        """The store deleted a row of each of ``keys`` (one may come several times): it had expired,
+        or expired too late."""
         for key in keys:
             self._forget(key)
             if key in self._loading:
                 self._loading[key] = None
             self._stored.removed()
             self._on_disk = max(0, self._on_disk - 1)
+
+    def latest_expiry(self, now: UnixTime) -> UnixTime:
+        """What expires after this was taken while the clock was ahead, and is to be deleted."""
+        return UnixTime(now + self._longest_s)
 
     # --- the filter of stored keys ----------------------------------------------------------------
 

@@ -69,6 +69,8 @@ class Deliveries:
         self._errands = errands
         self.running = 0
         """Deliveries under way."""
+        self._scopes: dict[bytes, dict[trio.CancelScope, None]] = {}
+        """What ends the deliveries under way, by key."""
         self.counters: Counter[str] = Counter()
 
     async def provide(
@@ -79,16 +81,16 @@ class Deliveries:
         over.
 
         Raises:
-            NoPeersError: nobody answered the lookup, or there are no ``addrs`` to tell.
+            NoPeersError: nobody answered the lookup.
         """
-        if not addrs:
-            raise NoPeersError("this node has no address that others could be told")
         searches = self._lookups.searches
         parcel = provider_parcel(key, PeerEntry(searches.network.local, tuple(addrs)))
         job = _Job(key, Delivery(searches, parcel, _now(), quorum=quorum))
         to_the_end = self.running >= MAX_BACKGROUND_DELIVERIES
         self.running += 1
-        scope = self._errands.start("delivery", partial(self._run, job, at_end))
+        scope = trio.CancelScope()
+        self._scopes.setdefault(key, {})[scope] = None
+        self._errands.start("delivery", partial(self._run, job, at_end, scope), scope)
         try:
             while not (job.over or (job.delivery.has_quorum and not to_the_end)):
                 await job.moved.wait()
@@ -100,12 +102,19 @@ class Deliveries:
             raise job.error
         return job.result()
 
-    async def _run(self, job: _Job, at_end: AtEnd) -> None:
+    def cancel(self, key: bytes) -> None:
+        """End every delivery of ``key`` that is under way: nobody else gets the record. A caller
+        who still waits goes on, with the holders that there are by then."""
+        for scope in self._scopes.get(key, ()):
+            scope.cancel()
+
+    async def _run(self, job: _Job, at_end: AtEnd, scope: trio.CancelScope) -> None:
         try:
             await self._deliver(job)
         except Exception as error:  # noqa: BLE001 - the caller's, or raised below
             job.error = error
         finally:
+            self._forget(job.key, scope)
             job.over = True
             job.move()
             self.running -= 1
@@ -115,6 +124,12 @@ class Deliveries:
         await at_end(job.result())
         if job.error is not None:
             raise job.error
+
+    def _forget(self, key: bytes, scope: trio.CancelScope) -> None:
+        scopes = self._scopes[key]
+        del scopes[scope]
+        if not scopes:
+            del self._scopes[key]
 
     async def _deliver(self, job: _Job) -> None:
         end = await self._lookups.deliver(job.delivery, job.move)

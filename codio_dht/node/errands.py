@@ -30,10 +30,12 @@ class Errands:
         """Errands live in ``nursery`` from now on; to be called before the first :meth:`start`."""
         self._nursery = nursery
 
-    def start(self, name: str, work: Callable[[], Awaitable[None]]) -> trio.CancelScope:
-        """Begin ``work``; cancelling the scope ends it."""
+    def start(
+        self, name: str, work: Callable[[], Awaitable[None]], scope: trio.CancelScope | None = None
+    ) -> trio.CancelScope:
+        """Begin ``work``; cancelling the scope (a new one, if none is given) ends it."""
         assert self._nursery is not None, "not open"
-        scope = trio.CancelScope()
+        scope = trio.CancelScope() if scope is None else scope
         self.running += 1
         self._nursery.start_soon(self._run, name, work, scope)
         return scope

@@ -86,7 +86,9 @@ class Lookups:
         Raises:
             NoPeersError: the routing table is empty.
         """
-        return await self._search(self.searches.closest(preimage, _now()), watch, found)
+        done = await self._search(self.searches.closest(preimage, _now()), watch, found)
+        raise_for_nobody(done.reason)
+        return done
 
     async def peer(self, target: PeerId) -> bool:
         """Search one peer; whether it was met: asked on the way, reachable or not (GO). Its
@@ -96,7 +98,8 @@ class Lookups:
             NoPeersError: the routing table is empty.
         """
         search = self.searches.peer(target, _now())
-        await self._search(search, ignore, None)
+        done = await self._search(search, ignore, None)
+        raise_for_nobody(done.reason)
         return search.met
 
     async def providers(
@@ -114,7 +117,9 @@ class Lookups:
             NoPeersError: the routing table is empty, and none is known here.
         """
         search = self.searches.providers(key, count, local, _now())
-        await self._search(search, ignore, found)
+        done = await self._search(search, ignore, found)
+        if not search.providers:
+            raise_for_nobody(done.reason)
 
     async def deliver(self, delivery: Delivery, moved: Callable[[], None]) -> Delivered:
         """Run ``delivery`` to its end; ``moved`` is called whenever it may have got further."""
@@ -134,9 +139,7 @@ class Lookups:
                 for each in search.take_found():
                     found(each)
 
-        done = await _Run(self, search, tell).searched()
-        raise_for_nobody(done.reason)
-        return done
+        return await _Run(self, search, tell).searched()
 
 
 def raise_for_nobody(reason: StopReason | None) -> None:

@@ -21,7 +21,7 @@ from multiaddr import Multiaddr
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.network import Network
 from codio_dht.core.reprovide import FUTURE_BATCH, REPROVIDE_CHECK_S, ReprovideSchedule
-from codio_dht.errors import NetworkError, StorageError
+from codio_dht.errors import NetworkError, NoPeersError, StorageError
 from codio_dht.logger import get_logger
 from codio_dht.node.arguments import binary
 from codio_dht.node.clock import Clock
@@ -64,7 +64,8 @@ class Providing:
 
         Raises:
             StorageError: it could not be noted; nothing was promised.
-            NoPeersError: nobody answered; the key is kept, and provided when somebody does.
+            NoPeersError: nobody answered, or this node has no address to tell; the key is kept,
+                and provided when that changes.
         """
         keys, now = self._storage.store.keys, self._clock.unix()
         known = await self._storage.call(lambda: keys.add(key, now))
@@ -80,12 +81,18 @@ class Providing:
             raise
 
     async def stop(self, key: bytes) -> bool:
-        """Stop keeping ``key`` provided; False if it was not. Records already out expire."""
+        """Stop keeping ``key`` provided, and end its delivery if one is under way; False if it was
+        not kept. Records that are out expire by themselves.
+
+        Raises:
+            StorageError: it could not be forgotten; it is still kept.
+        """
         keys = self._storage.store.keys
         removed = await self._storage.call(lambda: keys.remove(key))
         if removed:
             self._storage.own_keys.removed(key)
-        self._schedule.removed(key)
+            self._schedule.removed(key)
+            self._deliveries.cancel(key)
         return removed
 
     async def provide_once(
@@ -95,10 +102,29 @@ class Providing:
         hold it (None: as configured), and calls ``at_end`` when it is over.
 
         Raises:
-            NoPeersError: nobody answered the lookup.
+            NoPeersError: nobody answered the lookup, or this node has no address to tell.
         """
         return await self._deliveries.provide(
-            key, binary(self._own_addrs()), quorum or self._quorum, at_end or _ignore
+            key, self._told_addrs(), quorum or self._quorum, at_end or _ignore
+        )
+
+    def _told_addrs(self) -> tuple[bytes, ...]:
+        """The addresses of this node that the network's policy lets others be told (GO filters them
+        too).
+
+        Raises:
+            NoPeersError: there are none.
+        """
+        addrs = self._own_addrs()
+        told = self._network.address_filter(binary(addrs))
+        if told:
+            return told
+        if not addrs:
+            raise NoPeersError("this node listens nowhere: there is no address to tell others")
+        raise NoPeersError(
+            "this node has no public address to tell others, only "
+            + ", ".join(map(str, addrs))
+            + ": forward a port to it, or give its public address (announce)"
         )
 
     async def run(self) -> None:

@@ -236,13 +236,16 @@ class Storage:
             await self.expire()
 
     async def expire(self) -> None:
-        """Delete every row that has expired by now."""
+        """Delete every row that has expired by now, or claims to expire too late."""
         now = self._clock.unix()
+        latest = self.records.latest_expiry(now)
         if self.values is not None:
             self.values.expire()
         while True:
             try:
-                keys = await self.call(lambda: self.store.records.delete_expired(now, EXPIRY_BATCH))
+                keys = await self.call(
+                    lambda: self.store.records.delete_expired(now, latest, EXPIRY_BATCH)
+                )
             except StorageError as error:
                 self._failed("expiry", error)
                 return

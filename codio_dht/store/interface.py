@@ -62,8 +62,9 @@ class RecordStore(Protocol):
         the number of its rows. Short work: the filter is built from many such calls."""
         ...
 
-    def delete_expired(self, now: UnixTime, limit: int) -> list[bytes]:
-        """Delete up to ``limit`` rows with ``expires <= now``; the key of each deleted row."""
+    def delete_expired(self, now: UnixTime, latest: UnixTime, limit: int) -> list[bytes]:
+        """Delete up to ``limit`` rows with ``expires <= now`` or ``expires > latest``; the key of
+        each deleted row."""
         ...
 
 

@@ -104,12 +104,17 @@ class SqliteRecords:
                 (after, limit),
             ).fetchall()
 
-    def delete_expired(self, now: UnixTime, limit: int) -> list[bytes]:
-        """Delete up to ``limit`` rows with ``expires <= now``; the key of each deleted row."""
+    def delete_expired(self, now: UnixTime, latest: UnixTime, limit: int) -> list[bytes]:
+        """Delete up to ``limit`` rows with ``expires <= now``, the oldest first, or ``expires >
+        latest``; the key of each deleted row."""
         with self.database.writing("expire provider records") as connection:
             rows = connection.execute(
                 "SELECT key, id FROM providers WHERE expires <= ? ORDER BY expires LIMIT ?",
                 (now, limit),
+            ).fetchall()
+            rows += connection.execute(
+                "SELECT key, id FROM providers WHERE expires > ? ORDER BY expires DESC LIMIT ?",
+                (latest, limit - len(rows)),
             ).fetchall()
             connection.executemany("DELETE FROM providers WHERE id = ?", [row[1:] for row in rows])
         return [row[0] for row in rows]

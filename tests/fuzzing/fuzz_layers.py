@@ -560,7 +560,7 @@ def run_store(pieces: Pieces) -> None:
             "INSERT INTO snapshot VALUES (0, ?, ?)", (damaged(provider, pieces), spoilt[1])
         )
         store.snapshot.load()
-        store.records.delete_expired(UNIX_NOW, 100)
+        store.records.delete_expired(UNIX_NOW, UNIX_NOW, 100)
         for data in spoilt:
             try:
                 unpack_addrs(data)

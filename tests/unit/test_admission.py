@@ -146,6 +146,20 @@ def test_a_peer_that_hangs_is_accepted_while_the_table_is_small() -> None:
 
 
 @pytest.mark.conformance("c49")
+def test_a_silent_peer_that_there_is_no_connection_to_stays_out_of_a_small_table_too() -> None:
+    table = table_of(K - 1)
+    connected, gone, given_up = peers_at_cpl(0, 3)
+    admission = Admission(table, is_connected=lambda peer: peer == connected)
+    for peer in (connected, gone):
+        probe(admission, peer)
+        admission.on_probe_failed(peer, TIMEOUT, now(10))
+    probe(admission, given_up, 10)
+    admission.next(now(10 + PROBE_TIMEOUT_S))
+    held = [peer for peer in (connected, gone, given_up) if peer in table]
+    assert held == [connected]
+
+
+@pytest.mark.conformance("c49")
 def test_a_peer_that_hung_makes_way_for_one_that_answers() -> None:
     table = RoutingTable(LOCAL, bucket_size=2)
     admission = Admission(table)

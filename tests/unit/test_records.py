@@ -9,6 +9,7 @@ from codio_dht.core.keyspace import key_of
 from codio_dht.core.peer import PeerId
 from codio_dht.core.records import (
     CHANGES_CHECK_S,
+    CLOCK_TOLERANCE_S,
     LOAD_RETRY_S,
     MAX_RECORD_ADDR_BYTES,
     MAX_TRACKED_LOADS,
@@ -141,6 +142,57 @@ def test_a_records_addresses_are_bounded_in_number_and_bytes() -> None:
     many, big = rows_of(records)
     assert len(many.addrs) == MAX_ADDRS_PER_PEER
     assert sum(map(len, big.addrs)) <= MAX_RECORD_ADDR_BYTES < sum(map(len, big.addrs)) + 1000
+
+
+# --- a clock that was wrong -----------------------------------------------------------------------
+
+DAY_S = 24 * 3600.0
+TEN_YEARS_S = 3_652 * DAY_S
+
+
+def test_a_record_taken_while_the_clock_was_ahead_is_not_told_once_it_is_right() -> None:
+    records = ProviderRecords(ttl_s=2 * DAY_S)
+    records.add(KEY, peer(1), ADDRS, later(TEN_YEARS_S))
+    records.add(KEY, peer(2), ADDRS, NOW)
+
+    assert [peer(1)] == providers(records, KEY, later(TEN_YEARS_S))
+    for day in (0, 1, 3_000, 3_640):
+        assert peer(1) not in providers(records, KEY, later(day * DAY_S))
+    assert [peer(2)] == providers(records, KEY)
+
+
+def test_it_is_not_told_either_when_it_comes_from_the_store() -> None:
+    ahead = row(KEY, peer(1), later(TEN_YEARS_S))
+    records = on_disk(ahead)
+    records.get(KEY, NOW)
+    records.loaded(KEY, [ahead], NOW)
+
+    assert providers(records, KEY) == []
+    assert providers(records, KEY, later(3_000 * DAY_S)) == []
+
+
+def test_its_provider_is_told_again_when_it_provides_again() -> None:
+    records = ProviderRecords(ttl_s=2 * DAY_S)
+    records.add(KEY, peer(1), ADDRS, later(TEN_YEARS_S))
+    assert providers(records, KEY) == []
+
+    assert records.add(KEY, peer(1), ADDRS, NOW) is RecordOutcome.REFRESHED
+    assert [peer(1)] == providers(records, KEY)
+    assert providers(records, KEY, later(2 * DAY_S)) == []
+
+
+def test_a_clock_that_is_set_back_a_little_loses_no_record() -> None:
+    records = ProviderRecords(ttl_s=2 * DAY_S)
+    records.add(KEY, peer(1), ADDRS, NOW)
+
+    assert [peer(1)] == providers(records, KEY, later(-CLOCK_TOLERANCE_S))
+    assert providers(records, KEY, later(-CLOCK_TOLERANCE_S - 1)) == []
+    assert [peer(1)] == providers(records, KEY)  # the clock was right before
+
+
+def test_the_store_is_told_how_late_a_record_can_expire() -> None:
+    records = ProviderRecords(ttl_s=2 * DAY_S)
+    assert later(2 * DAY_S + CLOCK_TOLERANCE_S) == records.latest_expiry(NOW)
 
 
 # --- loads ----------------------------------------------------------------------------------------

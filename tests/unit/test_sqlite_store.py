@@ -29,6 +29,7 @@ KEY = b"\x12\x20" + b"k" * 32
 OTHER_KEY = b"\x12\x20" + b"o" * 32
 ADDRS = (b"\x04\x01\x02\x03\x04\x06\x0f\xa1", b"\x36\x80\x01" + b"a" * 128 + b"\x06\x01\xbb")
 NOW = UnixTime(1_800_000_000.123456)
+NEVER = UnixTime(1e12)
 
 
 def peer(number: int) -> PeerId:
@@ -204,11 +205,29 @@ def test_expired_rows_are_deleted_oldest_first_and_a_bounded_number_at_a_time(
 ) -> None:
     rows = [row(n, key=bytes((n % 3,)), expires=NOW + n) for n in range(10)]
     store.records.flush(Flush(tuple(reversed(rows)), 100))
-    assert store.records.delete_expired(UnixTime(NOW + 5), 4) == [bytes((n % 3,)) for n in range(4)]
-    assert store.records.delete_expired(UnixTime(NOW + 5), 4) == [bytes((n % 3,)) for n in (4, 5)]
-    assert store.records.delete_expired(UnixTime(NOW + 5), 4) == []
+    assert store.records.delete_expired(UnixTime(NOW + 5), NEVER, 4) == [
+        bytes((n % 3,)) for n in range(4)
+    ]
+    assert store.records.delete_expired(UnixTime(NOW + 5), NEVER, 4) == [
+        bytes((n % 3,)) for n in (4, 5)
+    ]
+    assert store.records.delete_expired(UnixTime(NOW + 5), NEVER, 4) == []
     left = [one for key in range(3) for one in store.records.load_providers(bytes((key,)))]
     assert by_provider(left) == by_provider(rows[6:])
+
+
+def test_rows_that_claim_a_longer_life_than_any_can_have_are_deleted_too(
+    store: SqliteStore,
+) -> None:
+    """They were received by a clock that was ahead."""
+    latest = UnixTime(NOW + 100)
+    rows = [row(n, key=bytes((n,)), expires=NOW + 98 + n) for n in range(6)]
+    store.records.flush(Flush(tuple(rows), 100))
+    assert store.records.delete_expired(NOW, latest, 2) == [b"\x05", b"\x04"]
+    assert store.records.delete_expired(NOW, latest, 2) == [b"\x03"]
+    assert store.records.delete_expired(NOW, latest, 2) == []
+    assert store.records.delete_expired(UnixTime(NOW + 98), latest, 2) == [b"\x00"]
+    assert [key for key, _ in provider_keys(store)] == [b"\x01", b"\x02"]
 
 
 # --- own keys and snapshot ------------------------------------------------------------------------
@@ -547,7 +566,7 @@ def test_a_full_disk_fails_the_call_undoes_it_and_leaves_the_store_usable(
         store.snapshot.save([SnapshotPeer(peer(n), ADDRS) for n in range(2_000)])
     assert provider_keys(store) == [(KEY, 1)]
     assert store.snapshot.load() == [SnapshotPeer(peer(1), ADDRS)]
-    assert store.records.delete_expired(UnixTime(NOW + 9_999), 10) == [KEY]
+    assert store.records.delete_expired(UnixTime(NOW + 9_999), NEVER, 10) == [KEY]
     store.records.database.connection.execute("PRAGMA max_page_count = 100000")
     assert store.records.flush(Flush(many, 10)) == 2_000
 

@@ -1,0 +1,195 @@
+"""What a node hands out when it provides, that stopping ends it, and what it knows by itself."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+from multiaddr import Multiaddr
+
+from codio_dht import DHTConfig, DHTManager
+from codio_dht.core.messages import AddProvider
+from codio_dht.errors import NoPeersError
+from codio_dht.node.arguments import multihash_of
+from codio_dht.params import K
+from keepers import client_of, keepers
+from memory_host import MemoryNet, peer_id_of
+from nodes import full_addr, host_of, memory_net, open_nodes, settle, until
+from test_node_wiring import opened, provide_from
+from test_provided_to import OTHER_CID, die
+
+CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
+KEY = multihash_of(CID)
+LAN, LOOPBACK = Multiaddr("/ip4/192.168.1.2/tcp/1"), Multiaddr("/ip4/127.0.0.1/tcp/1")
+WAN, WAN_2 = Multiaddr("/ip4/9.9.9.9/tcp/1"), Multiaddr("/ip4/9.9.9.10/tcp/1")
+
+
+def watch_records(node: DHTManager) -> list[AddProvider]:
+    """The provider records that ``node`` hands out from now on."""
+    rpc = node._node.main.rpc
+    give, records = rpc.give, []
+
+    async def watched(peer, request, deadline):
+        records.append(request)
+        return await give(peer, request, deadline)
+
+    rpc.give = watched
+    return records
+
+
+def without_threads(node: DHTManager) -> None:
+    """The store answers at once: a virtual clock would run on while its thread works."""
+
+    async def call(function):
+        await trio.lowlevel.checkpoint()
+        return function()
+
+    node._node.shared.storage.call = call
+
+
+@asynccontextmanager
+async def public_pair(net: MemoryNet):
+    """A node of the public network, and a server that it knows."""
+    async with opened(net, 1, "/ip4/8.8.8.8/tcp/4001", mode="server") as server:
+        seed = full_addr(host_of(server))
+        async with opened(net, 2, str(WAN), bootstrap=[seed]) as node:
+            await settle([node], 1)
+            yield node
+
+
+# --- addresses ------------------------------------------------------------------------------------
+
+
+async def test_a_provider_record_on_the_public_network_names_public_addresses_only(autojump_clock):
+    async with memory_net() as net, public_pair(net) as node:
+        host_of(node).addrs = (LOOPBACK, LAN, WAN, WAN_2)
+        records = watch_records(node)
+        await node.provide(CID)
+        [entry] = [entry for record in records for entry in record.providers]
+        assert (node.peer_id, (WAN.to_bytes(), WAN_2.to_bytes())) == (entry.peer_id, entry.addrs)
+
+
+async def test_a_node_without_an_address_to_tell_says_so_and_provides_once_it_has_one(
+    autojump_clock,
+):
+    async with memory_net() as net, public_pair(net) as node:
+        host_of(node).addrs = (LOOPBACK, LAN)
+        records = watch_records(node)
+        with pytest.raises(
+            NoPeersError, match=r"no public address to tell others, only .*192\.168\.1\.2"
+        ):
+            await node.provide(CID)
+        assert (1, []) == (node.stats().own_keys, records)
+        host_of(node).addrs = (LAN, WAN)
+        await until(lambda: bool(records))
+        assert {entry.addrs for record in records for entry in record.providers} == {
+            (WAN.to_bytes(),)
+        }
+
+
+async def test_a_provider_record_on_a_private_network_names_all_addresses(autojump_clock):
+    async with memory_net() as net, open_nodes(net, 2) as [_, node]:
+        await settle([node], 1)
+        host_of(node).addrs = (LOOPBACK, LAN)
+        records = watch_records(node)
+        await node.provide(CID)
+        [entry] = [entry for record in records for entry in record.providers]
+        assert (LOOPBACK.to_bytes(), LAN.to_bytes()) == entry.addrs
+
+
+# --- stopping -------------------------------------------------------------------------------------
+
+
+async def test_stopping_ends_the_delivery_that_goes_on_after_the_quorum(autojump_clock):
+    async with keepers(0.02) as peers, client_of(peers) as client:
+        without_threads(client)
+        deliveries = client._node.main.deliveries
+        await die(client, 2)  # so that others get it in their place, later
+        result = await client.provide(CID)
+        assert result.pending > 0
+        assert await client.stop_providing(CID)
+        told = len(peers.holding)
+        await trio.sleep(3_600)
+        assert told == len(peers.holding) < K
+        assert (deliveries.running, client.stats().own_keys, client.stats().failures) == (0, 0, {})
+
+
+async def test_stopping_ends_a_provide_that_somebody_still_waits_for(autojump_clock):
+    async with keepers(0.2) as peers, client_of(peers) as client:
+        without_threads(client)
+        results = []
+
+        async def provide() -> None:
+            results.append(await client.provide(CID))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(provide)
+            await trio.sleep(0.3)
+            assert await client.stop_providing(CID)
+            with trio.fail_after(1):
+                while not results:
+                    await trio.sleep(0.01)
+        [result] = results
+        assert (result.pending, result.holders < K) == (0, True)
+        told = len(peers.holding)
+        await trio.sleep(3_600)
+        assert told == len(peers.holding)
+        assert client.stats().own_keys == 0
+
+
+async def test_stopping_ends_a_reprovide_and_no_other_key(autojump_clock):
+    config = DHTConfig(republish_interval=3_600)
+    async with keepers(0.2) as peers, client_of(peers, config=config) as client:
+        without_threads(client)
+        deliveries = client._node.main.deliveries
+        peers.lingering |= {host.peer_id for host in peers.hosts}  # each delivery takes seconds
+        async with trio.open_nursery() as nursery:
+            for cid in (CID, OTHER_CID):
+                nursery.start_soon(client.provide, cid)
+        while deliveries.running:
+            await trio.sleep(0.1)
+        before = {own.key: own.last_provided for own in await client.own_keys()}
+        with trio.fail_after(2 * 3_600):
+            while deliveries.running < 2:
+                await trio.sleep(0.5)
+        assert await client.stop_providing(CID)
+        await trio.testing.wait_all_tasks_blocked()
+        assert deliveries.running == 1
+        while deliveries.running:
+            await trio.sleep(0.1)
+        [own] = await client.own_keys()
+        assert (own.key, own.last_provided) > (multihash_of(OTHER_CID), before[own.key])
+        assert client.stats().failures == {}
+
+
+async def test_stopping_a_key_that_is_not_kept_ends_nothing(autojump_clock):
+    async with keepers(0.02) as peers, client_of(peers) as client:
+        await client.provide_once(CID, quorum=1)
+        assert not await client.stop_providing(CID)
+        await until(lambda: len(peers.holding) == K)
+
+
+# --- what is known here ---------------------------------------------------------------------------
+
+
+async def test_providers_known_here_are_found_though_there_is_nobody_to_ask(autojump_clock):
+    provider = peer_id_of(2)
+    async with memory_net() as net, opened(net, 9) as alone:
+        with pytest.raises(NoPeersError):
+            await alone.find_providers(CID)
+        provide_from(alone, provider, (WAN.to_bytes(),))
+
+        [found] = await alone.find_providers(CID)
+        assert (provider, [WAN]) == (found.peer_id, found.addrs)
+        assert [provider] == [each.peer_id async for each in alone.iter_providers(CID)]
+
+
+async def test_a_key_that_this_node_provides_is_found_though_there_is_nobody_to_ask(
+    autojump_clock,
+):
+    async with memory_net() as net, opened(net, 9) as alone:
+        with pytest.raises(NoPeersError):
+            await alone.provide(CID)
+        assert [alone.peer_id] == [each.peer_id for each in await alone.find_providers(CID)]
