@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import trio
+import trio.testing
+
 from codio_dht import DHTManager
 from codio_dht.core import delivery
 from codio_dht.core.delivery import Delivery
@@ -9,7 +12,7 @@ from codio_dht.core.keyspace import key_of
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.peer import PeerId
 from codio_dht.params import KEY_BITS, K
-from hostile_host import numbered_id
+from hostile_host import numbered_id, run_inline
 from keepers import KEEPERS, client_of, keepers
 from nodes import host_of, until
 
@@ -105,3 +108,51 @@ async def test_a_bug_after_the_caller_went_on_is_counted(autojump_clock, monkeyp
         assert result.pending > 0
         await until(lambda: client._node.main.deliveries.running == 0)
         assert client.stats().failures == {"delivery": 1}
+
+
+# --- stopping -------------------------------------------------------------------------------------
+
+
+async def test_who_stops_providing_ends_the_delivery_that_is_under_way(autojump_clock):
+    async with keepers(0.02) as peers, client_of(peers) as client:
+        await die(client, 2)
+        result = await client.provide(CID, quorum=1)
+        assert result.pending > 0
+        await until(lambda: len(peers.holding) == K - 2)  # others would take the dead ones' places
+        assert await client.stop_providing(CID)
+        await trio.testing.wait_all_tasks_blocked()
+        assert client._node.main.deliveries.running == 0
+        await trio.sleep(60)
+        assert len(peers.holding) == K - 2
+
+
+async def test_a_caller_of_a_provide_that_is_stopped_is_told_how_far_it_came(
+    autojump_clock, monkeypatch
+):
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
+    async with keepers(0.02) as peers, client_of(peers) as client:
+        await die(client, 8)
+
+        async def stop_soon() -> None:
+            await trio.sleep(1)
+            assert await client.stop_providing(CID)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stop_soon)
+            began = trio.current_time()
+            result = await client.provide(CID, quorum=K)
+            assert trio.current_time() - began < 2
+        assert (result.holders, result.pending) == (len(peers.holding), 0)
+        assert 0 < result.holders < K
+        assert await client.own_keys() == []
+
+
+async def test_stopping_one_key_lets_the_delivery_of_another_go_on(autojump_clock):
+    async with keepers(0.02) as peers, client_of(peers) as client:
+        await die(client, 2)
+        await client.provide(CID, quorum=1)
+        await client.provide(OTHER_CID, quorum=1)
+        await client.stop_providing(CID)
+        await until(lambda: client._node.main.deliveries.running == 0)
+        [own] = await client.own_keys()
+        assert own.last_provided is not None
