@@ -9,9 +9,10 @@ import pytest
 
 from codio_dht import DHTConfig, PeerId
 from codio_dht.core.addresses import KEEP_ALL, PUBLIC_ONLY
+from codio_dht.core.clock import Monotonic
 from codio_dht.core.disjoint import DisjointLookup
-from codio_dht.core.keyspace import Key
 from codio_dht.core.lookup import ClosestPeersLookup
+from codio_dht.core.search import Begin
 from codio_dht.errors import ConfigError
 from codio_dht.net.host import Host
 from codio_dht.node.assembly import NetworkPlan, make_node
@@ -76,6 +77,15 @@ class _Host:
     def is_reached(self, peer_id):
         return False
 
+    def is_connected(self, peer_id):
+        return False
+
+    def remote_addrs(self, peer_id):
+        return ()
+
+    def protect(self, peer_id, tag):
+        pass
+
 
 def _node(**settings):
     config = DHTConfig(**settings)
@@ -96,14 +106,14 @@ def _node(**settings):
         ({"replication_factor": 30}, lambda node: node.main.network.table.bucket_size, 30),
         ({"provider_timeout": 50_000}, lambda node: node.shared.records.ttl_s, 50_000),
         ({"republish_interval": 70}, lambda node: node.providing._schedule._interval_s, 70),
-        ({"query_timeout": 9}, lambda node: node.main.lookups._timeout_s, 9),
+        ({"query_timeout": 9}, lambda node: node.main.lookups.searches.timeout_s, 9),
         ({"request_timeout": 4}, lambda node: node.main.rpc._request_timeout_s, 4),
         ({"dial_timeout": 2}, lambda node: node.main.rpc._dial_timeout_s, 2),
         ({"refresh_interval": 99}, lambda node: node.main.network.refresh._interval_s, 99),
-        ({"disjoint_paths": 4}, lambda node: node.main.lookups._disjoint_paths, 4),
-        ({"alpha": 5}, lambda node: node.main.lookups._rules().alpha, 5),
+        ({"disjoint_paths": 4}, lambda node: node.main.lookups.searches.disjoint_paths, 4),
+        ({"alpha": 5}, lambda node: node.main.lookups.searches.rules(looks_beyond=True).alpha, 5),
         ({"provide_quorum": 4}, lambda node: node.providing._quorum, 4),
-        ({"beta": 7}, lambda node: node.main.lookups._rules().beta, 7),
+        ({"beta": 7}, lambda node: node.main.lookups.searches.rules(looks_beyond=True).beta, 7),
         ({"max_provider_records": 10}, lambda node: node.shared.records._max_records, 10),
         ({"max_providers_per_key": 11}, lambda node: node.shared.records._max_per_key, 11),
         ({"address_policy": "public"}, lambda node: node.main.network.address_filter, PUBLIC_ONLY),
@@ -116,6 +126,11 @@ def test_a_setting_arrives_where_it_acts(settings, where, expected):
 
 
 @pytest.mark.parametrize(("paths", "machine"), [(1, ClosestPeersLookup), (4, DisjointLookup)])
-async def test_closest_peers_are_looked_up_along_as_many_paths_as_set(paths, machine):
-    lookups = _node(disjoint_paths=paths).main.lookups
-    assert machine is type(lookups._closest_machine(Key(0)))
+def test_closest_peers_are_looked_up_along_as_many_paths_as_set(paths, machine):
+    node = _node(disjoint_paths=paths)
+    seed = PeerId(b"\x12\x20" + bytes(31) + b"\x01")
+    node.main.network.table.add(seed, Monotonic(0.0))
+    search = node.main.lookups.searches.closest(b"a key", Monotonic(0.0))
+    assert Begin(Monotonic(60.0)) == search.next(Monotonic(0.0))
+    search.next(Monotonic(0.0))
+    assert machine is type(search._lookup)
