@@ -19,11 +19,12 @@ BASE_SEEDS = (1, 2, 3)
 DEAD_SHARES = (0.0, BASE_DEAD, 0.4)
 SIZES = (100, BASE_SERVERS, 1000)
 
-CLIENTS = ("ours", "oracle", "go", "go-optimistic", "rust", "js")
+CLIENTS = ("ours", "oracle", "simulated", "go", "go-optimistic", "rust", "js")
 """In the order of the tables. go-optimistic is go with its optimistic provide; it only provides.
-oracle is told the true closest peers of each target; it only looks up."""
+oracle is told the true closest peers of each target; it only looks up. simulated is ours in the
+simulator's network of the same kind."""
 
-LONGEST_FIRST = ("rust", "js", "go", "go-optimistic", "ours", "oracle")
+LONGEST_FIRST = ("rust", "js", "go", "go-optimistic", "ours", "oracle", "simulated")
 """In the order of running, which lets two at once end together."""
 
 MARKS = ("answered", "alive", "heard")

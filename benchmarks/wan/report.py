@@ -55,8 +55,10 @@ def all_requests(results: Sequence[Result], kind: str) -> str:
 
 
 def cpu_ms(results: Sequence[Result], kind: str) -> str:
-    count = len(operations(results, kind))
-    return f"{1000 * sum(one.facts['cost'][kind]['cpu_s'] for one in results) / count:.0f} ms"
+    spent = [one.facts["cost"][kind]["cpu_s"] for one in results]
+    if None in spent:
+        return "-"
+    return f"{1000 * sum(spent) / len(operations(results, kind)):.0f} ms"
 
 
 def kib(results: Sequence[Result], kind: str) -> str:

@@ -15,8 +15,9 @@ from typing import Any
 
 import trio
 
+from benchmarks.wan import simulated
 from benchmarks.wan.cells import CLIENTS, RESULTS, Cell, matrix, missing, result_file
-from benchmarks.wan.client import Plan, measure, programs
+from benchmarks.wan.client import LATER_S, QUIET_S, SETTLE_S, Plan, measure, programs
 from benchmarks.wan.figures import load
 from benchmarks.wan.network import HERE, Swarm, look, running
 from benchmarks.wan.report import summary
@@ -24,6 +25,9 @@ from benchmarks.wan.report import summary
 import peer_builds  # isort: skip - found through network
 
 Facts = dict[str, Any]
+
+SIMULATED = "simulated"
+"""The client that is no process."""
 
 
 def say(text: str) -> None:
@@ -82,7 +86,10 @@ class Run:
         started, busy = time.time(), busy_s()
         say(f"{self._cell.name} {name} ..")
         try:
-            facts = await measure(self._swarm, self._cell, program, plan, options.logs)
+            if name == SIMULATED:
+                facts = await trio.to_thread.run_sync(self._simulate, plan)
+            else:
+                facts = await measure(self._swarm, self._cell, program, plan, options.logs)
         except Exception as error:  # noqa: BLE001 - the others go on; this one stays missing
             say(f"{self._cell.name} {name} failed: {error!r}")
             return
@@ -97,9 +104,19 @@ class Run:
         unfinished.rename(file)
         say(f"{self._cell.name} {name} done in {took:.0f} s")
 
+    def _simulate(self, plan: Plan) -> Facts:
+        return simulated.measure(
+            self._cell,
+            operations=plan.operations,
+            cold=plan.cold,
+            quiet_s=QUIET_S,
+            settle_s=SETTLE_S,
+            later_s=LATER_S,
+        )
+
 
 async def run(options: argparse.Namespace) -> None:
-    found = programs(options.tree)
+    found = programs(options.tree) | {SIMULATED: ()}
     peer_builds.build(peer_builds.go_source("swarm", HERE / "swarm"))
     clients = [name for name in options.clients if name in found]
     for cell in options.cells:

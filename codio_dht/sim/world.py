@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from random import Random
-from typing import Protocol
+from typing import Final, Protocol
 
 from codio_dht.core.keyspace import key_of
 from codio_dht.core.messages import Reply, Request
@@ -23,6 +23,10 @@ from codio_dht.wire.codec import decode_reply, decode_request, encode_reply, enc
 from codio_dht.wire.framing import FrameReader
 
 Respond = Callable[[Reply | NoReply | Refuse], None]
+
+IDENTIFY_S: Final = 0.001
+"""What identify takes beyond its round trip, seconds: the answer to a request that left with the
+dial's last flight is there first."""
 
 
 class Contact(Protocol):
@@ -116,9 +120,14 @@ class World:
         self.contact_of: Callable[[Member], Contact | None] = lambda _: None
 
     def connect(self, a: Member, b: Member) -> None:
-        """``a`` dialled ``b`` and got through: both are told."""
+        """``a`` dialled ``b`` and got through: both are told when identify has told them who is
+        there, which takes a round trip more."""
         self.connections.open(a, b)
         self.trace.note(self.queue.now, "connected", a.index, b.index)
+        told_after_s = 2 * self.links.one_way_s(a, b) + IDENTIFY_S
+        self.queue.after(told_after_s, lambda: self._identified(a, b))
+
+    def _identified(self, a: Member, b: Member) -> None:
         for one, other in ((a, b), (b, a)):
             contact = self.contact_of(one)
             if contact is not None and self.connections.are_open(a, b):

@@ -122,6 +122,14 @@ def test_a_client_joins_by_real_lookups_and_its_tables_hold_only_the_living() ->
     assert report.tables["living"] > 0.95, replay(report)
 
 
+def test_who_answers_a_lookup_is_not_asked_once_more_whether_it_is_a_server() -> None:
+    """Identify tells of a new connection when the first answer over it is there already."""
+    report = run(network={"nodes": 300}, lookups={"source": "clients", "count": 20, "start_s": 30})
+    for_lookups = report.lookups.count * report.lookups.requests
+    others = report.counters["requests"] - report.join_requests - for_lookups
+    assert others < 0.2 * for_lookups, replay(report)
+
+
 # --- the oracle -----------------------------------------------------------------------------------
 
 
