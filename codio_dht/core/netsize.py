@@ -21,7 +21,7 @@ from typing import Final
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.keyspace import Key
+from codio_dht.core.keyspace import Key, distance
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError
 
@@ -62,7 +62,7 @@ class NetworkSize:
         than k peers says nothing, for that may be the whole network."""
         if len(closest) < self._k:
             return False
-        shares = tuple((peer.key ^ target) / _KEYSPACE for peer in closest[: self._k])
+        shares = tuple(distance(peer.key, target) / _KEYSPACE for peer in closest[: self._k])
         weight = 2.0 ** (min(in_bucket, self._k) - self._k)
         self._measurements.append(_Measurement(now, shares, weight))
         return True

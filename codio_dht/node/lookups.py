@@ -123,7 +123,9 @@ class Lookups:
 
     async def deliver(self, delivery: Delivery, moved: Callable[[], None]) -> Delivered:
         """Run ``delivery`` to its end; ``moved`` is called whenever it may have got further."""
-        return await _Run(self, delivery, moved).delivered()
+        end = await _MachineRun(self, delivery, moved).to_end()
+        assert isinstance(end, Delivered)
+        return end
 
     async def _search(
         self, search: Search[Found], watch: Watch, found: Callable[[Found], None] | None
@@ -139,7 +141,9 @@ class Lookups:
                 for each in search.take_found():
                     found(each)
 
-        return await _Run(self, search, tell).searched()
+        end = await _MachineRun(self, search, tell).to_end()
+        assert isinstance(end, Done)
+        return end
 
 
 def raise_for_nobody(reason: StopReason | None) -> None:
@@ -152,7 +156,7 @@ def raise_for_nobody(reason: StopReason | None) -> None:
         raise NoPeersError("the routing table is empty: there is no peer to ask")
 
 
-class _Run:
+class _MachineRun:
     """One machine under way. ``moved`` is called after its every step."""
 
     def __init__(
@@ -168,19 +172,8 @@ class _Run:
         self._is_over = False
         self._has_turn = False
 
-    async def searched(self) -> Done:
-        """Run a search to its end."""
-        end = await self._run()
-        assert isinstance(end, Done)
-        return end
-
-    async def delivered(self) -> Delivered:
-        """Run a delivery to its end."""
-        end = await self._run()
-        assert isinstance(end, Delivered)
-        return end
-
-    async def _run(self) -> Done | Delivered:
+    async def to_end(self) -> Done | Delivered:
+        """Perform what the machine says until it is over."""
         try:
             while True:
                 if self._bugs:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from random import Random
 from typing import Final
 
-from codio_dht.core.keyspace import Key, key_of
+from codio_dht.core.keyspace import Key, cpl, distance, key_of
 from codio_dht.core.messages import AddProvider, GetProviders, PeerEntry, Reply, Request
 from codio_dht.core.peer import PeerId
 from codio_dht.sim.population import Character, Member, Population
@@ -67,7 +67,7 @@ class Liars:
         found: list[PeerEntry] = []
         while len(found) < self._k:
             entry = self._one()
-            if (entry.peer_id.key ^ key).bit_length() == 256 or self._population.servers < 100:
+            if cpl(entry.peer_id.key, key) == 0 or self._population.servers < 100:
                 found.append(entry)
         return found
 
@@ -79,7 +79,7 @@ class Liars:
         return _entry(members[int(self._rng.random() * self._population.servers)])
 
     def _nearest_of(self, group: list[Member], key: Key, liar: Member) -> list[PeerEntry]:
-        others = sorted(group, key=lambda each: each.peer.key ^ key)[: self._k + 1]
+        others = sorted(group, key=lambda each: distance(each.peer.key, key))[: self._k + 1]
         return [_entry(each) for each in others if each is not liar][: self._k]
 
     def _nearest_ghosts(self, key: Key) -> list[PeerEntry]:
@@ -88,7 +88,7 @@ class Liars:
             for _ in range(count):
                 peer, addr = self._population.make_ghost(self._rng)
                 self._ghosts.append(PeerEntry(peer, (addr,)))
-        return sorted(self._ghosts, key=lambda each: each.peer_id.key ^ key)[: self._k]
+        return sorted(self._ghosts, key=lambda each: distance(each.peer_id.key, key))[: self._k]
 
 
 def _entry(member: Member) -> PeerEntry:
