@@ -46,7 +46,10 @@ from codio_dht.core.messages import (
     AddProvider,
     FailureReason,
     GetProviders,
+    GetValue,
     PeerEntry,
+    PutValue,
+    Record,
     Reply,
     Request,
 )
@@ -85,7 +88,7 @@ class Parcel:
     """What a peer is asked whose stream broke, to learn whether it kept the parcel."""
 
     is_kept: Callable[[Reply], bool]
-    """Whether the answer to the question says so."""
+    """Whether an answer says so: to the question, or to the request if it is one with an answer."""
 
 
 def provider_parcel(key: bytes, provider: PeerEntry) -> Parcel:
@@ -95,6 +98,16 @@ def provider_parcel(key: bytes, provider: PeerEntry) -> Parcel:
         return provider.peer_id in [entry.peer_id for entry in reply.provider_peers]
 
     return Parcel(key, AddProvider(key, (provider,)), GetProviders(key), is_kept)
+
+
+def value_parcel(record: Record) -> Parcel:
+    """``record``, to be kept under its key (PUT_VALUE). A peer that repeats it, at once or when it
+    is asked, keeps it (GO wants the same of the answer to a put)."""
+
+    def is_kept(reply: Reply) -> bool:
+        return reply.record is not None and reply.record.value == record.value
+
+    return Parcel(record.key, PutValue(record.key, record), GetValue(record.key), is_kept)
 
 
 class Receipt(Enum):
@@ -210,11 +223,20 @@ class Delivery:
         else:
             self._failed(ask.peer)
 
-    def on_given(self, give: Give, receipt: Receipt) -> None:
-        """The peer was handed the parcel. Without effect if that was not expected."""
-        if self._turns.get(give.peer) is _Turn.GIVEN:
-            confirmed = receipt is Receipt.CONFIRMED
-            self._turns[give.peer] = _Turn.CONFIRMED if confirmed else _Turn.HOLDS
+    def on_given(self, give: Give, told: Receipt | Reply) -> None:
+        """The peer was handed the parcel; ``told`` is its answer, if the request is one with an
+        answer. Without effect if that was not expected."""
+        if self._turns.get(give.peer) is not _Turn.GIVEN:
+            return
+        match told:
+            case Receipt.CONFIRMED:
+                self._turns[give.peer] = _Turn.CONFIRMED
+            case Receipt.SENT:
+                self._turns[give.peer] = _Turn.HOLDS
+            case Reply() if self._parcel.is_kept(told):
+                self._turns[give.peer] = _Turn.CONFIRMED
+            case Reply():
+                self._failed(give.peer)
 
     def on_failure(self, ask: Ask, why: FailureReason, now: Monotonic) -> None:
         """No answer to ``ask`` came."""

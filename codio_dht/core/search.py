@@ -10,6 +10,7 @@ The caller performs the steps, and reports every ``Ask`` back at most once, by `
 
     next(now) -> Begin(deadline)   once, if the network has to be asked at all
                | Ask(peer, request, ...) | Working | Wait(until) | Done(reason, closest, ...)
+               | Judge(check, ...)      only of a search for a value
 
 States::
 
@@ -65,6 +66,7 @@ from codio_dht.core.preimages import search_preimage
 from codio_dht.core.requests import Contacts, Requests
 from codio_dht.core.rng import Rng
 from codio_dht.core.steps import Ask, Wait, Working
+from codio_dht.core.validation import Judge
 from codio_dht.errors import UsageError
 
 MAX_PROVIDERS_PER_LOOKUP: Final = 10_000
@@ -86,7 +88,7 @@ class Begin:
     deadline: Monotonic
 
 
-SearchStep = Begin | Ask | Working | Wait | Done
+SearchStep = Begin | Ask | Judge | Working | Wait | Done
 
 
 def stragglers_may_go_on(done: Done, running: int) -> bool:

@@ -17,6 +17,7 @@ from codio_dht.core.own_keys import OwnKeys
 from codio_dht.core.peer import PeerInfo
 from codio_dht.core.records import ProviderRecords
 from codio_dht.core.reprovide import ReprovideSchedule
+from codio_dht.core.republish import RepublishSchedule
 from codio_dht.core.responder import Responder
 from codio_dht.core.search import Searches
 from codio_dht.core.validation import TimedValidator, Validators
@@ -29,8 +30,10 @@ from codio_dht.node.clock import Clock
 from codio_dht.node.deliveries import Deliveries
 from codio_dht.node.errands import Errands
 from codio_dht.node.lookups import Lookups
+from codio_dht.node.names import Names
 from codio_dht.node.protection import TableProtection
 from codio_dht.node.providing import Providing
+from codio_dht.node.republishing import Republishing
 from codio_dht.node.rpc import RpcClient
 from codio_dht.node.runtime import NetworkRuntime
 from codio_dht.node.server import KadServer
@@ -39,7 +42,9 @@ from codio_dht.node.shared import Shared
 from codio_dht.node.storage import Storage
 from codio_dht.node.upkeep import UpkeepDriver
 from codio_dht.node.validating import ValidatorRunner, guarded
+from codio_dht.node.values import Values
 from codio_dht.store.interface import Store
+from codio_dht.store.name_keys import NameKeys
 
 BUILT_IN: Final[dict[str, TimedValidator]] = {"ipns": IpnsValidator(), "pk": PublicKeyValidator()}
 """The validators that every node has."""
@@ -70,6 +75,15 @@ class Node:
     providing: Providing
     """Keeps the own keys provided, on the main network."""
 
+    values: Values
+    """Puts and finds values, on the main network."""
+
+    republishing: Republishing
+    """Keeps the own values published, on the main network."""
+
+    names: Names
+    """Publishes and resolves IPNS names, on the main network."""
+
 
 def make_node(
     host: Host,
@@ -80,9 +94,11 @@ def make_node(
     *,
     public: bool,
     provider_ttl_s: float,
+    name_keys: NameKeys | None = None,
 ) -> Node:
     """A node on ``host`` and ``store`` with a network for each plan, the main one first. ``public``
-    holds for the plans that do not say."""
+    holds for the plans that do not say. ``name_keys`` sign its IPNS names; None keeps them in
+    memory."""
     main_config = plans[0].config
     shared = make_shared(host, store, main_config, clock, rng, provider_ttl_s=provider_ttl_s)
     networks = tuple(
@@ -106,7 +122,33 @@ def make_node(
         lambda: host.addrs,
         quorum=main_config.provide_quorum,
     )
-    return Node(shared, networks, main, providing)
+    values = make_values(shared, main)
+    keys, call = name_keys or NameKeys(None), shared.storage.call
+    republishing = Republishing(
+        values,
+        store,
+        keys,
+        call,
+        clock,
+        RepublishSchedule(),
+        k=main_config.replication_factor,
+    )
+    names = Names(values, republishing, keys, call, clock)
+    return Node(shared, networks, main, providing, values, republishing, names)
+
+
+def make_values(shared: Shared, network: NetworkRuntime) -> Values:
+    """The values of ``network``."""
+    storage = shared.storage.values
+    assert storage is not None
+    return Values(
+        network.lookups,
+        network.deliveries,
+        storage,
+        shared.validators,
+        shared.errands,
+        shared.clock,
+    )
 
 
 def make_shared(
@@ -178,7 +220,9 @@ def make_runtime(
         disjoint_paths=config.disjoint_paths,
         timeout_s=config.query_timeout,
     )
-    lookups = Lookups(searches, rpc, shared.errands, upkeep.wait_for_peers, upkeep.notify_changed)
+    lookups = Lookups(
+        searches, rpc, shared.errands, upkeep.wait_for_peers, upkeep.notify_changed, shared.runner
+    )
     responder = Responder(
         host.peer_id,
         table=network.table,

@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.delivery import Delivery, provider_parcel
+from codio_dht.core.delivery import Delivery, Parcel, provider_parcel
 from codio_dht.core.messages import PeerEntry
 from codio_dht.errors import NoPeersError
 from codio_dht.node.errands import Errands
@@ -83,13 +83,23 @@ class Deliveries:
         Raises:
             NoPeersError: nobody answered the lookup.
         """
+        local = self._lookups.searches.network.local
+        parcel = provider_parcel(key, PeerEntry(local, tuple(addrs)))
+        return await self.hand_out(parcel, quorum, at_end)
+
+    async def hand_out(self, parcel: Parcel, quorum: int, at_end: AtEnd) -> ProvideResult:
+        """Hand ``parcel`` to the k peers closest to its key; returns when ``quorum`` of them hold
+        it, or when it is over. ``at_end`` is called when it is over.
+
+        Raises:
+            NoPeersError: nobody answered the lookup.
+        """
         searches = self._lookups.searches
-        parcel = provider_parcel(key, PeerEntry(searches.network.local, tuple(addrs)))
-        job = _Job(key, Delivery(searches, parcel, _now(), quorum=quorum))
+        job = _Job(parcel.key, Delivery(searches, parcel, _now(), quorum=quorum))
         to_the_end = self.running >= MAX_BACKGROUND_DELIVERIES
         self.running += 1
         scope = trio.CancelScope()
-        self._scopes.setdefault(key, {})[scope] = None
+        self._scopes.setdefault(parcel.key, {})[scope] = None
         self._errands.start("delivery", partial(self._run, job, at_end, scope), scope)
         try:
             while not (job.over or (job.delivery.has_quorum and not to_the_end)):

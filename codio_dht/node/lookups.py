@@ -31,9 +31,12 @@ from codio_dht.core.search import (
     stragglers_may_go_on,
 )
 from codio_dht.core.steps import Ask, Wait, Working
+from codio_dht.core.validation import Judge
+from codio_dht.core.value_search import ValueSearch
 from codio_dht.errors import NetworkError, NoPeersError, RemoteError
 from codio_dht.node.errands import Errands
 from codio_dht.node.rpc import RpcClient, failure_reason
+from codio_dht.node.validating import ValidatorRunner
 
 MAX_LOOKUPS: Final = 256
 """Lookups that run at once; further ones wait, within their own deadline."""
@@ -60,6 +63,7 @@ class Lookups:
         errands: Errands,
         wait_for_peers: WaitForPeers,
         search_over: Callable[[], None],
+        runner: ValidatorRunner,
     ) -> None:
         self.searches = searches
         self.rpc = rpc
@@ -67,6 +71,8 @@ class Lookups:
         self.wait_for_peers = wait_for_peers
         self.search_over = search_over
         """Called when a search is over: it may have changed the routing table."""
+        self.runner = runner
+        """Where applications' validators judge."""
         self.turns = trio.CapacityLimiter(MAX_LOOKUPS)
         self.ended: Counter[str] = Counter()
         """Searches that are over, by reason."""
@@ -121,6 +127,18 @@ class Lookups:
         if not search.providers:
             raise_for_nobody(done.reason)
 
+    async def value(self, search: ValueSearch, found: Callable[[bytes], None]) -> None:
+        """Run ``search``, calling ``found`` for each value that is better than all before.
+
+        Raises:
+            NoPeersError: the routing table is empty, and no value is known here.
+        """
+        try:
+            await self._search(search, ignore, found)
+        except NoPeersError:
+            if search.best.best is None:
+                raise
+
     async def deliver(self, delivery: Delivery, moved: Callable[[], None]) -> Delivered:
         """Run ``delivery`` to its end; ``moved`` is called whenever it may have got further."""
         end = await _MachineRun(self, delivery, moved).to_end()
@@ -166,7 +184,7 @@ class _MachineRun:
         self._machine = machine
         self._moved = moved
         self._reported = trio.Event()
-        self._out: dict[Ask | Give, trio.CancelScope] = {}
+        self._out: dict[Ask | Give | Judge, trio.CancelScope] = {}
         self._bugs: list[Exception] = []
         """Raised by requests, and to be raised by the run."""
         self._is_over = False
@@ -199,6 +217,8 @@ class _MachineRun:
                 self._start(step, partial(self._ask, step))
             case Give():
                 self._start(step, partial(self._give, step))
+            case Judge():
+                self._start(step, partial(self._judge, step))
             case Begin(deadline):
                 await self._begin(deadline)
             case Working():
@@ -240,10 +260,10 @@ class _MachineRun:
 
     # --- requests ---------------------------------------------------------------------------------
 
-    def _start(self, step: Ask | Give, work: Callable[[], Awaitable[None]]) -> None:
+    def _start(self, step: Ask | Give | Judge, work: Callable[[], Awaitable[None]]) -> None:
         self._out[step] = self._lookups.errands.start("request", partial(self._request, step, work))
 
-    async def _request(self, step: Ask | Give, work: Callable[[], Awaitable[None]]) -> None:
+    async def _request(self, step: Ask | Give | Judge, work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except Exception as error:
@@ -265,11 +285,15 @@ class _MachineRun:
     async def _give(self, give: Give) -> None:
         assert isinstance(self._machine, Delivery), "a search gives nothing"
         try:
-            receipt = await self._lookups.rpc.give(give.peer, give.request, give.deadline)
+            told = await self._lookups.rpc.give(give.peer, give.request, give.deadline)
         except (NetworkError, RemoteError) as error:
             self._machine.on_not_given(give, failure_reason(error), _now())
         else:
-            self._machine.on_given(give, receipt)
+            self._machine.on_given(give, told)
+
+    async def _judge(self, judge: Judge) -> None:
+        assert isinstance(self._machine, ValueSearch), "only a value search judges"
+        self._machine.on_verdict(judge, await self._lookups.runner.perform(judge.check))
 
 
 def _now() -> Monotonic:

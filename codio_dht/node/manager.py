@@ -7,12 +7,10 @@ decided by :mod:`codio_dht.node.life`, what they do by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import trio
 from multiaddr import Multiaddr
@@ -36,9 +34,10 @@ from codio_dht.node.clock import Clock
 from codio_dht.node.hosting import Stack, check_stack, host_of, open_host
 from codio_dht.node.life import MakeHost, NodeLife
 from codio_dht.node.lookups import Watch, ignore
-from codio_dht.node.result_stream import ResultStream, run_search
+from codio_dht.node.result_stream import ResultStream
 from codio_dht.node.results import DHTStats, FoundPeer, ProvideResult, ProviderRecord
 from codio_dht.node.runtime import NetworkRuntime
+from codio_dht.node.value_calls import ValueCalls
 
 if TYPE_CHECKING:
     from libp2p.abc import IHost
@@ -50,7 +49,7 @@ Addresses = arguments.Addresses
 Found = TypeVar("Found")
 
 
-class DHTManager:
+class DHTManager(ValueCalls):
     """A DHT node of the libp2p network. Use it with ``async with``; outside of that block its calls
     raise ``NotRunningError``.
 
@@ -176,10 +175,6 @@ class DHTManager:
             if error is None:
                 raise
             log.warning("close_failed", error=str(failure))
-
-    def _running_call(self) -> AbstractContextManager[None]:
-        """The block is one call of the program (:func:`ended_with_the_node`)."""
-        return self._life.call()
 
     @property
     def _node(self) -> Node:
@@ -460,12 +455,3 @@ class DHTManager:
         stream = ResultStream(main.provider)
         self._search_into(stream, partial(main.find_providers, key, wanted))
         return stream
-
-    def _search_into(
-        self,
-        stream: ResultStream[Found, Any],
-        find: Callable[[Callable[[Found], None]], Awaitable[None]],
-    ) -> None:
-        """Run the search ``find`` in the background; ``stream`` takes what it finds."""
-        failures = self._node.shared.failures
-        self._life.nursery.start_soon(run_search, stream.findings, find, failures)

@@ -86,7 +86,7 @@ class ResultStream(Generic[Found, Result]):
 
 async def run_search(
     findings: _Findings[Found],
-    find: Callable[[Callable[[Found], None]], Awaitable[None]],
+    find: Callable[[Callable[[Found], None]], Awaitable[object]],
     failures: Counter[str],
 ) -> None:
     """Run ``find`` into ``findings`` until it is over or cancelled; its error is the reader's."""

@@ -95,8 +95,9 @@ class RpcClient:
         self.counters["answered"] += 1
         return reply
 
-    async def give(self, peer: PeerId, request: Request, deadline: Monotonic) -> Receipt:
-        """Hand ``request`` to a peer and wait for its word that it took it.
+    async def give(self, peer: PeerId, request: Request, deadline: Monotonic) -> Receipt | Reply:
+        """Hand ``request`` to a peer and wait for its word: its answer or, to a request that has
+        none, the end of the stream.
 
         Raises:
             NetworkError: not reached, no kad, refused (the stream was reset), or out of time
@@ -105,8 +106,7 @@ class RpcClient:
         """
         if isinstance(request, AddProvider):
             return await self._give_unanswered(peer, request, deadline)
-        await self.request(peer, request, deadline)
-        return Receipt.CONFIRMED
+        return await self.request(peer, request, deadline)
 
     async def _give_unanswered(
         self, peer: PeerId, request: AddProvider, deadline: Monotonic

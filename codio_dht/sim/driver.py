@@ -16,6 +16,7 @@ from codio_dht.core.messages import FailureReason, PeerEntry, Reply, Request
 from codio_dht.core.peer import PeerId
 from codio_dht.core.search import Begin, Found, ProviderSearch, Search, stragglers_may_go_on
 from codio_dht.core.steps import Ask, Wait, Working
+from codio_dht.core.validation import Judge
 from codio_dht.sim.events import Alarm
 from codio_dht.sim.exchange import Caller, Exchange, Outcome
 from codio_dht.sim.invariants import check_ask, check_done, check_wait
@@ -94,6 +95,8 @@ class Drive:
             match step := self._machine.next(self._queue.now):
                 case Ask() | Give():
                     self._send(step)
+                case Judge():
+                    raise AssertionError("simulated nodes have no applications")
                 case Begin() | Working():
                     pass  # everybody has a turn at once, and computing takes no virtual time
                 case Wait(until):

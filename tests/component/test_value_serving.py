@@ -179,7 +179,11 @@ def own_network(**validators) -> DHTConfig:
 
 
 @pytest.mark.conformance("c25")
-async def test_an_applications_values_are_judged_by_its_validator(autojump_clock) -> None:
+async def test_an_applications_values_are_judged_by_its_validator(
+    autojump_clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A virtual clock does not wait for the threads on which validators judge.
+    monkeypatch.setattr("codio_dht.node.validating.VALIDATOR_TIMEOUT_S", float("inf"))
     config = own_network(v=ApplicationValidator())
     async with memory_net() as net, open_nodes(net, 2, config=config) as nodes:
         await settle(nodes, 1)
