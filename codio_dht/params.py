@@ -245,6 +245,17 @@ MAX_JOIN_LOOKUPS: Final = 4
 """Lookups of the refresh by which a node joins that are out at once: one at a time would wait for
 the slow peers of each in turn. Later refreshes have time."""
 
+JOIN_FOLLOW_UP_S: Final = 3.0
+"""While the table holds less than a bucket after joining, the local key is looked up again this
+many seconds later, then after twice as long each time: whoever joined at the same moment is known
+to others then."""
+
+MAX_JOIN_FOLLOW_UP_S: Final = 48.0
+"""Longest time between two such lookups, seconds."""
+
+MAX_JOIN_FOLLOW_UPS: Final = 5
+"""How many of them follow one joining run: they end a minute and a half after it."""
+
 BOOTSTRAP_STAGGER_S: Final = 1.0
 """A bootstrap dial that takes longer lets the next one begin, seconds: a few dead addresses must
 not hold up the good ones."""

@@ -5,7 +5,8 @@ speaks the DHT protocol as a server, seen through identify or an inbound request
 straight into the table. Its probe is a FIND_NODE for its own id (GO ``lookupCheck``)::
 
     offer --> queued --next--> probing --on_probe_answered--> in the table, or refused
-                                   \--on_probe_failed / PROBE_TIMEOUT_S--> backing off
+      |                            \--on_probe_failed / PROBE_TIMEOUT_S--> backing off
+      \--while backing off--> deferred --back-off over--> offered again
 
 An answer admits, except that it has to name at least one peer once the table holds a bucket's worth
 (a peer that knows nobody is no use then). A probe that hangs does not admit, except while the table
@@ -24,7 +25,8 @@ is probed like any candidate, and if that fails the next one is.
 While the node joins (from an empty table until the second refresh and a minute more, GO), peers
 enter as replaceable: who happens to come first does not keep its place for that.
 
-Bounds: ``MAX_ADMISSION_QUEUE`` candidates (then FULL), ``MAX_ADMISSION_PROBES`` at once,
+Bounds: ``MAX_ADMISSION_QUEUE`` candidates, and as many deferred ones (then FULL),
+``MAX_ADMISSION_PROBES`` at once,
 ``MAX_ADMISSION_MEMORY`` failed ones remembered (the oldest is forgotten),
 ``MAX_REPLACEMENTS_PER_CPL`` candidates for each full bucket.
 """
@@ -58,8 +60,8 @@ class OfferOutcome(Enum):
     """It is in the table."""
     NO_ROOM = "no_room"
     """Its bucket is full: nothing to probe for now; it is remembered."""
-    BACKED_OFF = "backed_off"
-    """It failed not long ago."""
+    DEFERRED = "deferred"
+    """It failed not long ago, and is probed when its back-off is over."""
     FULL = "full"
     """Too many candidates are waiting."""
     REFUSED_SELF = "refused_self"
@@ -113,6 +115,8 @@ class Admission:
         self._queue: dict[Key, PeerId] = {}
         self._probing: dict[Key, _Probing] = {}
         self._failed: BackoffMemory[Key] = BackoffMemory(max_memory)
+        self._deferred: dict[Key, PeerId] = {}
+        """Candidates that are to be offered again when their back-off is over."""
         self._replacements = Replacements()
         self._outage = outage or Outage()
         self._refreshes_to_settle = params.SETTLE_REFRESHES
@@ -136,6 +140,11 @@ class Admission:
         return len(self._replacements)
 
     @property
+    def deferred(self) -> int:
+        """Candidates that wait for the end of their back-off."""
+        return len(self._deferred)
+
+    @property
     def remembered(self) -> int:
         """Failed candidates remembered."""
         return len(self._failed)
@@ -153,7 +162,7 @@ class Admission:
             probing.moot = False
             return OfferOutcome.PENDING
         if self._failed.is_blocked(key, now):
-            return OfferOutcome.BACKED_OFF
+            return self._defer(peer)
         if not self._table.has_room(peer):
             self._remember(peer, now, answered=False)
             return OfferOutcome.NO_ROOM
@@ -161,6 +170,14 @@ class Admission:
             return OfferOutcome.FULL
         self._queue[key] = peer
         return OfferOutcome.QUEUED
+
+    def readmit(self, peer: PeerId) -> None:
+        """End the back-off of ``peer``, which is known to be there again."""
+        self._failed.succeeded(peer.key)
+
+    def forgive(self) -> None:
+        """End every back-off."""
+        self._failed.clear()
 
     def withdraw(self, peer: PeerId, now: Monotonic) -> None:
         """``peer`` is no server any more: no candidate, and out of the table. No back-off."""
@@ -174,6 +191,7 @@ class Admission:
     def next(self, now: Monotonic) -> Probe | Wait:
         """What to do now. To be called until it is a ``Wait``."""
         self._settle(now)
+        self._offer_deferred(now)
         for probing in [each for each in self._probing.values() if each.deadline <= now]:
             self.on_probe_failed(probing.peer, FailureReason.TIMEOUT, now)
         while self._queue:
@@ -191,7 +209,7 @@ class Admission:
     def on_probe_answered(self, peer: PeerId, closer_count: int, now: Monotonic) -> AddOutcome:
         """``peer`` answered its probe with ``closer_count`` peers. A late answer counts too, but
         not one of a peer that was withdrawn meanwhile."""
-        self._online(now)
+        self.online(now)
         probing = self._probing.pop(peer.key, None)
         if probing is not None and probing.moot:
             return AddOutcome.REFUSED_UNVERIFIED
@@ -223,7 +241,7 @@ class Admission:
 
     def on_reply(self, peer: PeerId, now: Monotonic) -> AddOutcome:
         """``peer`` answered a request of ours: it is alive and a server, so it may enter."""
-        self._online(now)
+        self.online(now)
         self._forget(peer.key)
         self._failed.succeeded(peer.key)
         outcome = self._table.add(peer, now, replaceable=self._joining())
@@ -251,6 +269,15 @@ class Admission:
         if self._queue.pop(peer.key, None) is not None:
             self._back_off(peer, now)
         return False
+
+    def online(self, now: Monotonic) -> None:
+        """Somebody answered, so our own network is up.
+
+        Whoever lost its place at the beginning of an outage is a candidate again.
+        """
+        for peer in self._outage.answered():
+            self._failed.succeeded(peer.key)
+            self.offer(peer, now)
 
     def on_refreshed(self, now: Monotonic) -> None:
         """A refresh of the table is over."""
@@ -284,12 +311,6 @@ class Admission:
             else:
                 coming += self.offer(found.peer, now) is OfferOutcome.QUEUED
 
-    def _online(self, now: Monotonic) -> None:
-        """Somebody answered: whoever lost its place at the beginning of an outage may come back."""
-        for peer in self._outage.answered():
-            self._failed.succeeded(peer.key)
-            self.offer(peer, now)
-
     def _table_is_small(self) -> bool:
         return len(self._table) < self._table.bucket_size
 
@@ -303,8 +324,21 @@ class Admission:
     def _forget(self, key: Key) -> None:
         """No candidate any more; a probe that is out goes on without consequences."""
         self._queue.pop(key, None)
+        self._deferred.pop(key, None)
         if (probing := self._probing.get(key)) is not None:
             probing.moot = True
+
+    def _defer(self, peer: PeerId) -> OfferOutcome:
+        if peer.key not in self._deferred and len(self._deferred) >= self._max_queue:
+            return OfferOutcome.FULL
+        self._deferred[peer.key] = peer
+        return OfferOutcome.DEFERRED
+
+    def _offer_deferred(self, now: Monotonic) -> None:
+        blocked = self._failed.is_blocked
+        for peer in [each for key, each in self._deferred.items() if not blocked(key, now)]:
+            del self._deferred[peer.key]
+            self.offer(peer, now)
 
     def _back_off(self, peer: PeerId, now: Monotonic) -> None:
         """Do not probe ``peer`` for a while, longer each time."""
@@ -313,6 +347,7 @@ class Admission:
     def _wake(self) -> Monotonic | None:
         """When time alone changes something: a probe is out of time, or the table settles."""
         times = [each.deadline for each in self._probing.values()]
+        times += [self._failed.blocked_until(key) for key in self._deferred]
         if self._settle_at is not None:
             times.append(self._settle_at)
         return min(times, default=None)

@@ -92,3 +92,7 @@ class BackoffMemory(Generic[_T]):
     def succeeded(self, key: _T) -> None:
         """Forget every failure of ``key``; the next one counts as its first."""
         self._failed.pop(key, None)
+
+    def clear(self) -> None:
+        """Forget every failure of every key."""
+        self._failed.clear()

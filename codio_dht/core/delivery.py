@@ -125,6 +125,7 @@ class Give:
 
     peer: PeerId
     request: Request
+    began: Monotonic
     deadline: Monotonic
 
 
@@ -244,7 +245,7 @@ class Delivery:
             self._search.on_failure(ask, why, now)
             return
         del self._questions[ask]
-        self._requests.failed(ask.peer, why, now)
+        self._requests.failed(ask.peer, why, now, began=ask.began)
         self._failed(ask.peer)
 
     def on_not_given(self, give: Give, why: FailureReason, now: Monotonic) -> None:
@@ -255,7 +256,7 @@ class Delivery:
             self._turns[give.peer] = _Turn.DOUBTED
             return
         if why in (FailureReason.UNREACHABLE, FailureReason.TIMEOUT):
-            self._requests.failed(give.peer, why, now)
+            self._requests.failed(give.peer, why, now, began=give.began)
         self._failed(give.peer)
 
     # --- questions --------------------------------------------------------------------------------
@@ -356,7 +357,7 @@ class Delivery:
 
     def _give(self, peer: PeerId, now: Monotonic) -> Give:
         self._turns[peer] = _Turn.GIVEN
-        give = Give(peer, self._parcel.request, Monotonic(now + PROVIDE_RPC_TIMEOUT_S))
+        give = Give(peer, self._parcel.request, now, Monotonic(now + PROVIDE_RPC_TIMEOUT_S))
         self._given[peer] = give
         return give
 

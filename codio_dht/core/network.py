@@ -118,7 +118,8 @@ class Network:
         longer is a server leaves the table (GO ``HandleRemotePeerProtocolChanges``)."""
         self.book.identified(peer, self.address_filter(addrs), now)
         if self.protocol in protocols:
-            self.health.met(peer, now)
+            if self.health.introduced(peer, now):
+                self.admission.readmit(peer)
             return self.offer(peer, now)
         self.admission.withdraw(peer, now)
         return None
@@ -135,13 +136,50 @@ class Network:
     def answered(self, peer: PeerId, now: Monotonic) -> AddOutcome | None:
         """The peer answered one of our requests: it is alive and a server, so it may enter. None
         as for :meth:`offer`."""
-        if self.outage.suspected:
-            self.health.forgive()
+        self._online(now)
         return self.admission.on_reply(peer, now) if self.book.addrs(peer, now) else None
 
-    def failed(self, peer: PeerId, why: FailureReason, now: Monotonic) -> None:
-        """The peer could not be reached or broke a request: it leaves the table (GO)."""
-        self.admission.on_failure(peer, why, now)
+    def failed(self, peer: PeerId, why: FailureReason, now: Monotonic, *, began: Monotonic) -> None:
+        """A request to the peer that began at ``began`` failed: it leaves the table (GO), unless
+        the failure says nothing (:meth:`PeerHealth.excuses`). Then it is asked again soon."""
+        if self._is_excused(peer, why, began):
+            self.refresh.suspect(peer)
+        else:
+            self.admission.on_failure(peer, why, now)
+
+    def probe_answered(
+        self, peer: PeerId, closer: Sequence[PeerEntry], now: Monotonic
+    ) -> AddOutcome:
+        """A candidate answered its probe, and named ``closer``."""
+        self._online(now)
+        self.learn(closer, peer, now)
+        return self.admission.on_probe_answered(peer, len(closer), now)
+
+    def probe_failed(
+        self, peer: PeerId, why: FailureReason, now: Monotonic, *, began: Monotonic
+    ) -> None:
+        """A probe of a candidate that began at ``began`` failed. If that says nothing, as for
+        :meth:`failed`, it is a candidate still."""
+        if self._is_excused(peer, why, began):
+            self.admission.on_probe_failed(peer, FailureReason.CAPACITY, now)
+            self.offer(peer, now)
+        else:
+            self.admission.on_probe_failed(peer, why, now)
+
+    def _is_excused(self, peer: PeerId, why: FailureReason, began: Monotonic) -> bool:
+        return why is not FailureReason.CAPACITY and self.health.excuses(peer, began)
+
+    def _online(self, now: Monotonic) -> None:
+        """Somebody answered, so our own network is up: what failed while it seemed to be down is
+        held against nobody."""
+        if self.outage.suspected:
+            self.health.forgive()
+        self.admission.online(now)
+
+    def forgive(self) -> None:
+        """Our own network was down: no failure so far is held against anybody."""
+        self.health.forgive()
+        self.admission.forgive()
 
     # --- replies ----------------------------------------------------------------------------------
 

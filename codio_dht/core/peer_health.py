@@ -9,7 +9,7 @@ its latest: how often one is asked may be its own doing.
 What is known of a peer::
 
     UNKNOWN --answered / reached--> ALIVE --failed--> DEAD --back-off over--> SUSPECT
-       \--failed--> DEAD            ^----------------- answered --------------/
+       \--failed--> DEAD            ^------ answered / introduced itself -----/
 
 A DEAD peer is left alone. A SUSPECT is asked again, without anybody waiting for it. So is a peer
 that is known to be alive and slower than a lookup's patience. Every other one has until its soft
@@ -74,11 +74,14 @@ class _Health:
     __slots__ = (
         "alive_at",
         "at_least_s",
+        "excused_before",
         "failures",
+        "introduced_at",
         "jitter_s",
         "left_alone_until",
         "round_trip_s",
         "silent_until",
+        "trusted",
     )
 
     def __init__(self) -> None:
@@ -90,6 +93,12 @@ class _Health:
         self.failures = 0
         self.left_alone_until = Monotonic(0.0)
         self.silent_until = Monotonic(0.0)
+        self.introduced_at: Monotonic | None = None
+        """When it last said that it speaks the protocol, and was believed."""
+        self.excused_before = Monotonic(0.0)
+        """Requests that began before this do not count when they fail."""
+        self.trusted = True
+        """Whether it has answered since an introduction excused a failure of it."""
 
     def took(self, round_trip_s: float) -> None:
         """An answer time, by RFC 6298."""
@@ -151,16 +160,46 @@ class PeerHealth:
         health.failures = 0
         health.silent_until = now
         health.at_least_s = 0.0
+        health.trusted = True
         if took_s <= params.PEER_TIMEOUT_S:
             health.took(took_s / params.DIAL_ROUND_TRIPS if dialled else took_s)
             (self._with_dials if dialled else self._on_connections).add(peer, took_s)
 
-    def met(self, peer: PeerId, now: Monotonic) -> None:
-        """``peer`` is connected and speaks the protocol: whatever failed before, it is there."""
+    def introduced(self, peer: PeerId, now: Monotonic) -> bool:
+        """``peer`` said over a connection that it speaks the protocol; whether that cleared it of
+        failures.
+
+        A peer that died and came back is cleared once, and again when it has answered a request
+        since. One that only connects, again and again, stays suspect.
+        """
         health = self._of(peer, met=True)
-        health.alive_at = now
+        had_failed = health.failures > 0
+        if had_failed:
+            if not health.trusted:
+                return False
+            health.trusted = False
+            health.excused_before = now
+        health.alive_at = health.introduced_at = now
         health.failures = 0
         health.silent_until = now
+        return had_failed
+
+    def excuses(self, peer: PeerId, began: Monotonic) -> bool:
+        """Whether the failure of a request to ``peer`` that began at ``began`` says nothing.
+
+        That is so if the peer has introduced itself since, for then the request went to a
+        connection of before. It is granted for one introduction, and again for another one when the
+        peer has answered a request in between.
+        """
+        health = self._met.get(peer)
+        if health is None or health.introduced_at is None or began >= health.introduced_at:
+            return False
+        if began >= health.excused_before:
+            if not health.trusted:
+                return False
+            health.trusted = False
+            health.excused_before = health.introduced_at
+        return True
 
     def forgive(self) -> None:
         """Our own network was down: no failure so far is held against anybody."""

@@ -27,14 +27,20 @@ among the k closest: the local key is looked up again, ``CLOSE_LOOKUP_DELAY_S`` 
 every ``CLOSE_LOOKUP_INTERVAL_S``. Likewise when somebody enters a table of fewer than
 ``LOW_PEERS``, for it may know others (GO).
 
+A node that joins at the same moment as this one is known to nobody yet whom the joining run asks.
+So while the table holds less than a bucket, the local key is looked up again after that run:
+``MAX_JOIN_FOLLOW_UPS`` times, ``JOIN_FOLLOW_UP_S`` later and then at ever longer distances.
+
 Must never: probe one entry twice at a time, or wait for a lookup whose end was reported.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from codio_dht import params
+from codio_dht.core.backoff import Backoff
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, cpl
 from codio_dht.core.outage import Outage
@@ -42,6 +48,9 @@ from codio_dht.core.peer import PeerId
 from codio_dht.core.routing_table import RoutingTable
 from codio_dht.core.steps import Wait
 from codio_dht.params import KEY_BITS
+
+_FOLLOW_UP: Final = Backoff(params.JOIN_FOLLOW_UP_S, params.MAX_JOIN_FOLLOW_UP_S)
+"""How long after the joining run, and after each lookup that follows it, the next one follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,7 @@ class RefreshSchedule:
         max_cpl: int = params.MAX_REFRESH_CPL,
         max_probes: int = params.MAX_LIVENESS_PROBES,
         join_lookups: int = params.MAX_JOIN_LOOKUPS,
+        join_follow_ups: int = params.MAX_JOIN_FOLLOW_UPS,
     ) -> None:
         self._table = table
         self._outage = outage or Outage()
@@ -87,6 +97,7 @@ class RefreshSchedule:
         self._max_cpl = max_cpl
         self._max_probes = max_probes
         self._join_lookups = join_lookups
+        self._join_follow_ups = join_follow_ups
         self._refreshed: list[Monotonic | None] = [None] * (max_cpl + 1)
         self._due: Monotonic | None = None
         self._run: _Run | None = None
@@ -101,13 +112,17 @@ class RefreshSchedule:
         self._own_key_found: Monotonic | None = None
         """When a lookup of it succeeded last."""
         self._close_due: Monotonic | None = None
+        """When the local key is to be looked up again."""
+        self._follow_ups = 0
+        """Lookups of the local key that followed the last joining run."""
         self.runs = 0
         """Runs that are over; lookups of the local key alone are not counted."""
 
     @property
     def running(self) -> bool:
-        """Whether a run is going on or asked for."""
-        return self._run is not None or self._requested is not None
+        """Whether a run is going on or asked for. A lookup of the local key alone is none."""
+        runs = self._run is not None and not self._run.own_key_only
+        return runs or self._requested is not None
 
     def request(self, *, all_cpls: bool = True) -> None:
         """Begin a run now; if one is going on, another one after it. It spares no CPL, unless
@@ -133,7 +148,7 @@ class RefreshSchedule:
                 return lookup
             if self._run.out:
                 return Wait(self._outage.next_probe)
-            self._end(self._run)
+            self._end(self._run, now)
             return self.next(now)
         return Wait(self._wake())
 
@@ -257,14 +272,26 @@ class RefreshSchedule:
         if prefix >= len(counts) or not counts[prefix]:
             run.last_cpl = min(run.last_cpl, 2 * (prefix + 1))
 
-    def _end(self, run: _Run) -> None:
+    def _end(self, run: _Run, now: Monotonic) -> None:
         """``run`` is over: who is near and was silent all the while?"""
         for peer in self._nearest():
             entry = self._table.entry(peer)
             if entry is None or entry.last_answered is None or entry.last_answered < run.began:
                 self._to_probe[peer.key] = peer
         self._run = None
-        self.runs += not run.own_key_only
+        if not run.own_key_only:
+            if run.forced or self.runs == 0:
+                self._follow_ups = 0
+            self.runs += 1
+        self._follow_up(now)
+
+    def _follow_up(self, now: Monotonic) -> None:
+        """Plan the next lookup for those who joined at the same moment, if it is time for one."""
+        is_small = len(self._table) < self._table.bucket_size
+        if is_small and self._follow_ups < self._join_follow_ups:
+            self._follow_ups += 1
+            due = Monotonic(now + _FOLLOW_UP.delay_s(self._follow_ups))
+            self._close_due = due if self._close_due is None else min(due, self._close_due)
 
     def _nearest(self) -> list[PeerId]:
         return self._table.nearest(self._table.local, self._table.bucket_size)

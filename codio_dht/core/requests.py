@@ -59,8 +59,11 @@ class Requests:
         """The peer answered ``ask``: it is alive, and took so long."""
         self._network.health.answered(ask.peer, now - ask.began, now, dialled=ask.dials)
 
-    def failed(self, peer: PeerId, why: FailureReason, now: Monotonic) -> None:
-        """A request to ``peer`` failed. Counts against it only if it could be tried at all."""
+    def failed(self, peer: PeerId, why: FailureReason, now: Monotonic, *, began: Monotonic) -> None:
+        """A request to ``peer`` that began at ``began`` failed. That counts against it only if it
+        could be tried at all, and has not introduced itself since (:meth:`PeerHealth.excuses`)."""
+        if why is FailureReason.CAPACITY or self._network.health.excuses(peer, began):
+            return
         if self._contacts.is_connected(peer) or self._network.book.addrs(peer, now):
             self._network.health.failed(peer, why, now)
 

@@ -180,8 +180,8 @@ class Search(Generic[Found]):
         if ask not in self._open:
             return
         look, peer = self._open.pop(ask), ask.peer
-        self._requests.failed(peer, why, now)
-        self._network.failed(peer, why, now)
+        self._requests.failed(peer, why, now, began=ask.began)
+        self._network.failed(peer, why, now, began=ask.began)
         assert self._lookup is not None
         if look is not None:
             self._lookup.on_beyond(peer, look.point, (), now)

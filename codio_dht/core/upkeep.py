@@ -19,12 +19,10 @@ Joining, as the machine goes through it::
 (:mod:`codio_dht.core.outage`). A check every ``LOW_PEERS_CHECK_S`` also begins a round when the
 table holds fewer than ``LOW_PEERS``. Nothing begins while there is nobody to join through.
 
-A round dials each peer, at most ``MAX_BOOTSTRAP_DIALS`` at a time, and probes those that it
-reached. A dial that takes longer than ``BOOTSTRAP_STAGGER_S`` goes on, but no longer counts: the
-next one begins. While the table has peers a round takes ``MAX_BOOTSTRAP_DIALS`` of the given ones,
-by chance; while the node is cut off it takes all, and the peers of an earlier run become candidates
-again. When a round is over the node looks around, unless the refresh that its first answer set off
-covers the others too.
+While the table has peers a round (:mod:`codio_dht.core.join_round`) takes ``MAX_BOOTSTRAP_DIALS``
+of the given ones, by chance. While the node is cut off it takes all, and the peers of an earlier
+run become candidates again. When a round is over the node looks around, unless the refresh that its
+first answer set off covers the others too.
 
 Candidates are :mod:`codio_dht.core.admission`'s, lookups and liveness probes
 :mod:`codio_dht.core.refresh`'s; this machine composes the two.
@@ -37,16 +35,15 @@ Bounds: ``MAX_REMEMBERED_PEERS`` of an earlier run; rounds are as many as the us
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from codio_dht import params
-from codio_dht.core.admission import Probe
 from codio_dht.core.backoff import Backoff
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.join_round import Dial, JoinProbe, JoinRound
 from codio_dht.core.messages import FailureReason, FindNode, PeerEntry, Reply
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerId
@@ -76,30 +73,17 @@ class Joining(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Dial:
-    """Connect to ``peer`` at ``addrs`` by ``deadline``; report ``dialled`` or ``dial_failed``."""
+class CandidateProbe:
+    """Ask a candidate for the table for its own id."""
 
-    peer: PeerId
-    addrs: tuple[bytes, ...]
-    deadline: Monotonic
-    round: Round
-
-
-@dataclass(frozen=True, slots=True)
-class JoinProbe:
-    """Ask ``peer``, which was dialled to join through it, for its own id by ``deadline``."""
-
-    peer: PeerId
-    deadline: Monotonic
-    round: Round
+    ask: Ask
 
 
 @dataclass(frozen=True, slots=True)
 class CheckAlive:
-    """Ask ``peer``, an entry of the table that may have gone, for its own id by ``deadline``."""
+    """Ask an entry of the table that may have gone for its own id."""
 
-    peer: PeerId
-    deadline: Monotonic
+    ask: Ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,70 +94,13 @@ class Unreachable:
     retry_in_s: float
 
 
-OwnIdQuery = Probe | JoinProbe | CheckAlive
-"""Send ``peer`` a FIND_NODE for its own id (GO ``lookupCheck``); report ``answered`` or ``failed``
-by the deadline."""
+OwnIdQuery = CandidateProbe | JoinProbe | CheckAlive
+"""Send the request (GO ``lookupCheck``); report ``answered`` or ``failed`` by its deadline."""
 
 RefreshLookup = SelfLookup | CplLookup
 """Look up the key that :meth:`Upkeep.preimages` finds for it; report ``lookup_ended``."""
 
 UpkeepStep = Dial | OwnIdQuery | RefreshLookup | Unreachable | Wait
-
-
-class Round:
-    """One round of joining: who has still to be reached, and how many answered."""
-
-    __slots__ = ("_out", "_probes", "_turns", "_waiting", "answered")
-
-    def __init__(self, peers: Sequence[PeerEntry]) -> None:
-        self._waiting = deque(peers)
-        self._probes: deque[JoinProbe] = deque()
-        """Those that are due now."""
-        self._out: dict[PeerId, Dial | JoinProbe] = {}
-        """What the end of each peer's part depends on."""
-        self._turns: dict[PeerId, Monotonic] = {}
-        """Until when each of them may hold up the next one."""
-        self.answered = 0
-        """Peers that answered their probe."""
-
-    @property
-    def over(self) -> bool:
-        """Whether every dial and probe of it has ended."""
-        return not self._waiting and not self._out
-
-    def next(self, now: Monotonic) -> Dial | JoinProbe | Wait:
-        """What to do for it now."""
-        if self._probes:
-            return self._probes.popleft()
-        self._turns = {peer: until for peer, until in self._turns.items() if now < until}
-        if not self._waiting:
-            return Wait(None)
-        if len(self._turns) >= params.MAX_BOOTSTRAP_DIALS:
-            return Wait(min(self._turns.values()))
-        entry = self._waiting.popleft()
-        deadline = Monotonic(now + params.BOOTSTRAP_DIAL_TIMEOUT_S)
-        dial = self._out[entry.peer_id] = Dial(entry.peer_id, entry.addrs, deadline, self)
-        self._turns[entry.peer_id] = Monotonic(now + params.BOOTSTRAP_STAGGER_S)
-        return dial
-
-    def dialled(self, dial: Dial, now: Monotonic) -> None:
-        """``dial`` led to its peer: probe it."""
-        if self._out.get(dial.peer) is dial:
-            deadline = Monotonic(now + params.PROBE_TIMEOUT_S)
-            probe = self._out[dial.peer] = JoinProbe(dial.peer, deadline, self)
-            self._probes.append(probe)
-
-    def ended(self, step: Dial | JoinProbe, *, answered: bool) -> None:
-        """``step`` was the last one for its peer. A no-op if it is not out."""
-        if self._out.get(step.peer) is step:
-            del self._out[step.peer]
-            self._turns.pop(step.peer, None)
-            self.answered += answered
-
-    def abandon(self) -> None:
-        """Dial nobody else, and wait for nobody."""
-        for each in (self._waiting, self._probes, self._out, self._turns):
-            each.clear()
 
 
 class _Phase(Enum):
@@ -196,14 +123,14 @@ class Upkeep:
     ) -> None:
         self._network = network
         self._requests = Requests(network, contacts)
-        self._asks: dict[OwnIdQuery, Ask] = {}
-        """The queries that are out, as the accounts of requests know them."""
         self._rng = rng
         self._bootstrap = [each for each in bootstrap if each.peer_id != network.local]
+        self._out: dict[OwnIdQuery, None] = {}
+        """The queries whose end was not reported yet."""
         self._remembered: list[PeerEntry] = []
-        self._rounds: list[Round] = []
+        self._rounds: list[JoinRound] = []
         """Those under way."""
-        self._own_round: Round | None = None
+        self._own_round: JoinRound | None = None
         """The one that the machine itself began last."""
         self._phase = _Phase.RESTING
         self._until = Monotonic(0.0)
@@ -211,6 +138,8 @@ class Upkeep:
         self._failures = 0
         """Rounds in a row that reached nobody."""
         self._reached_nobody = False
+        self._failed_remotely = True
+        """What the last round of the machine's own reached, and whose fault it was."""
 
     # --- state ------------------------------------------------------------------------------------
 
@@ -255,14 +184,14 @@ class Upkeep:
 
     # --- what the user asks for -------------------------------------------------------------------
 
-    def join(self, peers: Sequence[PeerEntry]) -> Round:
+    def join(self, peers: Sequence[PeerEntry]) -> JoinRound:
         """Begin a round through ``peers``, beside those that the machine begins itself."""
-        begun = Round([each for each in peers if each.peer_id != self._network.local])
+        begun = JoinRound([each for each in peers if each.peer_id != self._network.local])
         self._rounds.append(begun)
         self._end_if_over(begun)
         return begun
 
-    def abandon(self, begun: Round) -> None:
+    def abandon(self, begun: JoinRound) -> None:
         """The user wants no more of a round. The driver ends its dials. A no-op if it is over."""
         begun.abandon()
         self._end_if_over(begun)
@@ -272,6 +201,19 @@ class Upkeep:
         Each is probed before it enters the table. Only the first ``MAX_REMEMBERED_PEERS`` count."""
         self._remembered = list(peers[: params.MAX_REMEMBERED_PEERS])
         self._offer_remembered(now)
+
+    def network_changed(self, now: Monotonic) -> None:
+        """This node's own addresses or routes changed: what failed before may work now.
+
+        If the node is cut off, nothing that failed is held against anybody, and the next round of
+        joining begins at once.
+        """
+        if not self._cut_off:
+            return
+        self._network.forgive()
+        self._failures = 0
+        if self._phase is _Phase.BACKING_OFF:
+            self._until = now
 
     def request_refresh(self) -> None:
         """Begin a refresh of the whole table now.
@@ -292,7 +234,7 @@ class Upkeep:
         for part in (self._keep_joined, self._dial, self._refresh, self._admit):
             step = part(now)
             if isinstance(step, OwnIdQuery):
-                self._begin(step, now)
+                self._out[step] = None
             if not isinstance(step, Wait):
                 return step
             if step.until is not None:
@@ -310,43 +252,47 @@ class Upkeep:
 
     # --- reports ----------------------------------------------------------------------------------
 
-    def dialled(self, dial: Dial, now: Monotonic) -> None:
+    def dialled(self, dial: Dial) -> None:
         """``dial`` led to its peer."""
-        dial.round.dialled(dial, now)
+        dial.round.dialled(dial)
 
-    def dial_failed(self, dial: Dial) -> None:
+    def dial_failed(self, dial: Dial, why: FailureReason) -> None:
         """``dial`` did not lead to its peer."""
-        self._ended(dial, answered=False)
+        self._ended(dial, why)
 
     def answered(self, query: OwnIdQuery, reply: Reply, now: Monotonic) -> None:
-        """``query`` was answered with ``reply``."""
-        network, peer = self._network, query.peer
-        ask = self._asks.pop(query, None)
-        if ask is not None:
-            self._requests.answered(ask, now)
+        """``query`` was answered with ``reply``. A no-op if its end was reported."""
+        if query not in self._out:
+            return
+        del self._out[query]
+        network, ask = self._network, query.ask
+        self._requests.answered(ask, now)
         match query:
             case CheckAlive():
-                network.answered(peer, now)
-                network.refresh.probe_ended(peer)
-            case Probe() | JoinProbe():
-                network.learn(reply.closer_peers, peer, now)
-                network.admission.on_probe_answered(peer, len(reply.closer_peers), now)
-        if isinstance(query, JoinProbe):
-            self._ended(query, answered=True)
+                network.answered(ask.peer, now)
+                network.refresh.probe_ended(ask.peer)
+            case CandidateProbe():
+                network.probe_answered(ask.peer, reply.closer_peers, now)
+            case JoinProbe():
+                network.probe_answered(ask.peer, reply.closer_peers, now)
+                self._ended(query, None)
 
     def failed(self, query: OwnIdQuery, why: FailureReason, now: Monotonic) -> None:
-        """``query`` got no answer, or none that is one."""
-        network, peer = self._network, query.peer
-        if self._asks.pop(query, None) is not None:
-            self._requests.failed(peer, why, now)
+        """``query`` got no answer, or none that is one. A no-op if its end was reported."""
+        if query not in self._out:
+            return
+        del self._out[query]
+        network, ask = self._network, query.ask
+        self._requests.failed(ask.peer, why, now, began=ask.began)
         match query:
             case CheckAlive():
-                network.failed(peer, why, now)
-                network.refresh.probe_ended(peer)
-            case Probe() | JoinProbe():
-                network.admission.on_probe_failed(peer, why, now)
-        if isinstance(query, JoinProbe):
-            self._ended(query, answered=False)
+                network.failed(ask.peer, why, now, began=ask.began)
+                network.refresh.probe_ended(ask.peer)
+            case CandidateProbe():
+                network.probe_failed(ask.peer, why, now, began=ask.began)
+            case JoinProbe():
+                network.probe_failed(ask.peer, why, now, began=ask.began)
+                self._ended(query, why)
 
     def lookup_ended(self, lookup: RefreshLookup, now: Monotonic) -> None:
         """``lookup`` is over, whatever it found; it reports to the network itself."""
@@ -357,13 +303,9 @@ class Upkeep:
         this says nothing about the peer. A no-op if its end was reported."""
         match step:
             case Dial():
-                self.dial_failed(step)
-            case Probe() | JoinProbe() | CheckAlive():
+                self._ended(step, FailureReason.CAPACITY)
+            case CandidateProbe() | JoinProbe() | CheckAlive():
                 self.failed(step, FailureReason.CAPACITY, now)
-
-    def _begin(self, query: OwnIdQuery, now: Monotonic) -> None:
-        request, timeout_s = FindNode(query.peer.to_bytes()), query.deadline - now
-        self._asks[query] = self._requests.begin(query.peer, request, now, timeout_s=timeout_s)
 
     # --- joining ----------------------------------------------------------------------------------
 
@@ -387,8 +329,7 @@ class Upkeep:
                     if self.awaits_peers and now < self._until:
                         return Wait(self._until)
                     if self._cut_off:
-                        self._failures += 1
-                        delay_s = JOIN_BACKOFF.delay_s(self._failures, self._rng)
+                        delay_s = self._next_delay_s()
                         self._enter(_Phase.BACKING_OFF, now, delay_s)
                         return Unreachable(delay_s)
                     self._failures = 0
@@ -397,6 +338,12 @@ class Upkeep:
                     if now < self._until:
                         return Wait(self._until)
                     self._enter(_Phase.RESTING, now, 0.0)
+
+    def _next_delay_s(self) -> float:
+        """The delay after a round that reached nobody. It does not grow while this node's own
+        network is what fails: then the round says nothing of the peers, and costs nothing."""
+        self._failures = self._failures + 1 if self._failed_remotely else 1
+        return JOIN_BACKOFF.delay_s(self._failures, self._rng)
 
     def _wants_round(self, now: Monotonic) -> bool:
         """Whether a round has to begin; else the time of the next check is planned."""
@@ -416,7 +363,7 @@ class Upkeep:
         if len(self._network.table):
             peers = peers[: params.MAX_BOOTSTRAP_DIALS]
         self._phase = _Phase.DIALLING
-        self._own_round = Round(peers)
+        self._own_round = JoinRound(peers)
         self._rounds.append(self._own_round)
         self._end_if_over(self._own_round)
 
@@ -437,20 +384,22 @@ class Upkeep:
     def _dial(self, now: Monotonic) -> Dial | JoinProbe | Wait:
         waits: list[Monotonic] = []
         for each in self._rounds:
-            step = each.next(now)
+            reached = each.next_probe()
+            if reached is not None:
+                return each.probed(reached, self._query(reached.peer, now))
+            step = each.next_dial(now)
             if isinstance(step, Dial):
                 self._hear(step.peer, step.addrs, now)
-            if not isinstance(step, Wait):
                 return step
             if step.until is not None:
                 waits.append(step.until)
         return Wait(min(waits, default=None))
 
-    def _ended(self, step: Dial | JoinProbe, *, answered: bool) -> None:
-        step.round.ended(step, answered=answered)
+    def _ended(self, step: Dial | JoinProbe, why: FailureReason | None) -> None:
+        step.round.ended(step, why)
         self._end_if_over(step.round)
 
-    def _end_if_over(self, begun: Round) -> None:
+    def _end_if_over(self, begun: JoinRound) -> None:
         """Close a round of which nothing is out any more. A no-op if it was closed already."""
         if not begun.over or begun not in self._rounds:
             return
@@ -458,6 +407,7 @@ class Upkeep:
         if begun is self._own_round:
             self._own_round = None
             self._reached_nobody = not begun.answered
+            self._failed_remotely = begun.failed_remotely
         self._look_around(begun.answered)
 
     def _look_around(self, answered: int) -> None:
@@ -471,8 +421,9 @@ class Upkeep:
 
     # --- candidates and refresh -------------------------------------------------------------------
 
-    def _admit(self, now: Monotonic) -> Probe | Wait:
-        return self._network.admission.next(now)
+    def _admit(self, now: Monotonic) -> CandidateProbe | Wait:
+        step = self._network.admission.next(now)
+        return step if isinstance(step, Wait) else CandidateProbe(self._query(step.peer, now))
 
     def _refresh(self, now: Monotonic) -> CheckAlive | RefreshLookup | Wait:
         network = self._network
@@ -482,6 +433,9 @@ class Upkeep:
         step = network.refresh.next(now)
         if network.refresh.runs != runs:
             network.admission.on_refreshed(now)
-        if isinstance(step, LivenessProbe):
-            return CheckAlive(step.peer, Monotonic(now + params.PROBE_TIMEOUT_S))
-        return step
+        return CheckAlive(self._query(step.peer, now)) if isinstance(step, LivenessProbe) else step
+
+    def _query(self, peer: PeerId, now: Monotonic) -> Ask:
+        """The request for the peer's own id."""
+        request = FindNode(peer.to_bytes())
+        return self._requests.begin(peer, request, now, timeout_s=params.PROBE_TIMEOUT_S)

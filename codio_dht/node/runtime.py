@@ -151,6 +151,7 @@ class NetworkRuntime:
                 case AddrsChanged(addrs, unproven):
                     self.server.responder.set_own_addrs(binary(addrs))
                     self.serving.addrs_changed(addrs, unproven)
+                    self.upkeep.network_changed()
                     log.info(
                         "addresses_changed",
                         network=self.network.protocol,

@@ -13,22 +13,20 @@ from typing import Final
 
 import trio
 
-from codio_dht.core.admission import Probe
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.messages import FindNode, PeerEntry
+from codio_dht.core.join_round import Dial, JoinProbe, JoinRound
+from codio_dht.core.messages import PeerEntry
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerInfo
 from codio_dht.core.refresh import CplLookup, SelfLookup
 from codio_dht.core.rng import Rng
 from codio_dht.core.steps import Wait
 from codio_dht.core.upkeep import (
+    CandidateProbe,
     CheckAlive,
-    Dial,
     Joining,
-    JoinProbe,
     OwnIdQuery,
     RefreshLookup,
-    Round,
     Unreachable,
     Upkeep,
 )
@@ -62,7 +60,7 @@ class UpkeepDriver:
         self._machine = Upkeep(network, host, _entries(bootstrap), rng)
         self._host = host
         self._rpc = rpc
-        self._tasks: dict[Round, list[trio.CancelScope]] = {}
+        self._tasks: dict[JoinRound, list[trio.CancelScope]] = {}
         """The dials and probes of each round that a caller waits for."""
         self._failures: Counter[str] = Counter()
         """Why bootstrap peers were not reached since the last round that reached nobody."""
@@ -113,6 +111,11 @@ class UpkeepDriver:
         while self._machine.refreshing:
             await self._changed.wait()
 
+    def network_changed(self) -> None:
+        """Say that this node's own addresses or routes changed."""
+        self._machine.network_changed(_now())
+        self.notify_changed()
+
     def remember(self, peers: Sequence[PeerInfo]) -> None:
         """Take peers of an earlier run as candidates."""
         self._machine.remember(_entries(peers), _now())
@@ -131,7 +134,7 @@ class UpkeepDriver:
                             await changed.wait()
                     case Dial() | JoinProbe():
                         nursery.start_soon(self._join_through, step)
-                    case Probe() | CheckAlive():
+                    case CandidateProbe() | CheckAlive():
                         nursery.start_soon(self._ask, step)
                     case SelfLookup() | CplLookup():
                         nursery.start_soon(self._look_up, step, lookups)
@@ -151,18 +154,18 @@ class UpkeepDriver:
             log.debug("bootstrap_peer_unreachable", peer=str(dial.peer), error=str(error))
             if len(self._failures) < _REASONS_COUNTED:
                 self._failures[str(error)] += 1
-            self._machine.dial_failed(dial)
+            self._machine.dial_failed(dial, failure_reason(error))
         else:
             self._failures.clear()
-            self._machine.dialled(dial, _now())
+            self._machine.dialled(dial)
         finally:
             self._machine.dropped(dial, _now())
             self.notify_changed()
 
     async def _ask(self, query: OwnIdQuery) -> None:
         try:
-            request = FindNode(query.peer.to_bytes())
-            reply = await self._rpc.request(query.peer, request, query.deadline)
+            ask = query.ask
+            reply = await self._rpc.request(ask.peer, ask.request, ask.deadline)
         except (NetworkError, RemoteError) as error:
             self._machine.failed(query, failure_reason(error), _now())
         else:

@@ -99,6 +99,7 @@ def check_node(network: Network, records: ProviderRecords, rng: Random, now: Mon
     require(door.waiting <= params.MAX_ADMISSION_QUEUE, "too many candidates:", door.waiting)
     require(door.probing <= params.MAX_ADMISSION_PROBES, "too many probes:", door.probing)
     require(door.remembered <= params.MAX_ADMISSION_MEMORY, "too many remembered:", door.remembered)
+    require(door.deferred <= params.MAX_ADMISSION_QUEUE, "too many deferred:", door.deferred)
     held = records.stats()
     require(held.unsaved <= MAX_UNSAVED_RECORDS, "too many unsaved records:", held.unsaved)
     require(held.records <= params.MAX_PROVIDER_RECORDS, "too many records:", held.records)

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from codio_dht.core.admission import Probe
-from codio_dht.core.messages import FailureReason, FindNode, PeerEntry, Reply
+from codio_dht.core.join_round import Dial, JoinProbe
+from codio_dht.core.messages import FailureReason, PeerEntry, Reply
 from codio_dht.core.records import EXPIRY_INTERVAL_S
 from codio_dht.core.refresh import CplLookup, SelfLookup
 from codio_dht.core.steps import Wait
 from codio_dht.core.upkeep import (
+    CandidateProbe,
     CheckAlive,
-    Dial,
-    JoinProbe,
     OwnIdQuery,
     RefreshLookup,
     Unreachable,
@@ -78,9 +77,9 @@ class SimulatedUpkeep:
             case Dial(peer, _, deadline):
                 done = partial(self._dial_ended, step)
                 node.caller.send(peer, None, deadline, done)
-            case Probe(peer, deadline) | JoinProbe(peer, deadline) | CheckAlive(peer, deadline):
+            case CandidateProbe(ask) | JoinProbe(ask) | CheckAlive(ask):
                 done = partial(self._query_ended, step)
-                node.caller.send(peer, FindNode(peer.to_bytes()), deadline, done)
+                node.caller.send(ask.peer, ask.request, ask.deadline, done)
             case SelfLookup() | CplLookup():
                 self._look_up(step)
             case Unreachable() | Wait():
@@ -88,9 +87,9 @@ class SimulatedUpkeep:
 
     def _dial_ended(self, dial: Dial, outcome: Outcome) -> None:
         if isinstance(outcome, FailureReason):
-            self._machine.dial_failed(dial)
+            self._machine.dial_failed(dial, outcome)
         else:
-            self._machine.dialled(dial, self._node.now)
+            self._machine.dialled(dial)
         self.notify_changed()
 
     def _query_ended(self, query: OwnIdQuery, outcome: Outcome) -> None:

@@ -45,7 +45,8 @@ async def test_a_peer_that_leaves_the_table_loses_its_protection(autojump_clock)
     async with memory_net(0.05) as net, open_nodes(net, 3) as [node, gone, stays]:
         await settle([node], 2)
         network = node._node.main.network
-        network.failed(gone.peer_id, FailureReason.BROKEN, node._node.shared.clock.monotonic())
+        now = node._node.shared.clock.monotonic()
+        network.failed(gone.peer_id, FailureReason.BROKEN, now, began=now)
         assert {stays.peer_id} == protected(host_of(node), TABLE)
 
 

@@ -126,6 +126,25 @@ async def test_a_node_with_few_peers_learns_more_of_them_through_a_newcomer(auto
                     await trio.sleep(1)
 
 
+@pytest.mark.parametrize("count", [2, 5])
+async def test_nodes_that_join_at_the_same_moment_know_each_other_within_seconds(
+    autojump_clock, count
+):
+    """The node through which they join learns who they are only after they have looked around."""
+    async with memory_net(0.01) as net, open_nodes(net, 1) as [known]:
+        host = host_of(known)
+        tell = host._tell
+
+        async def tell_later(event):
+            await trio.sleep(1)
+            tell(event)
+
+        host._tell = lambda event: net.nursery.start_soon(tell_later, event)
+        async with open_nodes(net, count, first=1) as joining:
+            with trio.fail_after(15):
+                await settle(joining, count)
+
+
 # --- peers that die -------------------------------------------------------------------------------
 
 

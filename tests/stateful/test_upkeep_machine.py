@@ -14,20 +14,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from codio_dht.core.addresses import KEEP_ALL
-from codio_dht.core.admission import Probe
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.join_round import Dial, JoinProbe, JoinRound
 from codio_dht.core.messages import FailureReason, MessageType, PeerEntry, Reply
 from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.peer import PeerId
 from codio_dht.core.refresh import CplLookup, SelfLookup
 from codio_dht.core.steps import Wait
 from codio_dht.core.upkeep import (
+    CandidateProbe,
     CheckAlive,
-    Dial,
-    JoinProbe,
     OwnIdQuery,
     RefreshLookup,
-    Round,
     Unreachable,
     Upkeep,
 )
@@ -39,7 +37,6 @@ from codio_dht.params import (
     MAX_LIVENESS_PROBES,
     PROBE_TIMEOUT_S,
 )
-from searching import FakeContacts
 
 PEERS = st.integers(1, 30)
 REASONS = st.sampled_from(list(FailureReason))
@@ -58,15 +55,19 @@ class UpkeepMachine(RuleBasedStateMachine):
     def begun(self, bootstrap: list[int], seed: int) -> None:
         self.clock = 0.0
         self.network = Network(entry(0).peer_id, protocol="/kad", policy=NetworkPolicy(KEEP_ALL))
-        self.upkeep = Upkeep(
-            self.network, FakeContacts(), [entry(each) for each in bootstrap], Random(seed)
-        )
-        self.rounds: dict[Round, None] = {}
+        self.upkeep = Upkeep(self.network, self, [entry(each) for each in bootstrap], Random(seed))
+        self.rounds: dict[JoinRound, None] = {}
         self.dials: list[Dial] = []
         self.queries: list[OwnIdQuery] = []
         self.lookups: list[RefreshLookup] = []
         self.reported: list[Dial | OwnIdQuery] = []
         self.perform()
+
+    def is_connected(self, _peer: PeerId) -> bool:
+        """The host has no connections."""
+        return False
+
+    is_reached = is_connected
 
     @property
     def now(self) -> Monotonic:
@@ -83,8 +84,8 @@ class UpkeepMachine(RuleBasedStateMachine):
                     assert step.deadline == self.clock + BOOTSTRAP_DIAL_TIMEOUT_S
                     self.rounds[step.round] = None
                     self.dials.append(step)
-                case Probe(_, deadline) | JoinProbe(_, deadline) | CheckAlive(_, deadline):
-                    assert deadline == self.clock + PROBE_TIMEOUT_S
+                case CandidateProbe(ask) | JoinProbe(ask) | CheckAlive(ask):
+                    assert ask.deadline == self.clock + PROBE_TIMEOUT_S
                     self.queries.append(step)
                 case SelfLookup() | CplLookup():
                     assert step not in self.lookups
@@ -127,7 +128,7 @@ class UpkeepMachine(RuleBasedStateMachine):
 
     @rule(number=PEERS, why=REASONS)
     def fail_elsewhere(self, number: int, why: FailureReason) -> None:
-        self.network.failed(entry(number).peer_id, why, self.now)
+        self.network.failed(entry(number).peer_id, why, self.now, began=self.now)
         self.perform()
 
     # --- reports ----------------------------------------------------------------------------------
@@ -143,9 +144,9 @@ class UpkeepMachine(RuleBasedStateMachine):
 
     def report_dial(self, dial: Dial, ends: str) -> None:
         if ends == "dialled":
-            self.upkeep.dialled(dial, self.now)
+            self.upkeep.dialled(dial)
         elif ends == "failed":
-            self.upkeep.dial_failed(dial)
+            self.upkeep.dial_failed(dial, FailureReason.UNREACHABLE)
         self.upkeep.dropped(dial, self.now)
 
     @rule(data=st.data(), closer=st.lists(PEERS, max_size=4), why=st.none() | REASONS)
@@ -179,7 +180,7 @@ class UpkeepMachine(RuleBasedStateMachine):
         match step:
             case Dial():
                 self.report_dial(step, "dialled")
-            case Probe() | JoinProbe() | CheckAlive():
+            case CandidateProbe() | JoinProbe() | CheckAlive():
                 self.upkeep.failed(step, FailureReason.CAPACITY, self.now)
         assert before == [(each.answered, each.over) for each in self.rounds]
         self.perform()

@@ -216,7 +216,7 @@ def test_a_probe_without_a_report_fails_at_its_deadline() -> None:
     probe(admission, peer)
     assert admission.next(now(PROBE_TIMEOUT_S)) == Wait(None)
     assert admission.probing == 0
-    assert admission.offer(peer, now(PROBE_TIMEOUT_S)) is OfferOutcome.BACKED_OFF
+    assert admission.offer(peer, now(PROBE_TIMEOUT_S)) is OfferOutcome.DEFERRED
     assert admission.on_probe_failed(peer, TIMEOUT, now(11)) is AddOutcome.REFUSED_UNVERIFIED
     assert admission.on_probe_answered(peer, 2, now(12)) is AddOutcome.ADDED
 
@@ -233,7 +233,7 @@ def test_a_failed_candidate_is_left_alone_for_longer_each_time() -> None:
             for seconds in range(1, 1_000)
             if admission._failed.blocked_until(peer.key) <= at + seconds
         )
-        assert admission.offer(peer, now(at + delay - 0.1)) is OfferOutcome.BACKED_OFF
+        assert admission.offer(peer, now(at + delay - 0.1)) is OfferOutcome.DEFERRED
         delays.append(delay)
         at += delay
     assert delays == [10, 20, 40, 80, 160, 300, 300]
@@ -257,7 +257,7 @@ def test_the_memory_of_failures_is_bounded_and_forgets_the_oldest() -> None:
         admission.on_probe_failed(peer, TIMEOUT, now(0))
     assert admission.remembered == 2
     assert admission.offer(a, now(0)) is OfferOutcome.QUEUED
-    assert admission.offer(b, now(0)) is OfferOutcome.BACKED_OFF
+    assert admission.offer(b, now(0)) is OfferOutcome.DEFERRED
 
 
 # --- replies and failures -------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def test_a_failed_dial_or_request_evicts_the_peer(why: FailureReason) -> None:
     assert admission.on_failure(peer, why, now(1)) is True
     assert peer not in table
     assert len(table) == K - 1
-    assert admission.offer(peer, now(1)) is OfferOutcome.BACKED_OFF
+    assert admission.offer(peer, now(1)) is OfferOutcome.DEFERRED
     assert admission.on_reply(peer, now(2)) is AddOutcome.ADDED
     assert admission.on_failure(peer_at(1), why, now(3)) is False
 
@@ -533,3 +533,60 @@ def test_it_wants_to_be_asked_again_when_the_table_settles() -> None:
         admission.on_refreshed(now(at))
     assert admission.next(now(2)) == Wait(now(2 + SETTLE_DELAY_S))
     assert admission.next(now(2 + SETTLE_DELAY_S)) == Wait(None)
+
+
+# --- candidates in back-off -----------------------------------------------------------------------
+
+
+def backing_off(max_queue: int = 8) -> tuple[Admission, list[PeerId]]:
+    """A door at which three peers of one bucket have just failed their probe."""
+    admission = Admission(table_of(K), max_queue=max_queue)
+    peers = peers_at_cpl(0, 3)
+    for peer in peers:
+        probe(admission, peer)
+        admission.on_probe_failed(peer, TIMEOUT, now(0))
+    return admission, peers
+
+
+def test_a_candidate_in_back_off_is_probed_when_that_is_over() -> None:
+    admission, (seen, unseen, _) = backing_off()
+    assert admission.offer(seen, now(1)) is OfferOutcome.DEFERRED
+    assert admission.offer(seen, now(2)) is OfferOutcome.DEFERRED
+    assert admission.next(now(2)) == Wait(now(ADMISSION_BACKOFF_S))
+    probed = admission.next(now(ADMISSION_BACKOFF_S))
+    assert probed == Probe(seen, now(ADMISSION_BACKOFF_S + PROBE_TIMEOUT_S))
+    assert admission.deferred == 0
+    admission.on_probe_failed(seen, TIMEOUT, now(ADMISSION_BACKOFF_S))
+    assert admission.next(now(1_000)) == Wait(None)  # it was not seen again, nor was the other
+    assert unseen not in admission._table
+
+
+def test_a_candidate_that_is_known_to_be_there_again_needs_not_wait() -> None:
+    admission, (peer, *_) = backing_off()
+    admission.offer(peer, now(1))
+    admission.readmit(peer)
+    assert admission.next(now(1)) == Probe(peer, now(1 + PROBE_TIMEOUT_S))
+
+
+def test_a_deferred_candidate_that_enters_or_is_no_server_any_more_is_not_probed() -> None:
+    admission, (enters, leaves, _) = backing_off()
+    for peer in (enters, leaves):
+        admission.offer(peer, now(1))
+    admission.on_reply(enters, now(2))
+    admission.withdraw(leaves, now(2))
+    assert admission.deferred == 0
+    assert admission.next(now(20)) == Wait(None)
+
+
+def test_deferred_candidates_are_as_many_as_those_that_wait() -> None:
+    admission, (a, b, c) = backing_off(max_queue=2)
+    outcomes = [admission.offer(peer, now(1)) for peer in (a, b, c, a)]
+    deferred, full = OfferOutcome.DEFERRED, OfferOutcome.FULL
+    assert outcomes == [deferred, deferred, full, deferred]
+    assert admission.deferred == 2
+
+
+def test_after_an_outage_of_our_own_nobody_is_in_back_off() -> None:
+    admission, (a, *_) = backing_off()
+    admission.forgive()
+    assert admission.offer(a, now(1)) is OfferOutcome.QUEUED

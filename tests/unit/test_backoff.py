@@ -81,3 +81,10 @@ def test_the_memory_never_grows_past_its_bound(capacity: int) -> None:
     for key in range(100):
         memory.failed(key, BACKOFF, now(key))
         assert len(memory) <= capacity
+
+
+def test_a_memory_that_is_cleared_blocks_nobody() -> None:
+    memory: BackoffMemory[int] = BackoffMemory(capacity=4)
+    memory.failed(1, BACKOFF, now(0))
+    memory.clear()
+    assert (len(memory), memory.is_blocked(1, now(1))) == (0, False)

@@ -278,7 +278,7 @@ def test_whoever_this_node_knows_is_a_spare_too() -> None:
     for peer in (far, met):
         network.book.heard(peer, (ADDR,), AT)
     network.table.add(far, AT)
-    network.health.met(met, AT)
+    network.health.introduced(met, AT)
     [give] = plan.settled([a])
     [second] = plan.fail(give)
     [third] = plan.fail(second)
@@ -304,7 +304,7 @@ def test_reports_that_are_not_expected_change_nothing() -> None:
     a, b, c, d = peers_of(1, 2, 3, 4)
     plan = delivery()
     first, *_ = plan.settled([a, b, c], [d])
-    stranger = Give(d, first.request, first.deadline)
+    stranger = Give(d, first.request, first.began, first.deadline)
     plan.delivery.on_given(stranger, Receipt.CONFIRMED)
     assert plan.fail(stranger) == []
     plan.delivery.on_given(first, Receipt.CONFIRMED)

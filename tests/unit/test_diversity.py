@@ -303,7 +303,7 @@ def test_in_a_diverse_network_a_place_that_came_free_is_filled_again() -> None:
         net.book.heard(peer, [ip(f"8.8.{nth}.1")], NOW)
         net.answered(peer, NOW)
     (first, *_) = net.table.peers()
-    net.failed(first, FailureReason.UNREACHABLE, NOW)
+    net.failed(first, FailureReason.UNREACHABLE, NOW, began=NOW)
     assert len(net.table) == 2
     for peer in peers:
         if peer != first:
@@ -321,4 +321,4 @@ def test_a_peer_of_a_crowded_group_is_not_probed_at_every_sighting() -> None:
     assert net.offer(crowded, NOW) is OfferOutcome.QUEUED
     net.admission.next(NOW)
     assert net.admission.on_probe_answered(crowded, 3, NOW) is AddOutcome.REFUSED_DIVERSITY
-    assert net.offer(crowded, NOW) is OfferOutcome.BACKED_OFF
+    assert net.offer(crowded, NOW) is OfferOutcome.DEFERRED

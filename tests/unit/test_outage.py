@@ -39,7 +39,7 @@ class Node:
         self.outage = Outage()
         self.table = RoutingTable(Key(0), bucket_size=1_000)
         self.admission = Admission(self.table, self.outage)
-        self.refresh = RefreshSchedule(self.table, self.outage)
+        self.refresh = RefreshSchedule(self.table, self.outage, join_follow_ups=0)
         self.peers = [peer(number) for number in range(1, size + 1)]
         for each in self.peers:
             self.table.add(each, now(0))

@@ -90,8 +90,49 @@ def test_of_an_answer_with_a_dial_one_round_trip_is_the_peers() -> None:
 def test_a_peer_that_is_met_again_is_alive_whatever_failed_before() -> None:
     health = seen([])
     health.failed(peer(1), FailureReason.UNREACHABLE, now(0))
-    health.met(peer(1), now(1))
+    health.introduced(peer(1), now(1))
     assert condition(health, 1, 1) is Condition.ALIVE
+
+
+def test_who_only_introduces_itself_again_and_again_stays_suspect() -> None:
+    health = seen([])
+    cleared = []
+    for at in range(0, 400, 100):
+        health.failed(peer(1), FailureReason.TIMEOUT, now(at))
+        cleared.append(health.introduced(peer(1), now(at + 1)))
+    assert cleared == [True, False, False, False]
+    assert condition(health, 1, 302) is Condition.DEAD
+    health.answered(peer(1), 0.1, now(310), dialled=False)
+    health.failed(peer(1), FailureReason.TIMEOUT, now(320))
+    assert health.introduced(peer(1), now(321)) is True
+
+
+def test_what_began_before_an_introduction_is_excused_when_it_fails() -> None:
+    health = seen([])
+    assert not health.excuses(peer(1), now(5))
+    health.introduced(peer(1), now(10))
+    assert [health.excuses(peer(1), now(at)) for at in (11, 10, 9.9, 5, 10)] == [0, 0, 1, 1, 0]
+    assert not health.excuses(peer(2), now(5))
+
+
+def test_one_introduction_is_excused_until_the_peer_has_answered() -> None:
+    health = seen([])
+    health.introduced(peer(1), now(10))
+    assert health.excuses(peer(1), now(5))
+    health.introduced(peer(1), now(20))
+    assert not health.excuses(peer(1), now(15))
+    assert health.excuses(peer(1), now(6))  # that one belongs to the first
+    health.answered(peer(1), 0.1, now(25), dialled=False)
+    assert health.excuses(peer(1), now(15))
+
+
+def test_an_introduction_that_clears_of_failures_excuses_those_that_come_late() -> None:
+    health = seen([])
+    health.failed(peer(1), FailureReason.TIMEOUT, now(5))
+    health.introduced(peer(1), now(10))
+    assert health.excuses(peer(1), now(9))
+    health.introduced(peer(1), now(20))
+    assert not health.excuses(peer(1), now(15))
 
 
 def test_a_forgiven_failure_is_no_sign_of_life() -> None:

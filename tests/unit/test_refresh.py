@@ -13,11 +13,13 @@ from codio_dht.core.steps import Wait
 from codio_dht.params import (
     CLOSE_LOOKUP_DELAY_S,
     CLOSE_LOOKUP_INTERVAL_S,
+    JOIN_FOLLOW_UP_S,
     KEY_BITS,
     LIVENESS_GRACE_S,
     MAX_JOIN_LOOKUPS,
     MAX_REFRESH_CPL,
     REFRESH_INTERVAL_S,
+    K,
 )
 
 LOCAL = Key(0)
@@ -60,7 +62,7 @@ def cpls(*prefixes: int) -> list[SelfLookup | CplLookup]:
 
 
 def test_the_first_run_is_due_at_once_and_the_next_an_interval_later() -> None:
-    schedule = RefreshSchedule(table_with(0, 1, 2))
+    schedule = RefreshSchedule(table_with(0, 1, 2), join_follow_ups=0)
     running = [schedule.running]
     assert schedule.next(now(50)) == SelfLookup()
     running.append(schedule.running)
@@ -161,7 +163,7 @@ def test_a_cpl_that_was_looked_up_within_the_interval_is_spared() -> None:
 
 
 def test_a_requested_run_begins_now_and_spares_no_cpl() -> None:
-    schedule = RefreshSchedule(table_with(0, 1))
+    schedule = RefreshSchedule(table_with(0, 1), join_follow_ups=0)
     assert run_of(schedule, 0) == cpls(0, 1)
     assert run_of(schedule, 1) == []
     schedule.request()
@@ -223,7 +225,7 @@ def test_a_probe_still_out_in_the_next_run_is_not_repeated() -> None:
 
 
 def test_a_suspect_is_probed_before_the_next_run_once_and_only_if_it_is_in_the_table() -> None:
-    schedule = RefreshSchedule(table_with(0))
+    schedule = RefreshSchedule(table_with(0), join_follow_ups=0)
     run_of(schedule, 0)
     schedule.suspect(peer_at_cpl(0))
     schedule.suspect(peer_at_cpl(0))
@@ -401,7 +403,7 @@ def test_who_leaves_while_the_local_key_is_looked_up_asks_for_no_other_lookup() 
 @pytest.mark.conformance("c51")
 def test_who_enters_an_almost_empty_table_may_know_others_so_the_local_key_is_looked_up() -> None:
     table = table_with(0)
-    schedule = RefreshSchedule(table)
+    schedule = RefreshSchedule(table, join_follow_ups=0)
     run_of(schedule, 0)
     assert schedule.next(now(1)) == Wait(now(REFRESH_INTERVAL_S))
     table.add(peer_at_cpl(1), now(300))
@@ -415,3 +417,57 @@ def test_who_enters_a_table_of_enough_peers_asks_for_no_lookup() -> None:
     schedule, table = joined()
     table.add(peer_at_cpl(5, 1), now(300))
     assert schedule.next(now(300)) == Wait(now(REFRESH_INTERVAL_S))
+
+
+# --- whoever joins at the same moment -------------------------------------------------------------
+
+
+def own_key_lookups(schedule: RefreshSchedule, seconds: int) -> list[int]:
+    """When the local key is looked up alone, until ``seconds``; each lookup ends at once."""
+    times = []
+    for at in range(seconds):
+        lookups = run_of(schedule, at)
+        if lookups == [SelfLookup()]:
+            times.append(at)
+    return times
+
+
+def test_while_the_table_is_small_the_local_key_is_looked_up_again_ever_less_often() -> None:
+    schedule = RefreshSchedule(table_with(0, 1))
+    assert own_key_lookups(schedule, 500) == [3, 9, 21, 45, 93]
+    assert schedule.runs == 1
+
+
+def test_a_table_with_a_buckets_worth_needs_no_such_lookups() -> None:
+    assert own_key_lookups(RefreshSchedule(table_with(*range(K))), 500) == []
+
+
+def test_they_end_when_the_table_has_a_buckets_worth() -> None:
+    table = table_with(*range(K - 1))
+    schedule = RefreshSchedule(table)
+    assert own_key_lookups(schedule, 12) == [3, 9]
+    table.add(peer_at_cpl(K), now(12))
+    assert [run_of(schedule, at) for at in (21, 45)] == [[SelfLookup()], []]
+
+
+def test_an_ordinary_run_begins_none_of_them_and_one_that_was_asked_for_does() -> None:
+    schedule = RefreshSchedule(table_with(0))
+    own_key_lookups(schedule, 500)
+    assert run_of(schedule, REFRESH_INTERVAL_S)[0] == SelfLookup()
+    assert run_of(schedule, REFRESH_INTERVAL_S + 50) == []
+    schedule.request()
+    run_of(schedule, REFRESH_INTERVAL_S + 50)
+    again = REFRESH_INTERVAL_S + 50 + JOIN_FOLLOW_UP_S
+    assert [run_of(schedule, again - 1), run_of(schedule, again)] == [[], [SelfLookup()]]
+
+
+def test_a_lookup_of_the_local_key_alone_is_no_run() -> None:
+    schedule = RefreshSchedule(table_with(0))
+    run_of(schedule, 0)
+    assert schedule.next(now(JOIN_FOLLOW_UP_S)) == SelfLookup()
+    assert schedule.running is False
+    schedule.request()
+    assert schedule.running is True
+    schedule.lookup_ended(now(JOIN_FOLLOW_UP_S + 1))
+    assert run_of(schedule, JOIN_FOLLOW_UP_S + 1) == cpls(0)
+    assert schedule.runs == 2

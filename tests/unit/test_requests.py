@@ -76,19 +76,19 @@ def test_a_failure_counts_if_the_peer_could_be_tried(known_by: str) -> None:
     network, requests = requests_of(*([peer] if known_by == "connection" else []))
     if known_by == "address":
         network.book.heard(peer, (ADDR,), Monotonic(0.0))
-    requests.failed(peer, FailureReason.TIMEOUT, Monotonic(2.0))
+    requests.failed(peer, FailureReason.TIMEOUT, Monotonic(2.0), began=Monotonic(0.0))
     assert condition(requests, peer, 2.0) is Condition.DEAD
 
 
 def test_a_failure_without_an_address_to_try_says_nothing_of_the_peer() -> None:
     peer = peer_at(1)
     _, requests = requests_of()
-    requests.failed(peer, FailureReason.UNREACHABLE, Monotonic(1.0))
+    requests.failed(peer, FailureReason.UNREACHABLE, Monotonic(1.0), began=Monotonic(0.0))
     assert condition(requests, peer, 1.0) is Condition.UNKNOWN
 
 
 def test_a_failure_of_our_own_says_nothing_of_the_peer() -> None:
     peer = peer_at(1)
     _, requests = requests_of(peer)
-    requests.failed(peer, FailureReason.CAPACITY, Monotonic(1.0))
+    requests.failed(peer, FailureReason.CAPACITY, Monotonic(1.0), began=Monotonic(0.0))
     assert condition(requests, peer, 1.0) is Condition.UNKNOWN

@@ -104,7 +104,7 @@ def test_those_met_lately_are_seeds_although_the_table_has_no_room_for_them() ->
     known, met = peers_of(1, 2)
     searches = searches_of(known)
     searches.network.book.heard(met, (ADDR,), now(0))
-    searches.network.health.met(met, now(0))
+    searches.network.health.introduced(met, now(0))
     search = begun(searches.closest(PREIMAGE, now(0)))
     assert [ask.peer for ask in asks(search)[0]] == [known, met]
 

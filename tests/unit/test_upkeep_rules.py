@@ -8,8 +8,9 @@ from random import Random
 import pytest
 
 from codio_dht.core.addresses import KEEP_ALL
-from codio_dht.core.admission import Probe
+from codio_dht.core.admission import OfferOutcome
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.join_round import Dial, JoinProbe, JoinRound
 from codio_dht.core.keyspace import cpl, key_of
 from codio_dht.core.messages import FailureReason, MessageType, PeerEntry, Reply
 from codio_dht.core.network import Network, NetworkPolicy
@@ -19,11 +20,9 @@ from codio_dht.core.refresh import CplLookup, SelfLookup
 from codio_dht.core.steps import Wait
 from codio_dht.core.upkeep import (
     JOIN_BACKOFF,
+    CandidateProbe,
     CheckAlive,
-    Dial,
     Joining,
-    JoinProbe,
-    Round,
     Unreachable,
     Upkeep,
     UpkeepStep,
@@ -110,7 +109,12 @@ class Node:
 
     def fail_all(self, dials: Sequence[Dial]) -> None:
         for dial in dials:
-            self.upkeep.dial_failed(dial)
+            self.upkeep.dial_failed(dial, UNREACHABLE)
+
+
+def condition(node: Node, number: int, at: float) -> Condition:
+    """What lookups think of a peer."""
+    return node.network.health.outlook(peer(number), now(at), connected=False).condition
 
 
 def until(steps: Sequence[UpkeepStep]) -> float | None:
@@ -143,10 +147,10 @@ def test_a_bootstrap_peer_is_dialled_then_probed_then_in_the_table() -> None:
     assert (dial.peer, dial.addrs) == (peer(1), (addr(1),))
     assert dial.deadline == BOOTSTRAP_DIAL_TIMEOUT_S
     assert node.upkeep.awaits_peers
-    node.upkeep.dialled(dial, now(2))
+    node.upkeep.dialled(dial)
     probe = node.upkeep.next(now(2))
     assert isinstance(probe, JoinProbe)
-    assert (probe.peer, probe.deadline) == (peer(1), 2 + PROBE_TIMEOUT_S)
+    assert (probe.ask.peer, probe.ask.deadline) == (peer(1), 2 + PROBE_TIMEOUT_S)
     node.upkeep.answered(probe, reply(entry(2)), now(3))
     assert node.network.table.peers() == [peer(1)]
     assert node.network.book.addrs(peer(2), now(3)) == (addr(2),)
@@ -157,15 +161,15 @@ def test_a_bootstrap_peer_is_dialled_then_probed_then_in_the_table() -> None:
 def test_a_probe_tells_of_its_peers_health_whatever_its_kind() -> None:
     node = Node(entries(2))
     first, second = node.dials(0)
-    node.upkeep.dialled(first, now(2))
-    node.upkeep.dialled(second, now(2))
+    node.upkeep.dialled(first)
+    node.upkeep.dialled(second)
     answering, failing = (step for step in node.steps(2) if isinstance(step, JoinProbe))
     node.upkeep.answered(answering, reply(), now(2.25))
     node.upkeep.failed(failing, FailureReason.TIMEOUT, now(2.5))
     node.upkeep.dropped(answering, now(3))
     health = node.network.health
     alive, dead = (
-        health.outlook(each.peer, now(3), connected=True) for each in (answering, failing)
+        health.outlook(each.ask.peer, now(3), connected=True) for each in (answering, failing)
     )
     assert (alive.condition, dead.condition) == (Condition.ALIVE, Condition.DEAD)
     assert alive.alive_at == now(2.25)
@@ -194,25 +198,25 @@ def test_a_round_counts_who_answered_and_is_over_when_all_have_ended() -> None:
     node = Node()
     begun = node.upkeep.join(entries(3))
     one, two, three = node.dials(0)
-    node.upkeep.dial_failed(one)
-    node.upkeep.dialled(two, now(1))
-    node.upkeep.dialled(three, now(1))
+    node.upkeep.dial_failed(one, UNREACHABLE)
+    node.upkeep.dialled(two)
+    node.upkeep.dialled(three)
     *probes, _ = node.steps(1)
     answering, failing = (each for each in probes if isinstance(each, JoinProbe))
     node.upkeep.answered(answering, reply(), now(2))
     assert not begun.over
     node.upkeep.failed(failing, UNREACHABLE, now(2))
     assert (begun.over, begun.answered, node.upkeep.rounds) == (True, 1, 0)
-    assert node.network.table.peers() == [answering.peer]
+    assert node.network.table.peers() == [answering.ask.peer]
 
 
 def test_two_rounds_through_one_peer_each_wait_for_their_own_dial() -> None:
     node = Node()
     a, b = node.upkeep.join([entry(1)]), node.upkeep.join([entry(1)])
     first, second = node.dials(0)
-    node.upkeep.dial_failed(first)
+    node.upkeep.dial_failed(first, UNREACHABLE)
     assert (a.over, b.over) == (True, False)
-    node.upkeep.dialled(second, now(1))
+    node.upkeep.dialled(second)
     probe = next(each for each in node.steps(1) if isinstance(each, JoinProbe))
     node.upkeep.answered(probe, reply(), now(1))
     assert (a.answered, b.over, b.answered) == (0, True, 1)
@@ -224,7 +228,7 @@ def test_a_round_that_nobody_wants_any_more_dials_nobody_else() -> None:
     (dial, *_) = node.dials(0)
     node.upkeep.abandon(begun)
     assert (begun.over, node.upkeep.rounds) == (True, 0)
-    node.upkeep.dialled(dial, now(5))
+    node.upkeep.dialled(dial)
     assert node.steps(5) == [Wait(now(LOW_PEERS_CHECK_S))]
 
 
@@ -233,14 +237,14 @@ def test_late_and_repeated_reports_change_nothing() -> None:
     begun = node.upkeep.join(entries(2))
     one, two = node.dials(0)
     for _ in range(2):
-        node.upkeep.dial_failed(one)
+        node.upkeep.dial_failed(one, UNREACHABLE)
         node.upkeep.dropped(one, now(1))
-    node.upkeep.dialled(one, now(1))
+    node.upkeep.dialled(one)
     for _ in range(2):
-        node.upkeep.dialled(two, now(1))
+        node.upkeep.dialled(two)
         node.upkeep.dropped(two, now(1))
     probes = [each for each in node.steps(1) if isinstance(each, JoinProbe)]
-    assert [each.peer for each in probes] == [two.peer]
+    assert [each.ask.peer for each in probes] == [two.peer]
     for _ in range(2):
         node.upkeep.answered(probes[0], reply(), now(2))
         node.upkeep.dropped(probes[0], now(2))
@@ -252,13 +256,13 @@ def test_a_step_that_was_dropped_holds_nothing_up_and_says_nothing_of_the_peer()
     node = Node()
     begun = node.upkeep.join(entries(2))
     one, two = node.dials(0)
-    node.upkeep.dialled(one, now(1))
+    node.upkeep.dialled(one)
     (probe,) = (each for each in node.steps(1) if isinstance(each, JoinProbe))
     node.upkeep.dropped(two, now(1))
     node.upkeep.dropped(probe, now(1))
     assert (begun.over, begun.answered) == (True, 0)
     assert node.network.offer(one.peer, now(1)) is not None
-    (candidate,) = (each for each in node.steps(1) if isinstance(each, Probe))
+    (candidate,) = (each for each in node.steps(1) if isinstance(each, CandidateProbe))
     node.upkeep.dropped(candidate, now(2))
     assert (node.network.admission.probing, node.network.admission.remembered) == (0, 0)
 
@@ -305,7 +309,7 @@ def test_a_round_that_reached_somebody_starts_the_back_off_over() -> None:
         node.fail_all(node.dials(at))
         at = until(node.steps(at)) or 0.0
     (dial,) = node.dials(at)
-    node.upkeep.dialled(dial, now(at))
+    node.upkeep.dialled(dial)
     (probe,) = (each for each in node.steps(at) if isinstance(each, JoinProbe))
     node.upkeep.answered(probe, reply(), now(at))
     node.settle(at)
@@ -314,6 +318,58 @@ def test_a_round_that_reached_somebody_starts_the_back_off_over() -> None:
     (unreachable, _) = node.steps(at)
     assert isinstance(unreachable, Unreachable)
     assert unreachable.retry_in_s == pytest.approx(JOIN_BACKOFF.initial_s, rel=0.25)
+
+
+def unreachable_after(node: Node, why: FailureReason, at: float) -> float:
+    """Every dial of a round fails at ``at`` because of ``why``; the delay until the next one."""
+    for dial in node.dials(at):
+        node.upkeep.dial_failed(dial, why)
+    step = node.upkeep.next(now(at))
+    assert isinstance(step, Unreachable)
+    return step.retry_in_s
+
+
+def test_failures_of_our_own_network_double_nothing() -> None:
+    node = Node(entries(2))
+    at = 0.0
+    for _ in range(20):
+        delay_s = unreachable_after(node, FailureReason.CAPACITY, at)
+        assert delay_s == pytest.approx(JOIN_BACKOFF.initial_s, rel=0.25)
+        at += delay_s
+
+
+def test_a_change_of_our_own_network_begins_the_next_round_at_once() -> None:
+    node = Node(entries(2))
+    at = 0.0
+    for _ in range(8):
+        at += unreachable_after(node, UNREACHABLE, at)
+    delay_s = unreachable_after(node, UNREACHABLE, at)
+    assert delay_s > 200
+    assert node.dials(at + 1) == []
+    node.upkeep.network_changed(now(at + 1))
+    assert unreachable_after(node, UNREACHABLE, at + 1) < 10  # and the back-off starts over
+
+
+def test_remembered_peers_are_tried_at_once_when_our_network_changed() -> None:
+    node = Node()
+    node.upkeep.remember([entry(1)], now(0))
+    (probe,) = (each for each in node.steps(0) if isinstance(each, CandidateProbe))
+    node.upkeep.failed(probe, UNREACHABLE, now(0))
+    assert not [each for each in node.steps(1) if isinstance(each, CandidateProbe)]
+    assert condition(node, 1, 1) is Condition.DEAD
+    node.upkeep.network_changed(now(1))
+    assert condition(node, 1, 1) is Condition.UNKNOWN
+    assert [each for each in node.steps(1) if isinstance(each, CandidateProbe)]
+
+
+def test_a_change_of_our_own_network_is_nothing_while_peers_answer() -> None:
+    node = Node([entry(99)])
+    node.enter(*range(1, LOW_PEERS + 1))
+    node.settle(0)
+    node.network.health.failed(peer(50), TIMEOUT, now(1))
+    node.upkeep.network_changed(now(1))
+    assert node.dials(1) == []
+    assert condition(node, 50, 1) is Condition.DEAD
 
 
 def test_a_table_that_is_suddenly_empty_begins_a_round_at_once() -> None:
@@ -349,7 +405,7 @@ def test_an_outage_of_our_own_network_begins_rounds_through_everybody() -> None:
     node.enter(*range(101, 131))
     node.settle(0)
     for number in range(101, 101 + OUTAGE_FAILURES):
-        node.network.failed(peer(number), TIMEOUT, now(1))
+        node.network.failed(peer(number), TIMEOUT, now(1), began=now(1))
     assert node.network.outage.suspected
     dials = [*node.dials(1), *node.dials(1 + BOOTSTRAP_STAGGER_S)]
     assert len(dials) == MAX_BOOTSTRAP_DIALS  # some are in the table still
@@ -362,7 +418,7 @@ def test_it_waits_for_candidates_before_it_says_that_nobody_was_reached() -> Non
     node.network.book.heard(peer(5), (addr(5),), now(0))
     node.network.offer(peer(5), now(0))
     steps = node.steps(0)
-    (candidate,) = (each for each in steps if isinstance(each, Probe))
+    (candidate,) = (each for each in steps if isinstance(each, CandidateProbe))
     node.fail_all([each for each in steps if isinstance(each, Dial)])
     assert node.upkeep.awaits_peers
     assert until(node.steps(1)) == PROBE_TIMEOUT_S
@@ -377,8 +433,8 @@ def test_it_waits_for_candidates_before_it_says_that_nobody_was_reached() -> Non
 def test_remembered_peers_are_probed_before_they_enter() -> None:
     node = Node()
     node.upkeep.remember(entries(3), now(0))
-    probes = [each for each in node.steps(0) if isinstance(each, Probe)]
-    assert [each.peer for each in probes] == [peer(1), peer(2), peer(3)]
+    probes = [each for each in node.steps(0) if isinstance(each, CandidateProbe)]
+    assert [each.ask.peer for each in probes] == [peer(1), peer(2), peer(3)]
     assert len(node.network.table) == 0
     node.upkeep.answered(probes[1], reply(), now(1))
     assert node.network.table.peers() == [peer(2)]
@@ -398,7 +454,7 @@ def test_remembered_peers_are_candidates_again_when_the_table_is_empty() -> None
     for _ in range(60):
         steps = node.steps(at)
         for each in steps:
-            if isinstance(each, Probe):
+            if isinstance(each, CandidateProbe):
                 probed += 1
                 node.upkeep.failed(each, UNREACHABLE, now(at))
         at = until(node.steps(at)) or at + 1
@@ -411,13 +467,13 @@ def test_remembered_peers_are_left_in_peace_while_the_table_has_peers() -> None:
     node.upkeep.remember([entry(3)], now(0))
     dial, *_ = steps = node.steps(0)
     assert isinstance(dial, Dial)
-    node.upkeep.dial_failed(dial)
-    (probe,) = (each for each in steps if isinstance(each, Probe))
+    node.upkeep.dial_failed(dial, UNREACHABLE)
+    (probe,) = (each for each in steps if isinstance(each, CandidateProbe))
     node.upkeep.failed(probe, UNREACHABLE, now(0))
     for at in range(0, 1_000, 10):
         steps = node.steps(at)
         node.fail_all([each for each in steps if isinstance(each, Dial)])
-        assert not [each for each in steps if isinstance(each, Probe)]
+        assert not [each for each in steps if isinstance(each, CandidateProbe)]
     assert len([each for each in node.out if isinstance(each, Dial)]) > 5
 
 
@@ -427,7 +483,7 @@ def test_remembered_peers_are_left_in_peace_while_the_table_has_peers() -> None:
 def test_after_a_round_the_node_looks_up_its_own_key_and_then_every_cpl() -> None:
     node = Node([entry(1)])
     (dial,) = node.dials(0)
-    node.upkeep.dialled(dial, now(0))
+    node.upkeep.dialled(dial)
     (probe,) = (each for each in node.steps(0) if isinstance(each, JoinProbe))
     node.upkeep.answered(probe, reply(), now(1))
     lookups = [each for each in node.steps(1) if isinstance(each, SelfLookup | CplLookup)]
@@ -445,7 +501,7 @@ def test_what_the_refresh_of_the_first_answer_missed_is_looked_up_once_more(
     node = Node(entries(2))
     dials = node.dials(0)
     for dial in dials:
-        node.upkeep.dialled(dial, now(0))
+        node.upkeep.dialled(dial)
     *probes, _ = node.steps(0)
     lookups: list[UpkeepStep] = []
     for number, probe in enumerate(probes):
@@ -472,7 +528,7 @@ def test_a_second_round_while_the_table_is_small_looks_around_again() -> None:
     runs = node.network.refresh.runs
     node.upkeep.join([entry(2)])
     (dial,) = node.dials(5)
-    node.upkeep.dialled(dial, now(5))
+    node.upkeep.dialled(dial)
     (probe,) = (each for each in node.steps(5) if isinstance(each, JoinProbe))
     node.upkeep.answered(probe, reply(), now(5))
     node.settle(5)
@@ -523,20 +579,20 @@ def silent(node: Node) -> list[CheckAlive]:
 def test_a_silent_entry_is_checked_and_leaves_when_it_does_not_answer() -> None:
     node = Node()
     one, two = silent(node)
-    assert one.deadline == LIVENESS_GRACE_S + 1 + PROBE_TIMEOUT_S
+    assert one.ask.deadline == LIVENESS_GRACE_S + 1 + PROBE_TIMEOUT_S
     node.upkeep.answered(one, reply(), now(LIVENESS_GRACE_S + 2))
     node.upkeep.failed(two, TIMEOUT, now(LIVENESS_GRACE_S + 2))
-    assert node.network.table.peers() == [one.peer]
+    assert node.network.table.peers() == [one.ask.peer]
     node.settle(LIVENESS_GRACE_S + 2)
     again = [each for each in node.steps(3 * LIVENESS_GRACE_S) if isinstance(each, CheckAlive)]
-    assert [each.peer for each in again] == [one.peer]
+    assert [each.ask.peer for each in again] == [one.ask.peer]
 
 
 def test_a_check_that_was_dropped_costs_no_place() -> None:
     node = Node()
     one, two = silent(node)
     node.upkeep.dropped(one, now(LIVENESS_GRACE_S + 2))
-    assert node.network.table.peers() == [one.peer, two.peer]
+    assert node.network.table.peers() == [one.ask.peer, two.ask.peer]
 
 
 def test_the_end_of_a_refresh_is_told_to_admission_and_planned_for() -> None:
@@ -554,6 +610,149 @@ def test_the_end_of_a_refresh_is_told_to_admission_and_planned_for() -> None:
 def test_a_round_of_nobody_is_over_at_once() -> None:
     node = Node()
     begun = node.upkeep.join([])
-    assert isinstance(begun, Round)
+    assert isinstance(begun, JoinRound)
     assert begun.over
     assert node.upkeep.rounds == 0
+
+
+# --- peers that come back -------------------------------------------------------------------------
+
+
+def introduce(node: Node, number: int, at: float) -> None:
+    """Peer ``number`` opens a connection and says that it speaks the protocol."""
+    node.network.identified(peer(number), ["/kad"], (addr(number),), now(at))
+
+
+def candidates(node: Node, at: float) -> list[CandidateProbe]:
+    return [each for each in node.steps(at) if isinstance(each, CandidateProbe)]
+
+
+def test_a_peer_that_died_and_came_back_is_probed_at_once() -> None:
+    node = Node()
+    node.enter(*range(1, 4))
+    node.network.health.answered(peer(1), 0.1, now(0), dialled=False)
+    node.network.health.failed(peer(1), TIMEOUT, now(200))
+    node.network.failed(peer(1), TIMEOUT, now(200), began=now(190))
+    assert peer(1) not in node.network.table
+    assert node.network.admission.offer(peer(1), now(200)) is OfferOutcome.DEFERRED
+    assert candidates(node, 200) == []
+    introduce(node, 1, 201)
+    (probe,) = candidates(node, 201)
+    assert probe.ask.peer == peer(1)
+    node.upkeep.answered(probe, reply(entry(2)), now(202))
+    assert peer(1) in node.network.table
+    assert node.network.health.nearest_alive(peer(1).key, 1, now(202)) == [peer(1)]
+
+
+def test_late_failures_over_the_dead_connection_cost_the_living_peer_nothing() -> None:
+    node = Node()
+    node.enter(*range(1, 4))
+    node.settle(0)
+    introduce(node, 1, 100)
+    node.network.failed(peer(1), TIMEOUT, now(105), began=now(95))
+    assert peer(1) in node.network.table
+    (check,) = (each for each in node.steps(105) if isinstance(each, CheckAlive))
+    assert check.ask.peer == peer(1)  # it is asked again, over the connection of now
+    node.upkeep.failed(check, TIMEOUT, now(115))
+    assert peer(1) not in node.network.table
+
+
+def test_a_liveness_check_over_the_dead_connection_is_repeated_over_the_new_one() -> None:
+    node = Node()
+    node.enter(1, 2)
+    node.settle(0)
+    node.network.refresh.suspect(peer(1))
+    (first,) = (each for each in node.steps(1) if isinstance(each, CheckAlive))
+    introduce(node, 1, 5)
+    node.upkeep.failed(first, TIMEOUT, now(11))
+    assert peer(1) in node.network.table
+    assert condition(node, 1, 11) is Condition.ALIVE
+    (second,) = (each for each in node.steps(11) if isinstance(each, CheckAlive))
+    assert second.ask.peer == peer(1)
+
+
+def test_one_that_answered_but_names_nobody_is_not_probed_at_every_new_connection() -> None:
+    node = Node()
+    node.enter(*range(1, K + 1))
+    introduce(node, 77, 0)
+    (probe,) = candidates(node, 0)
+    node.upkeep.answered(probe, reply(), now(1))
+    introduce(node, 77, 2)
+    assert candidates(node, 2) == []
+
+
+def test_probes_tell_of_the_health_of_peers() -> None:
+    node = Node()
+    node.enter(1, 2)
+    node.settle(0)
+    for number in (1, 2):
+        node.network.refresh.suspect(peer(number))
+    one, two = (each for each in node.steps(1) if isinstance(each, CheckAlive))
+    node.upkeep.answered(one, reply(), now(2))
+    node.upkeep.failed(two, TIMEOUT, now(2))
+    assert [condition(node, n, 2) for n in (1, 2)] == [Condition.ALIVE, Condition.DEAD]
+
+
+def test_a_probe_over_the_dead_connection_is_repeated_over_the_new_one() -> None:
+    node = Node()
+    node.enter(*range(1, 3))
+    introduce(node, 7, 0)
+    (first,) = candidates(node, 0)
+    introduce(node, 7, 5)
+    node.upkeep.failed(first, TIMEOUT, now(10))
+    (second,) = candidates(node, 10)
+    assert second.ask.peer == peer(7)
+    node.upkeep.answered(second, reply(entry(1)), now(11))
+    assert peer(7) in node.network.table
+
+
+def test_one_that_only_connects_again_and_again_is_probed_ever_less_often() -> None:
+    node = Node()
+    node.enter(*range(1, K + 1))
+    probes = []
+    for at in range(600):
+        introduce(node, 77, at)
+        for each in candidates(node, at):
+            probes.append(at)
+            node.upkeep.failed(each, UNREACHABLE, now(at + 0.5))
+    assert len(probes) <= 8
+    assert probes[-1] - probes[-2] > 100
+
+
+def test_one_that_reconnects_all_the_time_and_answers_nothing_loses_its_place() -> None:
+    node = Node()
+    node.enter(*range(1, 4))
+    node.settle(0)
+    for at in range(100, 130, 10):
+        introduce(node, 1, at + 5)
+        node.network.failed(peer(1), TIMEOUT, now(at + 10), began=now(at))
+    assert peer(1) not in node.network.table
+
+
+def test_an_answer_of_a_peer_without_a_known_address_ends_an_outage_too() -> None:
+    node = Node()
+    node.enter(*range(1, 31))
+    for number in range(1, 1 + OUTAGE_FAILURES):
+        node.network.health.failed(peer(number), TIMEOUT, now(1))
+        node.network.failed(peer(number), TIMEOUT, now(1), began=now(1))
+    assert node.network.outage.suspected
+    node.network.answered(peer(5_000), now(2))
+    assert not node.network.outage.suspected
+    assert condition(node, 1, 2) is Condition.UNKNOWN
+
+
+@pytest.mark.parametrize("query", ["candidate", "check"])
+def test_an_answer_to_any_probe_forgives_what_failed_during_an_outage(query: str) -> None:
+    node = Node()
+    node.enter(*range(1, 31))
+    node.settle(0)
+    node.network.book.heard(peer(99), (addr(99),), now(0))
+    node.network.offer(peer(99), now(0))
+    (candidate,) = candidates(node, 0)
+    node.network.refresh.suspect(peer(30))
+    (check,) = (each for each in node.steps(0) if isinstance(each, CheckAlive))
+    for number in range(1, 1 + OUTAGE_FAILURES):
+        node.network.health.failed(peer(number), TIMEOUT, now(1))
+        node.network.failed(peer(number), TIMEOUT, now(1), began=now(1))
+    node.upkeep.answered(candidate if query == "candidate" else check, reply(entry(1)), now(2))
+    assert condition(node, 1, 2) is Condition.UNKNOWN
