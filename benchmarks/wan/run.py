@@ -20,14 +20,12 @@ from benchmarks.wan.cells import CLIENTS, RESULTS, Cell, matrix, missing, result
 from benchmarks.wan.client import LATER_S, QUIET_S, SETTLE_S, Plan, measure, programs
 from benchmarks.wan.figures import load
 from benchmarks.wan.network import HERE, Swarm, look, running
+from benchmarks.wan.oracle import ORACLE, SIMULATED
 from benchmarks.wan.report import summary
 
 import peer_builds  # isort: skip - found through network
 
 Facts = dict[str, Any]
-
-SIMULATED = "simulated"
-"""The client that is no process."""
 
 
 def say(text: str) -> None:
@@ -81,7 +79,7 @@ class Run:
             options.operations,
             options.cold,
             provides_only=name == "go-optimistic",
-            is_oracle=name == "oracle",
+            is_oracle=name == ORACLE,
         )
         started, busy = time.time(), busy_s()
         say(f"{self._cell.name} {name} ..")

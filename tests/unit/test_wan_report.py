@@ -243,6 +243,7 @@ def test_the_oracles_table_has_a_row_for_each_client_that_it_can_be_compared_wit
             reference,
             result("go", closest=mine),
             result("js", Cell(dead=0.4), closest=mine),
+            result("simulated", closest=mine),
         ]
     )
     table = oracle.oracle_table(groups)
