@@ -81,7 +81,15 @@ class InvalidValueError(RemoteError, ValueError):
 
 
 class NetworkError(CodioError):
-    """A peer could not be reached or talked to."""
+    """A peer could not be reached or talked to.
+
+    ``local`` says that the cause is this node's own: one of its limits, its operating system or its
+    network. Such an error says nothing of the peer, and is never held against it.
+    """
+
+    def __init__(self, message: str = "", *, local: bool = False) -> None:
+        super().__init__(message)
+        self.local = local
 
 
 class DialError(NetworkError):

@@ -17,6 +17,7 @@ import trio
 from multiaddr import Multiaddr
 
 from codio_dht import DHTConfig, DHTManager
+from codio_dht.core.addresses import KEEP_ALL
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import GetProviders
 from codio_dht.core.peer import PeerId
@@ -198,6 +199,7 @@ class _Demo:
                 host,
                 KAD_PROTOCOL,
                 lambda peer: addrs[peer],
+                lambda: KEEP_ALL,
                 dial_timeout_s=DIAL_TIMEOUT_S,
                 request_timeout_s=REQUEST_TIMEOUT_S,
             )

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from multiaddr import Multiaddr
 
+from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.net.handlers import StreamHandlerFactory
@@ -70,6 +71,9 @@ class PeerIdentified:
     addrs: tuple[Multiaddr, ...]
     agent: str
     observed_addr: Multiaddr | None = None
+    new_connection: bool = field(default=False, compare=False)
+    """It answered identify on a connection that has just begun: it is alive now, whatever failed on
+    an older connection. Told of each new connection, also if it says the same as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +127,26 @@ class Host(Protocol):
         ...
 
     async def connect(
-        self, peer_id: PeerId, addrs: Sequence[Multiaddr], deadline: Monotonic
+        self,
+        peer_id: PeerId,
+        addrs: Sequence[Multiaddr],
+        deadline: Monotonic,
+        *,
+        retry_failed: bool = False,
+        resolved_filter: AddressFilter | None = None,
     ) -> None:
         """Make sure that there is a connection to the peer; all of ``addrs`` are tried.
 
-        Returns at once if connected. Concurrent calls for one peer share one dial.
+        Returns at once if connected, unless nothing came back on the connection when it was last
+        used. Concurrent calls for one peer share one dial.
+
+        ``retry_failed``: a person asks for it, so addresses that failed a moment ago are dialled
+        all the same. ``resolved_filter`` says which of the addresses that a name stands for may be
+        dialled: a stranger's name must not lead into this node's own network. Without it, all may,
+        as for a name that a person gave.
 
         Raises:
-            DialError: no address led to this peer.
+            DialError: no address led to this peer; ``local`` if for reasons of this node's own.
             DeadlineError: the deadline passed first.
         """
         ...

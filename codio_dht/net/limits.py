@@ -24,6 +24,10 @@ ARRIVALS_PER_IP_PER_S: Final = 8.0
 MAX_ARRIVING_IPS: Final = 4_096
 """Addresses whose arrivals are remembered; the one that came least recently is forgotten."""
 
+DOUBT_AFTER_S: Final = 5.0
+"""Who gives up waiting after this long, seconds, nothing at all having been heard on the connection
+meanwhile, makes it a doubtful one, which is not used where another can be had."""
+
 # --- own addresses --------------------------------------------------------------------------------
 
 MAX_TOLD_ADDRS: Final = 100

@@ -27,7 +27,7 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError
 from codio_dht.logger import get_logger
-from codio_dht.net.limits import Limits
+from codio_dht.net.limits import DOUBT_AFTER_S, Limits
 from codio_dht.net.stack.channel import (
     Channel,
     ChannelAccepted,
@@ -177,8 +177,10 @@ class Link(ABC):
         "__weakref__",
         "_capacity_freed",
         "context",
+        "doubted_at",
         "error",
         "going_away",
+        "heard_at",
         "inbound",
         "last_active",
         "opened_at",
@@ -198,7 +200,8 @@ class Link(ABC):
         self.state = LinkState.PENDING
         self.peer_id: PeerId | None = None
         self.security = ""
-        self.opened_at = self.last_active = now()
+        self.opened_at = self.last_active = self.heard_at = now()
+        self.doubted_at: Monotonic | None = None
         self.going_away = False
         self.error: CodioError | None = None
         self.pipelining_refused = False
@@ -266,6 +269,18 @@ class Link(ABC):
         """Whether new streams may be opened."""
         return self.state is LinkState.OPEN and not self.going_away
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether the peer owes an answer for long, and nothing at all was heard of it since: the
+        other end of the connection may be no more."""
+        return self.doubted_at is not None and self.heard_at <= self.doubted_at
+
+    def unanswered(self, since: Monotonic) -> None:
+        """Somebody gives up waiting for an answer to what was sent at the moment ``since``."""
+        moment = now()
+        if self.heard_at <= since and moment - since >= DOUBT_AFTER_S:
+            self.doubted_at = moment
+
     async def capacity(self) -> None:
         """Until a stream of this link has moved on, so that opening may be tried again."""
         if self._capacity_freed is None:
@@ -310,7 +325,7 @@ class Link(ABC):
         self.state = LinkState.OPEN
         self.peer_id = peer_id
         self.security = security
-        self.opened_at = self.last_active = now()
+        self.opened_at = self.last_active = self.heard_at = now()
         self.context.owner.on_established(self)
         self._settle()
 

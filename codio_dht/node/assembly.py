@@ -207,6 +207,7 @@ def make_runtime(
         host,
         config.protocol,
         lambda peer: multiaddrs(network.book.addrs(peer, clock.monotonic())),
+        lambda: network.address_filter,
         dial_timeout_s=config.dial_timeout,
         request_timeout_s=config.request_timeout,
     )

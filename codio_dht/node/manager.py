@@ -280,7 +280,7 @@ class DHTManager(ValueCalls):
         info = arguments.peer_address_argument(addr, "addr")
         if info.peer_id == host.peer_id:
             raise UsageError("addr is this node's own")
-        await self._main.reach(info.peer_id, info.addrs, params.BOOTSTRAP_DIAL_TIMEOUT_S)
+        await self._main.reach(info.peer_id, params.BOOTSTRAP_DIAL_TIMEOUT_S, info.addrs)
         return info.peer_id
 
     @ended_with_the_node
@@ -299,7 +299,7 @@ class DHTManager(ValueCalls):
         peer = arguments.peer_argument(peer_id)
         if peer == host.peer_id:
             raise UsageError("peer_id is this node's own")
-        await self._main.reach(peer, self._main.addrs_of(peer), self._config.dial_timeout)
+        await self._main.reach(peer, self._config.dial_timeout)
         return await host.ping(peer, Monotonic(trio.current_time() + self._config.request_timeout))
 
     @ended_with_the_node

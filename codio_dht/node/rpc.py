@@ -23,6 +23,7 @@ import trio
 from multiaddr import Multiaddr
 
 from codio_dht import params
+from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.delivery import PROVIDE_CONFIRM_TIMEOUT_S, Receipt
 from codio_dht.core.messages import AddProvider, FailureReason, MessageType, Reply, Request
@@ -46,13 +47,15 @@ _READ_BYTES = 64 * 1024
 
 
 class RpcClient:
-    """Requests to peers over ``host`` on one protocol id. ``addrs_of`` says where to dial."""
+    """Requests to peers over ``host`` on one protocol id. ``addrs_of`` says where to dial, and what
+    ``resolved_filter`` gives says where the names among these may lead."""
 
     def __init__(
         self,
         host: Host,
         protocol: str,
         addrs_of: Callable[[PeerId], Sequence[Multiaddr]],
+        resolved_filter: Callable[[], AddressFilter],
         *,
         dial_timeout_s: float,
         request_timeout_s: float,
@@ -60,6 +63,7 @@ class RpcClient:
         self._host = host
         self._protocol = protocol
         self._addrs_of = addrs_of
+        self._resolved_filter = resolved_filter
         self._dial_timeout_s = dial_timeout_s
         self._request_timeout_s = request_timeout_s
         self._protection = RequestProtection(host, protocol)
@@ -141,7 +145,12 @@ class RpcClient:
 
     async def _connect(self, peer: PeerId, deadline: Monotonic) -> None:
         by = min(deadline, trio.current_time() + self._dial_timeout_s)
-        await self._host.connect(peer, self._addrs_of(peer), Monotonic(by))
+        await self._host.connect(
+            peer,
+            self._addrs_of(peer),
+            Monotonic(by),
+            resolved_filter=self._resolved_filter(),
+        )
 
     async def _exchange(
         self,
@@ -232,6 +241,8 @@ class RpcClient:
 def failure_reason(error: NetworkError | RemoteError) -> FailureReason:
     """What an error of the RPC client means to a lookup and to the routing table."""
     match error:
+        case NetworkError(local=True):
+            return FailureReason.CAPACITY
         case DialError():
             return FailureReason.UNREACHABLE
         case DeadlineError():

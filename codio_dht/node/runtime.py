@@ -145,6 +145,8 @@ class NetworkRuntime:
         async for event in self._events:
             match event:
                 case PeerIdentified(peer_id, protocols, addrs):
+                    if event.new_connection:  # kept streams are on an older one
+                        await self.rpc.forget(peer_id)
                     self._identified(peer_id, protocols, addrs)
                 case PeerGone(peer_id):
                     await self._gone(peer_id)
@@ -218,10 +220,17 @@ class NetworkRuntime:
         """Where ``peer`` can be reached, as far as this network knows."""
         return multiaddrs(self.network.book.addrs(peer, self._now()))
 
-    async def reach(self, peer: PeerId, addrs: Sequence[Multiaddr], timeout_s: float) -> None:
-        """Make sure that there is a connection to ``peer``. Dial ``addrs``; if none of them leads
-        to it, ask the network where it is and dial what is new. Each dial has ``timeout_s``
-        seconds.
+    async def reach(
+        self,
+        peer: PeerId,
+        timeout_s: float,
+        given: Sequence[Multiaddr] = (),
+    ) -> None:
+        """Make sure that there is a connection to ``peer``, because a person asks for it. Dial the
+        addresses that the person has ``given``, or those known; if none of them leads to it, ask
+        the network where it is and dial what is new. What failed a moment ago is dialled all the
+        same. Names that a person has given may lead anywhere, others only where the network's
+        peers may be. Each dial has ``timeout_s`` seconds.
 
         Raises:
             DialError: no address leads to the peer, or none is known.
@@ -229,11 +238,18 @@ class NetworkRuntime:
             NoPeersError: no address was given, and there is nobody to ask.
         """
         host, failure = self.shared.host, None
+        addrs = given or self.addrs_of(peer)
         if host.is_connected(peer):
             return
         if addrs:
             try:
-                await host.connect(peer, addrs, self._after(timeout_s))
+                await host.connect(
+                    peer,
+                    addrs,
+                    self._after(timeout_s),
+                    retry_failed=True,
+                    resolved_filter=None if given else self.network.address_filter,
+                )
             except (DialError, DeadlineError) as error:
                 failure = error
             else:
@@ -245,7 +261,13 @@ class NetworkRuntime:
                 raise
         new = [addr for addr in self.addrs_of(peer) if addr not in addrs]
         if new and not host.is_connected(peer):
-            await host.connect(peer, new, self._after(timeout_s))
+            await host.connect(
+                peer,
+                new,
+                self._after(timeout_s),
+                retry_failed=True,
+                resolved_filter=self.network.address_filter,
+            )
         elif not host.is_connected(peer):
             raise failure or DialError(f"no address of {peer} is known")
 

@@ -149,7 +149,10 @@ class UpkeepDriver:
 
     async def _dial(self, dial: Dial) -> None:
         try:
-            await self._host.connect(dial.peer, multiaddrs(dial.addrs), dial.deadline)
+            # A person gave these addresses, and the rounds of joining have a back-off of their own.
+            await self._host.connect(
+                dial.peer, multiaddrs(dial.addrs), dial.deadline, retry_failed=True
+            )
         except NetworkError as error:
             log.debug("bootstrap_peer_unreachable", peer=str(dial.peer), error=str(error))
             if len(self._failures) < _REASONS_COUNTED:

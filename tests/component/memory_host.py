@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 from multiaddr import Multiaddr
@@ -62,7 +62,7 @@ class MemoryHost:
 
     # --- connections ------------------------------------------------------------------------------
 
-    async def connect(self, peer_id, addrs, deadline: Monotonic) -> None:
+    async def connect(self, peer_id, addrs, deadline: Monotonic, **_how: object) -> None:
         await trio.lowlevel.checkpoint()
         if peer_id in self.peers:
             return
@@ -86,8 +86,8 @@ class MemoryHost:
             return
         self.peers[other.peer_id] = other
         other.peers[self.peer_id] = self
-        self._tell(other._identity())
-        other._tell(self._identity())
+        self._tell(replace(other._identity(), new_connection=True))
+        other._tell(replace(self._identity(), new_connection=True))
 
     async def disconnect(self, peer_id: PeerId) -> None:
         other = self.peers.pop(peer_id, None)

@@ -55,7 +55,7 @@ class SlowNet(MemoryNet):
 class SlowHost(MemoryHost):
     net: SlowNet
 
-    async def connect(self, peer_id, addrs, deadline: Monotonic) -> None:
+    async def connect(self, peer_id, addrs, deadline: Monotonic, **_how: object) -> None:
         if peer_id not in self.peers and peer_id not in self.net.dead:
             with trio.move_on_at(deadline):
                 await trio.sleep(HANDSHAKE_RTTS * self.net.rtt_s.get(peer_id, 0.0))

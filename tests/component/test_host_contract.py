@@ -8,6 +8,7 @@ file: ``test_stack_host.py``, ``test_stack_quic.py``, ``test_libp2p_host.py``.
 from __future__ import annotations
 
 import gc
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from codio_dht.errors import (
 from codio_dht.formats.varint import encode_varint, length_prefixed
 from codio_dht.net import event_bus
 from codio_dht.net.handlers import Parked, Reset
-from codio_dht.net.host import AddrsChanged, Host, PeerGone, PeerIdentified, Stream
+from codio_dht.net.host import AddrsChanged, Host, HostEvent, PeerGone, PeerIdentified, Stream
 from codio_dht.net.identify.limits import (
     IDENTIFY_ATTEMPTS,
     MAX_IDENTIFY_PROTOCOLS,
@@ -727,6 +728,35 @@ async def test_both_ends_of_a_connection_identify_each_other(subject: Subject) -
     assert server_addrs[0] == of_client.observed_addr
     assert incoming.addr == of_server.observed_addr
     assert of_server == again
+
+
+@BOTH
+async def test_identify_on_each_new_connection_is_told_also_if_it_says_the_same(
+    subject: Subject,
+) -> None:
+    key = PrivateKey.generate_ed25519()
+    announced = [Multiaddr("/ip4/192.0.2.7/tcp/4001")]
+    async with (
+        subject.host() as server,
+        server.events() as events,
+        subject.host(key=key, announce=announced) as first,
+    ):
+        await first.connect(server.peer_id, server.addrs, soon())
+        seen = [await _identified_in(events)]
+        # The same peer again: as if it had died without a word and come back.
+        async with subject.host(key=key, announce=announced) as second:
+            await second.connect(server.peer_id, server.addrs, soon())
+            seen.append(await _identified_in(events))
+
+    assert seen[0] == seen[1]
+    assert [event.new_connection for event in seen] == [True, True]
+
+
+async def _identified_in(events: AsyncIterator[HostEvent]) -> PeerIdentified:
+    with trio.fail_after(10):
+        while not isinstance(event := await anext(events), PeerIdentified):
+            pass
+    return event
 
 
 @BUT_PY_QUIC

@@ -97,11 +97,11 @@ async def test_a_peer_that_does_not_answer_at_its_old_address_is_looked_for_too(
         net.dead.add(silent.peer_id)
         dial = host_of(node).connect
 
-        async def swallowed(peer_id, addrs, deadline):
+        async def swallowed(peer_id, addrs, deadline, **how):
             if list(addrs) == [OLD]:
                 await trio.sleep_until(deadline)
                 raise DeadlineError("no answer")
-            await dial(peer_id, addrs, deadline)
+            await dial(peer_id, addrs, deadline, **how)
 
         host_of(node).connect = swallowed
         await asks("connect", node, moved.peer_id)

@@ -10,6 +10,7 @@ import trio
 from libp2p.network.config import ConnectionConfig
 
 from codio_dht import DHTManager
+from codio_dht.core.addresses import KEEP_ALL
 from codio_dht.core.messages import AddProvider, FailureReason, FindNode
 from codio_dht.errors import NetworkError
 from codio_dht.net.libp2p_host import Libp2pHost
@@ -71,6 +72,7 @@ async def asking() -> AsyncGenerator[tuple[MemoryHost, RpcClient, MemoryHost]]:
             host,
             KAD_PROTOCOL,
             lambda _: mute.addrs,
+            lambda: KEEP_ALL,
             dial_timeout_s=5,
             request_timeout_s=60,
         )

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from codio_dht.core.addresses import KEEP_ALL
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.delivery import Receipt
 from codio_dht.core.messages import AddProvider, FindNode
@@ -36,6 +37,7 @@ async def client_of(script: Script) -> AsyncGenerator[tuple[RpcClient, MemoryHos
             host,
             KAD_PROTOCOL,
             lambda _: peer.addrs,
+            lambda: KEEP_ALL,
             dial_timeout_s=DIAL_TIMEOUT_S,
             request_timeout_s=REQUEST_TIMEOUT_S,
         )
@@ -107,7 +109,7 @@ async def test_a_request_that_timed_out_is_not_repeated_before_the_host_had_its_
     async with client_of(mute) as (rpc, host, peer):
         await host.connect(peer.peer_id, peer.addrs, within(5))
 
-        async def nobody_there(peer_id, addrs, deadline: Monotonic) -> None:
+        async def nobody_there(peer_id, addrs, deadline: Monotonic, **_how: object) -> None:
             raise DialError("nothing came back on the connection, and nobody takes another one")
 
         host.connect = nobody_there

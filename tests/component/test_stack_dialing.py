@@ -14,11 +14,13 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import DeadlineError, DialError, NetworkError
+from codio_dht.net import link
 from codio_dht.net.dial import race
 from codio_dht.net.dial.budget import DialBudget
 from codio_dht.net.dial.failures import DialFailedError, DialFailure
 from codio_dht.net.dial.limits import (
     GIVE_WAY_AFTER_S,
+    MAX_ADDRS_PER_DIAL,
     MAX_BACKOFF_S,
     MAX_DIALS_PER_GROUP,
     REFUSED_BACKOFF_S,
@@ -26,13 +28,15 @@ from codio_dht.net.dial.limits import (
     STRANGER_BACKOFF_S,
 )
 from codio_dht.net.dial.memory import FailedAddresses, RefusedPipelining
+from codio_dht.net.host import Stream
 from codio_dht.net.stack.noise import NoiseIdentity
 from codio_dht.net.stack.security import Security
-from codio_dht.net.stack_host import Limits, StackHost, connections, tcp
+from codio_dht.net.stack_host import Gate, Limits, StackHost, connections, tcp
 from codio_dht.net.targets import Ip, dial_target, ranked
 from host_steps import (
     ECHO,
     IDLE_S,
+    QUIC,
     TCP,
     TCP6,
     UNDIALLABLE,
@@ -45,6 +49,7 @@ from host_steps import (
     soon,
     until,
 )
+from host_subjects import Relay
 from stack_hosts import black_hole, made_host, open_sockets, quicken, tasks
 
 STRANGER = PrivateKey.from_ed25519_seed(b"s" * 32).peer_id()
@@ -126,6 +131,81 @@ async def test_two_that_dial_each_other_at_once_end_with_one_connection(
             assert b"hello" == await echo_of(two, one)
             await one.disconnect(two.peer_id)
             await until(lambda: not two.connections())
+
+
+# --- a peer that died without a word --------------------------------------------------------------
+
+CARRIERS = pytest.mark.parametrize("listen", [TCP, QUIC], ids=["tcp", "quic"])
+
+
+@CARRIERS
+async def test_a_new_connection_is_used_rather_than_a_silent_older_one(listen: Multiaddr) -> None:
+    key = PrivateKey.generate_ed25519()
+    async with (
+        made_host(listen) as client,
+        made_host(listen, key=key) as before,
+        Relay(before).running() as relay,
+    ):
+        await client.connect(before.peer_id, [relay.addr], soon())
+        await identified(client, before.peer_id)
+        relay.silent = True  # it died ...
+        async with made_host(listen, key=key) as again:  # ... and is back
+            again.serve(ECHO, Echoes(), idle_timeout_s=IDLE_S)
+            await connect(again, client)
+            await until(lambda: len(client.connections()) == 2)
+            with trio.fail_after(3):
+                for _ in range(3):
+                    assert b"hello" == await echo_of(client, again)
+
+
+@CARRIERS
+async def test_a_connection_on_which_nothing_came_back_is_not_used_again(
+    listen: Multiaddr, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "DOUBT_AFTER_S", 0.2)
+    async with (
+        made_host(listen) as client,
+        made_host(listen) as server,
+        Relay(server).running() as relay,
+    ):
+        server.serve(ECHO, Echoes(), idle_timeout_s=IDLE_S)
+        await client.connect(server.peer_id, [relay.addr], soon())
+        await identified(client, server.peer_id)
+        await client.connect(server.peer_id, server.addrs, soon())
+        assert 1 == len(client.connections())  # that one will do
+        relay.silent = True
+        with pytest.raises(trio.TooSlowError), trio.fail_after(0.4):
+            await echo_of(client, server)
+        await client.connect(server.peer_id, server.addrs, soon())
+        with trio.fail_after(3):
+            assert b"hello" == await echo_of(client, server)
+
+        relay.silent = False  # it was only slow: both will do
+        with trio.fail_after(5):
+            assert b"hello" == await echo_of(client, server)
+
+
+async def _say_nothing(_stream: Stream) -> None:
+    await trio.sleep_forever()
+
+
+async def test_a_stream_given_up_says_nothing_of_a_connection_on_which_others_are_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link, "DOUBT_AFTER_S", 0.1)
+    async with made_host() as server, made_host() as client:
+        server.serve(ECHO, Echoes(), idle_timeout_s=IDLE_S)
+        server.serve_stream("/mute/1", _say_nothing)
+        await connect(client, server)
+        await identified(client, server.peer_id)
+        mute = await client.open_stream(server.peer_id, "/mute/1", soon())
+        await mute.write(b"hello?")
+        await trio.sleep(0.15)
+        assert b"hello" == await echo_of(client, server)
+        await mute.reset()
+        await connect(client, server)
+
+        assert 1 == len(client.connections())
 
 
 # --- many addresses -------------------------------------------------------------------------------
@@ -225,7 +305,7 @@ def test_a_back_off_doubles_up_to_its_ceiling_and_ends_with_a_success() -> None:
         waits.append(wait)
         moment += wait
     assert [5.0, 10.0, 20.0, 40.0, 80.0, 160.0] + [MAX_BACKOFF_S] * 6 == waits
-    failures.succeeded(b"a", STRANGER)
+    failures.forget(b"a", STRANGER)
     assert not failures.is_blocked(b"a", STRANGER, Monotonic(moment))
     failures.add(b"a", STRANGER, DialFailure.SILENT, Monotonic(moment))
     assert not failures.is_blocked(b"a", STRANGER, Monotonic(moment + SILENT_BACKOFF_S))
@@ -271,6 +351,55 @@ async def test_a_listener_that_says_nothing_is_given_up_in_time(
             await client.connect(STRANGER, [silent], soon())
 
 
+async def test_what_a_person_asks_for_is_dialled_whatever_failed_before() -> None:
+    async with made_host() as client:
+        async with made_host() as before:
+            addrs = list(before.addrs)
+        for _ in range(6):  # a script that waits for the peer
+            with pytest.raises(DialError, match="Connection refused"):
+                await client.connect(STRANGER, addrs, soon(), retry_failed=True)
+        with pytest.raises(DialError, match="failed a moment ago"):
+            await client.connect(STRANGER, addrs, soon())  # a lookup leaves it alone
+        key = PrivateKey.generate_ed25519()
+        async with made_host(*addrs, key=key) as back:
+            await client.connect(back.peer_id, addrs, soon(), retry_failed=True)
+
+
+async def test_a_person_may_join_a_dial_that_leaves_the_address_alone() -> None:
+    async with made_host() as server, made_host() as client:
+        with silent_listener() as silent:
+            for addr in server.addrs:
+                client._dialler._failed.add(
+                    addr.to_bytes(),
+                    server.peer_id,
+                    DialFailure.SILENT,
+                    Monotonic(trio.current_time()),
+                )
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.connect, server.peer_id, [silent, *server.addrs], soon())
+                await trio.sleep(0.05)
+                assert not client.is_connected(server.peer_id)
+                with trio.fail_after(2):
+                    await client.connect(server.peer_id, server.addrs, soon(), retry_failed=True)
+
+
+async def test_a_denied_address_is_not_dialled() -> None:
+    gate = Gate(deny=["127.0.0.1"])
+    async with made_host() as server, made_host(gate=gate) as client:
+        with pytest.raises(DialError, match="denied"):
+            await client.connect(server.peer_id, server.addrs, soon())
+        assert 0 == client.stats().get("dials", 0)
+
+
+async def test_no_more_addresses_of_a_peer_are_dialled_than_the_bound() -> None:
+    dead = [Multiaddr(f"/ip4/127.7.{n}.1/tcp/1") for n in range(MAX_ADDRS_PER_DIAL + 40)]
+    async with made_host() as client:
+        with pytest.raises(DialError) as caught:
+            await client.connect(STRANGER, dead, soon(60))
+        assert MAX_ADDRS_PER_DIAL == client.stats()["dials"]
+        assert MAX_ADDRS_PER_DIAL == str(caught.value).count(";") + 1
+
+
 # --- how many at once -----------------------------------------------------------------------------
 
 
@@ -302,8 +431,7 @@ async def test_black_holes_that_fill_every_place_delay_a_good_dial_by_a_second_a
             for number in range(40):
                 hole = holes.enter_context(black_hole(f"127.1.{number}.1"))
                 nursery.start_soon(dial_dead, client, hole)
-            await trio.sleep(0.05)
-            assert 32 == client.stats()["dials_running"]
+            await until(lambda: client.stats()["dials_running"] == 32)
             with trio.fail_after(GIVE_WAY_AFTER_S + 1):
                 await connect(client, server)
             assert client.stats()["dials_gave_way"] > 0
@@ -320,8 +448,7 @@ async def test_one_network_of_black_holes_takes_its_own_places_only() -> None:
         ):
             for _ in range(40):
                 nursery.start_soon(dial_dead, client, hole)
-            await trio.sleep(0.05)
-            assert MAX_DIALS_PER_GROUP == client.stats()["dials_running"]
+            await until(lambda: client.stats()["dials_running"] == MAX_DIALS_PER_GROUP)
             with trio.fail_after(0.5):
                 await connect(client, server)
             nursery.cancel_scope.cancel()

@@ -323,7 +323,7 @@ async def test_a_round_that_reaches_nobody_is_one_line_with_each_reason_once(
     peers = [peer_id_of(number) for number in (7, 8, 9)]
     unknown = NetworkError("cannot resolve _dnsaddr.example.org")
 
-    async def connect(peer_id, addrs, deadline):
+    async def connect(peer_id, addrs, deadline, **_how):
         raise unknown if peer_id != peers[2] else DialError("refused")
 
     async with memory_net() as net:

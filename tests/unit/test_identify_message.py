@@ -200,8 +200,14 @@ def test_a_message_is_told_if_it_changes_what_is_known_and_its_peer_is_connected
     first = [PeerIdentified(SENDER, frozenset(), (), "a")]
     assert (first, first) == (list(known), bus.events)
 
+    known.learn(SENDER, message, new_connection=True)
+    again = [*first, *first]
+    assert (first, again) == (list(known), bus.events)
+    assert [False, True] == [getattr(event, "new_connection", None) for event in bus.events]
+    assert [False] == [said.new_connection for said in known]
+
     connected.clear()
     known.gone(SENDER)
     known.learn(SENDER, message)  # read after the end of its last connection
-    assert ([], [*first, PeerGone(SENDER)]) == (list(known), bus.events)
+    assert ([], [*again, PeerGone(SENDER)]) == (list(known), bus.events)
     assert (0, None) == (len(known), known.get(SENDER))

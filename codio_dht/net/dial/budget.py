@@ -23,15 +23,15 @@ from codio_dht.net.link import now
 from codio_dht.net.targets import Ip
 
 
-class _Place:
+class Place:
     """One dial under way, or one that waits for its turn."""
 
-    __slots__ = ("gave_way", "granted", "group", "scope", "since")
+    __slots__ = ("begun_at", "gave_way", "granted", "group", "scope")
 
     def __init__(self, group: bytes | None) -> None:
         self.group = group
         self.granted = False
-        self.since = Monotonic(0.0)
+        self.begun_at: Monotonic | None = None
         self.gave_way = False
         self.scope = trio.CancelScope()
 
@@ -42,9 +42,9 @@ class DialBudget:
     def __init__(self, limits: Limits, counters: Counter[str]) -> None:
         self._limits = limits
         self._counters = counters
-        self._running: dict[_Place, None] = {}  # oldest first
+        self._running: dict[Place, None] = {}  # oldest first
         self._of_group: Counter[bytes] = Counter()
-        self._waiting: OrderedDict[bytes | None, deque[tuple[_Place, trio.Event]]] = OrderedDict()
+        self._waiting: OrderedDict[bytes | None, deque[tuple[Place, trio.Event]]] = OrderedDict()
 
     @property
     def running(self) -> int:
@@ -52,25 +52,25 @@ class DialBudget:
         return len(self._running)
 
     @asynccontextmanager
-    async def place(self, ip: Ip) -> AsyncIterator[None]:
+    async def place(self, ip: Ip) -> AsyncIterator[Place]:
         """The block is one dial to ``ip``; waits for its turn.
 
         Raises:
             DialFailedError: it lost its place to others.
         """
         counted = not (ip.local and self._limits.exempt_local)
-        place = _Place(ip.subnet if counted else None)
+        place = Place(ip.subnet if counted else None)
         try:
             await self._acquire(place)
-            place.since = now()
+            place.begun_at = now()
             with place.scope:
-                yield
+                yield place
             if place.gave_way:
                 raise DialFailedError(DialFailure.LOCAL, "no answer, and others waited")
         finally:
             self._give_back(place)
 
-    async def _acquire(self, place: _Place) -> None:
+    async def _acquire(self, place: Place) -> None:
         if not self._waiting and self._fits(place):
             self._take(place)
             await checkpoint()
@@ -90,19 +90,19 @@ class DialBudget:
                 if not queue and self._waiting.get(place.group) is queue:
                     del self._waiting[place.group]
 
-    def _fits(self, place: _Place) -> bool:
+    def _fits(self, place: Place) -> bool:
         return len(self._running) < self._limits.max_dials and self._group_has_room(place)
 
-    def _group_has_room(self, place: _Place) -> bool:
+    def _group_has_room(self, place: Place) -> bool:
         return place.group is None or self._of_group[place.group] < MAX_DIALS_PER_GROUP
 
-    def _take(self, place: _Place) -> None:
+    def _take(self, place: Place) -> None:
         place.granted = True
         self._running[place] = None
         if place.group is not None:
             self._of_group[place.group] += 1
 
-    def _give_back(self, place: _Place) -> None:
+    def _give_back(self, place: Place) -> None:
         if place in self._running:
             del self._running[place]
             if place.group is not None:
@@ -126,15 +126,15 @@ class DialBudget:
             else:
                 del self._waiting[group]
 
-    def _make_way(self, place: _Place) -> None:
+    def _make_way(self, place: Place) -> None:
         """For ``place``, end the dial that is without an answer for longest, if it has had its
         time."""
         if len(self._running) < self._limits.max_dials or not self._group_has_room(place):
             return
         for oldest in self._running:
-            if oldest.gave_way:
-                continue
-            if now() - oldest.since >= GIVE_WAY_AFTER_S:
+            if oldest.gave_way or oldest.begun_at is None:
+                continue  # on its way out, or its task has not had the time to begin
+            if now() - oldest.begun_at >= GIVE_WAY_AFTER_S:
                 oldest.gave_way = True
                 self._counters["dials_gave_way"] += 1
                 oldest.scope.cancel()

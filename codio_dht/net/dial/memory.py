@@ -52,8 +52,8 @@ class FailedAddresses:
             key = _of_peer(addr, peer_id) if kind is DialFailure.STRANGER else addr
             self._failed.failed(key, _BACKOFFS[kind], moment)
 
-    def succeeded(self, addr: bytes, peer_id: PeerId) -> None:
-        """A dial succeeded."""
+    def forget(self, addr: bytes, peer_id: PeerId) -> None:
+        """A dial succeeded, or a person asks for one: whatever failed before counts no more."""
         self._failed.succeeded(addr)
         self._failed.succeeded(_of_peer(addr, peer_id))
 

@@ -15,17 +15,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import inf
 from typing import Final
 
 import trio
 from multiaddr import Multiaddr
 
+from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import DeadlineError, DialError, NetworkError
 from codio_dht.formats.multiaddr import is_dns
-from codio_dht.net.dial.budget import DialBudget
+from codio_dht.net.dial.budget import DialBudget, Place
 from codio_dht.net.dial.failures import DialFailedError, DialFailure
 from codio_dht.net.dial.limits import (
     DIAL_STAGGER_S,
@@ -44,14 +46,32 @@ from codio_dht.net.targets import Target, dial_target, ranked
 _BLOCKED: Final = "failed a moment ago"
 
 
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """Names that one caller gave, and what holds for the addresses that they stand for."""
+
+    addrs: tuple[Multiaddr, ...]
+    retry_failed: bool
+    resolved_filter: AddressFilter | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why one address did not lead to the peer, in words, and whether that is our own trouble."""
+
+    reason: str
+    local: bool
+
+
 class _Dial:
-    """A dial under way."""
+    """A dial to one peer, shared by everybody who wants to be connected to it."""
 
     __slots__ = (
+        "begun_at",
         "connected",
         "deadline",
         "ended",
-        "errors",
+        "failures",
         "known",
         "moved",
         "names",
@@ -61,44 +81,70 @@ class _Dial:
         "resolving",
         "running",
         "scope",
+        "started_at",
         "waiters",
         "waiting",
     )
 
     def __init__(self, peer_id: PeerId) -> None:
         self.peer_id = peer_id
-        self.known: set[bytes] = set()
+        self.known: set[tuple[bytes, bool]] = set()
+        """Addresses that were given, with whether their names may lead anywhere."""
         self.waiting: list[Target] = []
-        self.names: list[Multiaddr] = []
+        self.names: list[_Names] = []
         self.running = 0
         self.resolving = 0
         self.waiters = 0
         self.connected = False
         self.reached = False
-        self.errors: list[str] = []
+        self.failures: list[_Failure] = []
         self.deadline = Monotonic(0.0)
+        self.started_at = now()
+        self.begun_at: Monotonic | None = None
+        """When the first address had its turn."""
         self.next_at = 0.0
         self.moved = trio.Event()
         self.ended = trio.Event()
         self.scope = trio.CancelScope()
 
     def wake(self) -> None:
-        """Something changed."""
+        """Let the race look at what has changed."""
         self.moved.set()
         self.moved = trio.Event()
 
     def was_reached(self) -> None:
-        """Somebody is there."""
+        """Note that somebody took a connection."""
         self.reached = True
+
+    def failed(self, reason: str, *, local: bool = False) -> None:
+        """Note why an address did not lead to the peer."""
+        self.failures.append(_Failure(reason, local))
 
     @property
     def over(self) -> bool:
-        """Nothing is left to be tried."""
+        """Whether nothing is left to be tried."""
         return not (self.waiting or self.names or self.running or self.resolving)
+
+    def error(self) -> DialError:
+        """Why it failed. It is our own trouble if no address failed for a reason of its own."""
+        reasons = "; ".join(failure.reason for failure in self.failures)
+        local = bool(self.failures) and all(failure.local for failure in self.failures)
+        return DialError(reasons or f"no address of {self.peer_id} can be dialled", local=local)
+
+    def out_of_time(self) -> DeadlineError:
+        """Why there is no connection yet. It is our own trouble if the dial waited longer for its
+        turn than it had for trying, and no address failed for a reason of its own."""
+        begun_at = now() if self.begun_at is None else self.begun_at
+        waited_s, tried_s = begun_at - self.started_at, now() - begun_at
+        local = waited_s > tried_s and all(failure.local for failure in self.failures)
+        return DeadlineError(f"no connection to {self.peer_id} before the deadline", local=local)
 
 
 class Dialler:
-    """See the module."""
+    """Connects to peers: one dial for each peer, whose addresses race.
+
+    Must never hold a failure of this node's own against an address or a peer.
+    """
 
     def __init__(
         self,
@@ -116,29 +162,38 @@ class Dialler:
         self._gate = gate
         self._name_servers = name_servers
         self._counters = counters
-        self._failures = FailedAddresses()
+        self._failed = FailedAddresses()
         self._dials: dict[PeerId, _Dial] = {}
 
     @property
     def running(self) -> int:
-        """Peers being dialled."""
+        """How many peers are being dialled."""
         return len(self._dials)
 
     async def connect(
-        self, peer_id: PeerId, addrs: Sequence[Multiaddr], deadline: Monotonic
+        self,
+        peer_id: PeerId,
+        addrs: Sequence[Multiaddr],
+        deadline: Monotonic,
+        *,
+        retry_failed: bool = False,
+        resolved_filter: AddressFilter | None = None,
     ) -> None:
-        """A connection to a peer that has none.
+        """Dial ``addrs`` until there is a connection to ``peer_id``.
+
+        ``retry_failed`` dials also what failed a moment ago. ``resolved_filter`` says which of the
+        addresses that names stand for may be dialled; without it, all may.
 
         Raises:
-            DialError: no address led to this peer.
-            DeadlineError: the deadline passed first.
+            DialError: no address led to this peer; ``local`` if for reasons of this node's own.
+            DeadlineError: the deadline passed first; ``local`` if the dial hardly had a turn.
         """
         dial = self._dials.get(peer_id)
         if dial is None:
             dial = self._dials[peer_id] = _Dial(peer_id)
             self._nursery.start_soon(self._run, dial)
         dial.deadline = max(dial.deadline, deadline)
-        self._add(dial, addrs)
+        self._add(dial, addrs, retry_failed, resolved_filter)
         dial.waiters += 1
         try:
             with trio.move_on_at(deadline) as scope:
@@ -149,9 +204,7 @@ class Dialler:
                 self._give_up(dial)
         if dial.connected:
             return
-        if scope.cancelled_caught:
-            raise DeadlineError(f"no connection to {peer_id} before the deadline")
-        raise DialError(_reasons(dial))
+        raise dial.out_of_time() if scope.cancelled_caught else dial.error()
 
     def is_reached(self, peer_id: PeerId) -> bool:
         """Whether somebody took a connection at an address where the peer is being dialled."""
@@ -159,10 +212,10 @@ class Dialler:
         return dial is not None and dial.reached
 
     def on_connected(self, link: Link) -> None:
-        """There is a connection to a peer, whoever made it."""
+        """End the dial to the peer of ``link``: there is a connection, whoever made it."""
         assert link.peer_id is not None
         if not link.inbound:
-            self._failures.succeeded(link.target.addr, link.peer_id)
+            self._failed.forget(link.target.addr, link.peer_id)
         dial = self._dials.get(link.peer_id)
         if dial is not None:
             dial.connected = True
@@ -171,7 +224,7 @@ class Dialler:
     # --- one dial ---------------------------------------------------------------------------------
 
     def _give_up(self, dial: _Dial) -> None:
-        """End a dial; a later caller begins another."""
+        """End a dial. A later caller begins another."""
         if self._dials.get(dial.peer_id) is dial:
             del self._dials[dial.peer_id]
         dial.ended.set()
@@ -188,10 +241,9 @@ class Dialler:
     async def _race(self, dial: _Dial, nursery: trio.Nursery) -> None:
         while not dial.over:
             moved, wake_at = dial.moved, inf
-            if dial.names:
-                names, dial.names = dial.names, []
+            while dial.names:
                 dial.resolving += 1
-                nursery.start_soon(self._resolve, dial, names)
+                nursery.start_soon(self._resolve, dial, dial.names.pop())
             if dial.waiting and dial.running < MAX_DIALS_PER_PEER:
                 if now() >= dial.next_at:
                     dial.running += 1
@@ -202,71 +254,100 @@ class Dialler:
                 await moved.wait()
 
     async def _try(self, dial: _Dial, target: Target) -> None:
-        """Dial one address; the connection, if it comes, ends the dial by ``on_connected``."""
+        """Dial one address. The connection, if it comes, ends the dial by ``on_connected``."""
         try:
-            async with self._budget.place(target.ip):
-                if self._failures.is_blocked(target.addr, dial.peer_id, now()):
+            async with self._budget.place(target.ip) as place:
+                if self._failed.is_blocked(target.addr, dial.peer_id, now()):
                     raise DialFailedError(DialFailure.LOCAL, _BLOCKED)
-                await self._dial(dial, target)
+                await self._dial(dial, target, place)
         except DialFailedError as error:
             self._counters["dials_failed"] += 1
-            self._failures.add(target.addr, dial.peer_id, error.kind, now())
-            dial.errors.append(f"{target}: {error}")
+            self._failed.add(target.addr, dial.peer_id, error.kind, now())
+            dial.failed(f"{target}: {error}", local=error.kind is DialFailure.LOCAL)
         finally:
             dial.running -= 1
             dial.next_at = 0.0  # the next one need not wait
             dial.wake()
 
-    async def _dial(self, dial: _Dial, target: Target) -> None:
+    async def _dial(self, dial: _Dial, target: Target, place: Place) -> None:
         transport = next(each for each in self._transports if each.can_dial(target))
         started = now()
+        if dial.begun_at is None:
+            dial.begun_at = started
         self._counters["dials"] += 1
         try:
             await transport.dial(target, dial.peer_id, dial.was_reached)
         except trio.Cancelled:
-            if now() - started >= SILENT_AFTER_S:
-                self._failures.add(target.addr, dial.peer_id, DialFailure.SILENT, now())
+            if now() - started >= SILENT_AFTER_S and not place.gave_way:
+                self._failed.add(target.addr, dial.peer_id, DialFailure.SILENT, now())
             raise
 
-    async def _resolve(self, dial: _Dial, names: Sequence[Multiaddr]) -> None:
+    async def _resolve(self, dial: _Dial, names: _Names) -> None:
+        """Ask what ``names`` stand for, and let those addresses join the race."""
         deadline = Monotonic(min(dial.deadline, now() + DNS_TIMEOUT_S))
         try:
-            found = await resolve(names, deadline, peer_id=dial.peer_id, servers=self._name_servers)
+            found = await resolve(
+                names.addrs, deadline, peer_id=dial.peer_id, servers=self._name_servers
+            )
         except NetworkError as error:
-            dial.errors.append(str(error))
+            dial.failed(str(error), local=error.local)
         else:
-            self._enqueue(dial, found)
+            self._enqueue(dial, self._allowed(dial, found, names), names.retry_failed)
         finally:
             dial.resolving -= 1
             dial.wake()
 
     # --- addresses --------------------------------------------------------------------------------
 
-    def _add(self, dial: _Dial, addrs: Sequence[Multiaddr]) -> None:
-        """Addresses that may lead to the peer join the dial."""
+    def _add(
+        self,
+        dial: _Dial,
+        addrs: Sequence[Multiaddr],
+        retry_failed: bool,
+        resolved_filter: AddressFilter | None,
+    ) -> None:
+        """Let addresses that may lead to the peer join the dial."""
         new = []
         for addr in addrs:
-            if addr.to_bytes() not in dial.known and len(dial.known) < MAX_ADDRS_PER_DIAL:
-                dial.known.add(addr.to_bytes())
+            key = addr.to_bytes(), resolved_filter is None
+            if key not in dial.known and len(dial.known) < MAX_ADDRS_PER_DIAL:
+                dial.known.add(key)
                 new.append(addr)
         names = [addr for addr in new if is_dns(addr.to_bytes())]
-        dial.names += [
+        worth_it = tuple(
             name
             for name in names
             if is_worth_resolving(name, lambda addr: self._may_dial(addr, dial.peer_id))
-        ]
-        self._enqueue(dial, (addr for addr in new if addr not in names))
+        )
+        if worth_it:
+            dial.names.append(_Names(worth_it, retry_failed, resolved_filter))
+        self._enqueue(dial, (addr for addr in new if addr not in names), retry_failed)
         dial.wake()
 
-    def _enqueue(self, dial: _Dial, addrs: Iterable[Multiaddr]) -> None:
+    def _allowed(
+        self, dial: _Dial, found: Sequence[Multiaddr], names: _Names
+    ) -> Sequence[Multiaddr]:
+        """Those of the addresses ``found`` that the names may stand for."""
+        if names.resolved_filter is None:
+            return found
+        kept = set(names.resolved_filter(addr.to_bytes() for addr in found))
+        for addr in found:
+            if addr.to_bytes() not in kept:
+                dial.failed(f"{addr}: a name leads there, where this network's peers cannot be")
+        return [addr for addr in found if addr.to_bytes() in kept]
+
+    def _enqueue(self, dial: _Dial, addrs: Iterable[Multiaddr], retry_failed: bool) -> None:
         for addr in addrs:
             target = dial_target(addr, dial.peer_id)
-            if target is None or not self._can_dial(target):
+            if target is None or not self._can_dial(target) or target in dial.waiting:
                 continue
+            if retry_failed:
+                self._failed.forget(target.addr, dial.peer_id)
             if not self._gate.admits(target.ip, dial.peer_id):
-                dial.errors.append(f"{target}: denied")
-            elif self._failures.is_blocked(target.addr, dial.peer_id, now()):
-                dial.errors.append(f"{target}: {_BLOCKED}")
+                dial.failed(f"{target}: denied")
+            elif self._failed.is_blocked(target.addr, dial.peer_id, now()):
+                dial.failed(f"{target}: {_BLOCKED}", local=True)
+                dial.known -= {(addr.to_bytes(), True), (addr.to_bytes(), False)}
             else:
                 dial.waiting.append(target)
         dial.waiting = ranked(dial.waiting)
@@ -277,7 +358,3 @@ class Dialler:
 
     def _can_dial(self, target: Target) -> bool:
         return any(transport.can_dial(target) for transport in self._transports)
-
-
-def _reasons(dial: _Dial) -> str:
-    return "; ".join(dial.errors) or f"no address of {dial.peer_id} can be dialled"

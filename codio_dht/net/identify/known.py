@@ -54,13 +54,17 @@ class KnownPeers:
         """What the peer said of itself, if it is known."""
         return self._known.get(peer_id)
 
-    def learn(self, peer_id: PeerId, message: IdentifyMessage) -> None:
-        """A peer's message. Subscribers are told of it if it changes what is known."""
+    def learn(
+        self, peer_id: PeerId, message: IdentifyMessage, *, new_connection: bool = False
+    ) -> None:
+        """A peer's message. Subscribers are told of it if it changes what is known, and whenever it
+        is the first one on a ``new_connection``."""
         before = self._known.get(peer_id)
-        event = merged(message, peer_id, before)
-        if event != before and self._is_connected(peer_id):
-            self._known[peer_id] = event
-            self._bus.emit(event)
+        said = merged(message, peer_id, before)
+        if not self._is_connected(peer_id) or (said == before and not new_connection):
+            return
+        self._known[peer_id] = said
+        self._bus.emit(replace(said, new_connection=new_connection))
 
     def gone(self, peer_id: PeerId) -> None:
         """The last connection to a peer ended. Subscribers are told also of one that was never

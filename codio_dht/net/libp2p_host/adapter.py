@@ -27,6 +27,7 @@ from libp2p.rcmgr import Direction
 from multiaddr import Multiaddr
 
 from codio_dht import __version__
+from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import (
@@ -162,7 +163,13 @@ class Libp2pHost:
     # --- connections ------------------------------------------------------------------------------
 
     async def connect(
-        self, peer_id: PeerId, addrs: Sequence[Multiaddr], deadline: Monotonic
+        self,
+        peer_id: PeerId,
+        addrs: Sequence[Multiaddr],
+        deadline: Monotonic,
+        *,
+        retry_failed: bool = False,
+        resolved_filter: AddressFilter | None = None,
     ) -> None:
         """Make sure that there is a connection to the peer; all of ``addrs`` are tried."""
         dialer = self._state.guards.dialer
@@ -170,7 +177,7 @@ class Libp2pHost:
             return
         if peer_id == self._peer_id:
             raise DialError("that peer is this node itself")
-        await connect(dialer, peer_id, addrs, deadline, self._name_servers)
+        await connect(dialer, peer_id, addrs, deadline, self._name_servers, resolved_filter)
 
     async def disconnect(self, peer_id: PeerId) -> None:
         """Close every connection to the peer, if any."""

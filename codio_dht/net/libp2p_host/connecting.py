@@ -12,13 +12,14 @@ import trio
 from libp2p.network.exceptions import SwarmException
 from multiaddr import Multiaddr
 
+from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
-from codio_dht.errors import CodioError, DeadlineError, DialError
+from codio_dht.errors import CodioError, DeadlineError, DialError, NetworkError
 from codio_dht.net.dial.limits import DNS_TIMEOUT_S
 from codio_dht.net.dial.names import is_worth_resolving
 from codio_dht.net.dnsaddr import NameServers, is_name, resolve
-from codio_dht.net.libp2p_host.guards.dialing import SwarmDialer
+from codio_dht.net.libp2p_host.guards.dialing import AllAddressesFailedError, SwarmDialer
 
 
 async def connect(
@@ -27,11 +28,13 @@ async def connect(
     addrs: Sequence[Multiaddr],
     deadline: Monotonic,
     servers: NameServers,
+    resolved_filter: AddressFilter | None,
 ) -> None:
-    """Make sure that there is a connection to the peer.
+    """Make sure that there is a connection to the peer. ``resolved_filter`` says which of the
+    addresses that names stand for may be dialled; without it, all may.
 
     Raises:
-        DialError: no address led to this peer.
+        DialError: no address led to this peer; ``local`` if for reasons of this node's own.
         DeadlineError: the deadline passed first.
     """
     names = [
@@ -48,6 +51,9 @@ async def connect(
     async def dial_names() -> None:
         dns_deadline = Monotonic(min(deadline, trio.current_time() + DNS_TIMEOUT_S))
         resolved = await resolve(names, dns_deadline, peer_id=peer_id, servers=servers)
+        if resolved_filter is not None:
+            kept = set(resolved_filter(addr.to_bytes() for addr in resolved))
+            resolved = [addr for addr in resolved if addr.to_bytes() in kept]
         await dialer.dial(peer_id.to_libp2p(), resolved)
 
     ways = [dial_ready] if ready or not names else []
@@ -61,7 +67,7 @@ async def connect(
 
 
 async def _first_success(ways: Sequence[Callable[[], Awaitable[None]]]) -> None:
-    errors: list[str] = []
+    errors: list[CodioError | SwarmException] = []
     done = False
     async with trio.open_nursery() as nursery:
 
@@ -70,7 +76,7 @@ async def _first_success(ways: Sequence[Callable[[], Awaitable[None]]]) -> None:
             try:
                 await way()
             except (CodioError, SwarmException) as error:
-                errors.append(str(error))
+                errors.append(error)
             else:
                 done = True
                 nursery.cancel_scope.cancel()
@@ -78,4 +84,11 @@ async def _first_success(ways: Sequence[Callable[[], Awaitable[None]]]) -> None:
         for way in ways:
             nursery.start_soon(run, way)
     if not done:
-        raise DialError("; ".join(errors))
+        raise DialError("; ".join(map(str, errors)), local=all(map(_is_local, errors)))
+
+
+def _is_local(error: CodioError | SwarmException) -> bool:
+    """Whether a way failed for reasons of this node's own."""
+    if isinstance(error, NetworkError):
+        return error.local
+    return isinstance(error, AllAddressesFailedError) and error.local

@@ -204,7 +204,7 @@ class Libp2pIdentifier:
                     self._counters.add("identify_failed")
                     _log.debug("identify failed", peer=str(peer_id), error=repr(error))
                 else:
-                    await self._learn(peer_id, said)
+                    await self._learn(peer_id, said, new_connection=True)
                     self._observe(conn, said)
                     return
 
@@ -215,13 +215,15 @@ class Libp2pIdentifier:
         finally:
             await stream.close()
 
-    async def _learn(self, peer_id: PeerId, said: IdentifyMessage) -> None:
+    async def _learn(
+        self, peer_id: PeerId, said: IdentifyMessage, *, new_connection: bool = False
+    ) -> None:
         addrs = usable_addresses(said.listen_addrs, peer_id.to_bytes(), MAX_ADDRS_PER_PEER)
         upstream = Identify.FromString(encode_identify(replace(said, listen_addrs=addrs)))
         await update_peerstore_from_identify(
             self._ihost.get_peerstore(), peer_id.to_libp2p(), upstream
         )
-        self.known.learn(peer_id, said)
+        self.known.learn(peer_id, said, new_connection=new_connection)
 
     def _observe(self, conn: INetConn, said: IdentifyMessage) -> None:
         """What upstream's identify does with the address under which a peer sees us."""

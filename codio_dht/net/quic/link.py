@@ -107,6 +107,7 @@ class QuicLink(Link):
 
     def receive(self, data: bytes, addr: Address, moment: Monotonic) -> None:
         """Take a datagram; ``respond`` follows when a turn's datagrams are all taken."""
+        self.heard_at = moment
         if len(data) > QUIC_KEEP_ALIVE_BYTES:
             self.last_active = moment
         self._quic.feed(data, addr, moment)

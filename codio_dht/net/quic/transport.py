@@ -17,8 +17,8 @@ import trio
 from multiaddr import Multiaddr
 
 from codio_dht.core.peer import PeerId
-from codio_dht.errors import DeadlineError, ProtocolError
-from codio_dht.net.dial.failures import DialFailedError, DialFailure
+from codio_dht.errors import DeadlineError
+from codio_dht.net.dial.failures import DialFailedError, DialFailure, is_local, of_handshake
 from codio_dht.net.dial.limits import UPGRADE_TIMEOUT_S
 from codio_dht.net.inbound_links import InboundLinks
 from codio_dht.net.link import Link, LinkContext, LinkState
@@ -112,6 +112,7 @@ class QuicTransport:
 
     async def dial(self, target: Target, peer_id: PeerId, reached: Callable[[], None]) -> Link:
         """See ``Transport``. The first sign of life opens the link already."""
+        _check_route(target)
         link = QuicLink(
             self._context,
             self._endpoint_for(target),
@@ -132,7 +133,7 @@ class QuicTransport:
         if scope.cancelled_caught:
             link.end(DeadlineError("the handshake took too long"))
         if link.state is not LinkState.OPEN:
-            raise _failure(link)
+            raise of_handshake(link.error)
         return link
 
     def _endpoint_for(self, target: Target) -> Endpoint:
@@ -154,6 +155,21 @@ class QuicTransport:
         return self._dialling[target.family]
 
 
+def _check_route(target: Target) -> None:
+    """Find out whether this machine has a way to ``target``: a datagram without one is lost without
+    a word, and the dial would look as if the peer were silent.
+
+    Raises:
+        DialFailedError: it has none, or cannot make a socket.
+    """
+    try:
+        with socket.socket(target.family, socket.SOCK_DGRAM) as sock:
+            sock.connect(_address(target))  # of UDP, this sends nothing
+    except OSError as error:
+        if is_local(error.errno or 0, at_once=True):
+            raise DialFailedError(DialFailure.LOCAL, error.strerror or str(error)) from error
+
+
 def _reaches(sock: socket.socket, target: Target) -> bool:
     """Whether datagrams from the socket's own address can get to the target."""
     if sock.family != target.family:
@@ -166,16 +182,3 @@ def _address(target: Target) -> Address:
     if target.family == socket.AF_INET:
         return (target.host, target.port)
     return (target.host, target.port, 0, 0)
-
-
-def _failure(link: Link) -> DialFailedError:
-    """Why an ended link's handshake failed."""
-    error = link.error
-    match error:
-        case ProtocolError():
-            kind = DialFailure.STRANGER
-        case DeadlineError():
-            kind = DialFailure.SILENT
-        case _:
-            kind = DialFailure.REFUSED
-    return DialFailedError(kind, str(error) if error else "the connection ended")

@@ -7,6 +7,8 @@ refused.
 
 Two peers that dial each other at once get two connections. Both work; both sides agree which one is
 surplus (the one dialled by the peer with the greater id), and it is closed when it has been idle.
+But a peer that died and came back has a connection that is dead and a new one: until the old one is
+heard of again, the new one is used.
 """
 
 from __future__ import annotations
@@ -55,11 +57,24 @@ class Connections:
         return peer_id in self._by_peer
 
     def best(self, peer_id: PeerId) -> Link | None:
-        """The link to open streams on, if any."""
+        """The link to open streams on, if any: the newest, until an older one of which both sides
+        agree to keep it has been heard of again. A doubtful one comes last."""
         links = self._by_peer.get(peer_id)
         if links is None:
             return None
-        return next((link for link in links if link.usable), None)
+        if len(links) == 1:
+            return links[0] if links[0].usable else None
+        usable = [link for link in links if link.usable]
+        if not usable:
+            return None
+        newest = max(usable, key=lambda link: link.opened_at)
+
+        def rank(link: Link) -> tuple[bool, bool, bool, float]:
+            silent = link is not newest and link.heard_at <= newest.opened_at
+            surplus = self._is_surplus_direction(link)
+            return link.doubtful, silent, surplus, -link.opened_at
+
+        return min(usable, key=rank)
 
     def add(self, link: Link) -> None:
         """An open link."""

@@ -19,6 +19,7 @@ import trio
 from multiaddr import Multiaddr
 from trio.lowlevel import checkpoint
 
+from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
@@ -189,18 +190,27 @@ class StackHost:
     # --- connections ------------------------------------------------------------------------------
 
     async def connect(
-        self, peer_id: PeerId, addrs: Sequence[Multiaddr], deadline: Monotonic
+        self,
+        peer_id: PeerId,
+        addrs: Sequence[Multiaddr],
+        deadline: Monotonic,
+        *,
+        retry_failed: bool = False,
+        resolved_filter: AddressFilter | None = None,
     ) -> None:
         """Make sure that there is a connection to the peer; all of ``addrs`` are tried."""
         self._check_running()
-        if self._connections.best(peer_id) is not None:
+        best = self._connections.best(peer_id)
+        if best is not None and not best.doubtful:
             await checkpoint()
             return
         if peer_id == self._peer_id:
             raise DialError("that peer is this node itself")
         if not self._connections.make_room(now()):
-            raise DialError("too many connections")
-        await self._dialler.connect(peer_id, addrs, deadline)
+            raise DialError("this node has too many connections", local=True)
+        await self._dialler.connect(
+            peer_id, addrs, deadline, retry_failed=retry_failed, resolved_filter=resolved_filter
+        )
 
     async def disconnect(self, peer_id: PeerId) -> None:
         """Close every connection to the peer, if any."""

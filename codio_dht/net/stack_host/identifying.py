@@ -78,7 +78,7 @@ class LinkIdentifier:
             message = parts.message()
         except ProtocolError:
             return False
-        self.known.learn(peer_id, message)
+        self.known.learn(peer_id, message, new_connection=link is not None)
         if link is not None and message.observed_addr is not None:
             self._observed(link, message.observed_addr)
         return True

@@ -125,6 +125,7 @@ class Pump(Link):
                 data = b""
             moment = current_time()
             if data:
+                self.heard_at = moment
                 if len(data) > KEEP_ALIVE_BYTES:
                     self.last_active = moment
                 events = connection.receive(data, moment)

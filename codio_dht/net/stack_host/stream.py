@@ -38,6 +38,7 @@ class StackStream:
         "_protocol",
         "_streams",
         "_write_ended",
+        "_written_at",
     )
 
     def __init__(self, link: Link, channel: Channel, protocol: str, *, agreed: bool) -> None:
@@ -53,6 +54,7 @@ class StackStream:
         self._error: StreamError | None = None
         self._ended = False
         self._write_ended = False
+        self._written_at: Monotonic | None = None
         self._moved: trio.Event | None = None
         channel.user = self
 
@@ -121,6 +123,7 @@ class StackStream:
         """End the stream normally. Idempotent, never raises."""
         if not self._ended:
             self._ended = True
+            self._note_silence()
             self._streams.close(self._channel, now())
             self._link.flush()
             self._stir()
@@ -143,6 +146,7 @@ class StackStream:
 
     async def _send(self, data: bytes) -> None:
         self._check()
+        self._written_at = now()
         try:
             self._streams.send(self._channel, data)
         except CapacityError as error:
@@ -166,10 +170,16 @@ class StackStream:
         if moved is not None:
             moved.set()
 
+    def _note_silence(self) -> None:
+        """Tell the link if what was written last was never answered by anything."""
+        if self._written_at is not None:
+            self._link.unanswered(self._written_at)
+
     def _reset(self) -> None:
         if not self._ended:
             self._ended = True
             self._inbox.clear()
+            self._note_silence()
             self._streams.reset(self._channel)
             self._link.flush()
             self._stir()
@@ -218,9 +228,11 @@ async def open_stream(
     Raises:
         UnsupportedProtocolError: the peer does not speak it (``eager`` only).
         StreamError: the link ended.
-        DeadlineError: the deadline passed first.
+        DeadlineError: the deadline passed first; ``local`` if the link never had room for one more
+            stream of ours.
     """
     await checkpoint()
+    stream: StackStream | None = None
     try:
         with trio.fail_at(deadline):
             stream = await _open(link, protocol)
@@ -232,7 +244,8 @@ async def open_stream(
                     raise
             return stream
     except trio.TooSlowError as error:
-        raise DeadlineError(f"no stream to {link.peer_id} before the deadline") from error
+        reason = f"no stream to {link.peer_id} before the deadline"
+        raise DeadlineError(reason, local=stream is None) from error
 
 
 async def _open(link: Link, protocol: str) -> StackStream:

@@ -19,9 +19,9 @@ from multiaddr import Multiaddr
 from trio.lowlevel import notify_closing, wait_readable, wait_writable
 
 from codio_dht.core.peer import PeerId
-from codio_dht.errors import DeadlineError, ProtocolError
+from codio_dht.errors import DeadlineError
 from codio_dht.logger import get_logger
-from codio_dht.net.dial.failures import DialFailedError, DialFailure
+from codio_dht.net.dial.failures import DialFailedError, DialFailure, is_local, of_handshake
 from codio_dht.net.dial.limits import CONNECT_TIMEOUT_S, UPGRADE_TIMEOUT_S
 from codio_dht.net.dial.memory import RefusedPipelining
 from codio_dht.net.inbound_links import InboundLinks
@@ -31,11 +31,6 @@ from codio_dht.net.stack_host.pump import Pump
 from codio_dht.net.targets import Carrier, Target, of_socket
 
 _log = get_logger(__name__)
-
-_OURS: Final = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EACCES}
-)
-"""Errors of this machine, which say nothing about the other."""
 
 _IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR})
 
@@ -136,7 +131,7 @@ class TcpTransport:
             self._context.counters["dials_without_pipelining"] += 1
             link = await self._dial(target, peer_id, reached, pipeline=False)
         if link.state is not LinkState.OPEN:
-            raise _failure(link)
+            raise of_handshake(link.error)
         return link
 
     async def _dial(
@@ -178,12 +173,14 @@ async def _connect(target: Target) -> socket.socket:
     try:
         with trio.fail_after(CONNECT_TIMEOUT_S):
             code = sock.connect_ex((target.host, target.port))
-            if code in _IN_PROGRESS:
+            at_once = code not in _IN_PROGRESS
+            if not at_once:
                 await wait_writable(sock.fileno())
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            kind = DialFailure.LOCAL if code in _OURS else DialFailure.REFUSED
-            kind = DialFailure.SILENT if code == errno.ETIMEDOUT else kind
+            kind = DialFailure.SILENT if code == errno.ETIMEDOUT else DialFailure.REFUSED
+            if is_local(code, at_once=at_once):
+                kind = DialFailure.LOCAL
             raise DialFailedError(kind, os.strerror(code))
         if sock.getsockname() == sock.getpeername():  # met itself on an ephemeral port
             raise DialFailedError(DialFailure.REFUSED, "nobody listens there")
@@ -196,16 +193,3 @@ async def _connect(target: Target) -> socket.socket:
             raise DialFailedError(DialFailure.REFUSED, error.strerror or str(error)) from error
         raise
     return sock
-
-
-def _failure(link: Link) -> DialFailedError:
-    """Why an ended link's handshake failed."""
-    error = link.error
-    match error:
-        case ProtocolError():
-            kind = DialFailure.STRANGER
-        case DeadlineError():
-            kind = DialFailure.SILENT
-        case _:
-            kind = DialFailure.REFUSED
-    return DialFailedError(kind, str(error) if error else "the connection ended")

@@ -17,6 +17,7 @@ the next takes over. Applies to a live host, and so to the dials of the program 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,7 @@ from libp2p.peer.peerstore import PeerStoreError
 from multiaddr import Multiaddr
 
 from codio_dht.logger import get_logger
+from codio_dht.net.dial.failures import is_local
 from codio_dht.net.dial.limits import DIAL_STAGGER_S, MAX_DIALS_PER_PEER
 from codio_dht.net.libp2p_host.guards.counters import Counters
 from codio_dht.net.libp2p_host.guards.upstream import Symbol, check, replace
@@ -66,6 +68,8 @@ class _Dial:
     winner: INetConn | None = None
     owner_gone: bool = False
     errors: list[str] = field(default_factory=list)
+    all_local: bool = True
+    """No address failed for another reason than trouble of this node's own."""
 
     def add(self, addrs: Sequence[Multiaddr]) -> None:
         """More addresses of the same peer."""
@@ -113,7 +117,7 @@ class SwarmDialer:
             if dial.winner is not None:
                 return dial.winner
             if not dial.owner_gone:
-                raise _all_failed(peer_id, dial)
+                raise AllAddressesFailedError(peer_id, dial)
 
     async def attempt(
         self, addr: Multiaddr, peer_id: ID, source: tuple[str, int] | None = None
@@ -158,7 +162,7 @@ class SwarmDialer:
             del self._dials[peer_id]
             dial.ended.set()
         if dial.winner is None:
-            raise _all_failed(peer_id, dial)
+            raise AllAddressesFailedError(peer_id, dial)
         return dial.winner
 
     async def _race(self, peer_id: ID, dial: _Dial) -> None:
@@ -179,6 +183,7 @@ class SwarmDialer:
                 conn = await self.attempt(addr, peer_id)
         except Exception as error:  # noqa: BLE001 - one address of several; upstream raises anything
             dial.errors.append(f"{addr}: {_reason(error)}")
+            dial.all_local = dial.all_local and _is_local(error)
         else:
             if dial.winner is None:
                 dial.winner = conn
@@ -227,13 +232,27 @@ def _reason(error: BaseException) -> str:
     return f"{error}" if cause is None or str(cause) in str(error) else f"{error} ({cause})"
 
 
-def _all_failed(peer_id: ID, dial: _Dial) -> SwarmDialAllFailedError:
-    reasons = "; ".join(dial.errors) or "no address that can be dialled"
-    return SwarmDialAllFailedError(
-        f"cannot connect to {peer_id}: {reasons}",
-        peer_id=peer_id,
-        num_addrs_tried=len(dial.errors),
-    )
+class AllAddressesFailedError(SwarmDialAllFailedError):
+    """No address led to the peer; ``local`` if for reasons of this node's own."""
+
+    def __init__(self, peer_id: ID, dial: _Dial) -> None:
+        reasons = "; ".join(dial.errors) or "no address that can be dialled"
+        super().__init__(
+            f"cannot connect to {peer_id}: {reasons}",
+            peer_id=peer_id,
+            num_addrs_tried=len(dial.errors),
+        )
+        self.local = bool(dial.errors) and dial.all_local
+
+
+def _is_local(error: BaseException | None) -> bool:
+    """Whether the system's error behind ``error`` is trouble of this machine's own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return is_local(error.errno, at_once=error.errno == errno.ENETUNREACH)
+        inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
+        error = inner or error.__cause__ or error.__context__
+    return False
 
 
 def race_dials(swarm: Swarm, counters: Counters) -> SwarmDialer:
