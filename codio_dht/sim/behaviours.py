@@ -11,7 +11,6 @@ from typing import Final
 
 from codio_dht.core.keyspace import Key, cpl, distance, key_of
 from codio_dht.core.messages import AddProvider, GetProviders, PeerEntry, Reply, Request
-from codio_dht.core.peer import PeerId
 from codio_dht.sim.population import Character, Member, Population
 from codio_dht.wire.codec import expected_reply
 
@@ -57,10 +56,6 @@ class Liars:
                 return None
         echoed = request.key if isinstance(request, GetProviders) else b""
         return Reply(expected_reply(request), echoed, closer_peers=tuple(named))
-
-    def is_ghost(self, peer: PeerId) -> bool:
-        """Whether ``peer`` was made up."""
-        return self._population.by_id(peer) is None
 
     def _far(self, key: Key) -> list[PeerEntry]:
         """Random peers of the half of the keyspace in which ``key`` is not."""

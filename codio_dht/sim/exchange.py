@@ -154,7 +154,12 @@ class Exchange:
             meeting, time_s = self._meet(world.population.by_addr(addr))
             if self._target and meeting is _Meeting.THROUGH and time_s < limit_s:
                 caller.dials.succeeded(addr)
-                reached_s = min(time_s, world.links.reached_s(caller.member, self._target))
+                reached_s = min(
+                    time_s,
+                    world.links.round_trips_s(
+                        caller.member, self._target, world.scenario.links.reached_round_trips
+                    ),
+                )
                 world.queue.after(reached_s, self._reached)
                 world.queue.after(time_s, self._through)
                 return
@@ -170,7 +175,8 @@ class Exchange:
         if owner is None or world.links.are_parted(member, owner, world.queue.now):
             return swallowed
         if not owner.online and owner.refuses_when_away:
-            return _Meeting.REFUSED, world.links.refusal_s(member, owner)
+            trips = world.scenario.links.refusal_round_trips
+            return _Meeting.REFUSED, world.links.round_trips_s(member, owner, trips)
         if not owner.online or owner.nat:
             return swallowed
         taken_s = world.links.handshake_s(member, owner)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from hashlib import sha256
-from math import cos, exp, log, pi, sqrt
+from math import exp
 from random import Random
 from typing import Final
 
@@ -37,17 +36,15 @@ class Links:
         self._seed = scenario.seed
         self._rng = rng
         self._partitions = [
-            (each.start_s, each.end_s, _sides(scenario.seed, number, len(population.members), each))
-            for number, each in enumerate(scenario.partition)
+            (part, _apart(scenario.seed, number, len(population.members), part.share))
+            for number, part in enumerate(scenario.partition)
         ]
 
     # --- time -------------------------------------------------------------------------------------
 
     def one_way_s(self, a: Member, b: Member) -> float:
         """The bare delay between two members."""
-        if self._part.model == "node":
-            return max(a.one_way_s, b.one_way_s)
-        if not (a.is_server and b.is_server):
+        if self._part.model == "node" or not (a.is_server and b.is_server):
             return max(a.one_way_s, b.one_way_s)
         return max(self._of_pair(a.index, b.index), self._extra(a), self._extra(b))
 
@@ -74,50 +71,32 @@ class Links:
             taken_s += self.flight_s(a, b)
         return taken_s
 
-    def least_answer_s(self, a: Member, b: Member, *, connected: bool) -> float:
-        """The least time in which ``b`` can answer a request of ``a``, with the dial where they are
-        not connected: the bare delays, without jitter and loss. Draws nothing."""
-        trips = 1.0 if connected else 1.0 + self._part.dial_round_trips
+    def round_trips_s(self, a: Member, b: Member, trips: float) -> float:
+        """So many round trips over the bare delay, without jitter and loss. Draws nothing."""
         return 2 * trips * self.one_way_s(a, b)
 
-    def reached_s(self, a: Member, b: Member) -> float:
-        """From the start of a dial until it is known that somebody is there."""
-        return 2 * self._part.reached_round_trips * self.one_way_s(a, b)
-
-    def refusal_s(self, a: Member, b: Member) -> float:
-        """From the start of a dial until its refusal is known."""
-        return 2 * self._part.refusal_round_trips * self.one_way_s(a, b)
-
     def are_parted(self, a: Member, b: Member, now: float) -> bool:
-        """Whether a partition keeps ``a`` and ``b`` apart now. Clients are on the side of 0."""
-        for start_s, end_s, sides in self._partitions:
-            if start_s <= now < end_s and _side(sides, a) != _side(sides, b):
-                return True
-        return False
+        """Whether a partition keeps ``a`` and ``b`` apart now. Clients are in no share."""
+        return any(
+            part.start_s <= now < part.end_s and (a.index in apart) != (b.index in apart)
+            for part, apart in self._partitions
+        )
 
     def _extra(self, member: Member) -> float:
         """What makes a slow member slow, in the pair model too."""
         return member.one_way_s if member.one_way_s > self._part.rtt_max_s / 2 else 0.0
 
     def _of_pair(self, a: int, b: int) -> float:
-        """Half of the pair's own round trip, the same in both directions (Box and Muller 1958)."""
-        low, high = (a, b) if a < b else (b, a)
-        digest = sha256(f"{self._seed}/pair/{low}/{high}".encode("ascii")).digest()
-        first = (int.from_bytes(digest[:8], "big") + 1) / 2**64
-        second = int.from_bytes(digest[8:16], "big") / 2**64
-        normal = sqrt(-2.0 * log(first)) * cos(2.0 * pi * second)
+        """Half of the pair's own round trip, the same in both directions."""
+        normal = Random(f"{self._seed}/pair/{min(a, b)}/{max(a, b)}").gauss()
         rtt_s = self._part.rtt_median_s * exp(self._part.rtt_sigma * normal)
         return min(rtt_s, self._part.rtt_max_s) / 2
 
 
-def _sides(seed: int, number: int, members: int, part: object) -> bytes:
+def _apart(seed: int, number: int, members: int, share: float) -> frozenset[int]:
+    """Who is on the one side of a partition; only asked for members, never iterated."""
     rng = Random(f"{seed}/partition/{number}")
-    share: float = part.share  # type: ignore[attr-defined]
-    return bytes([rng.random() < share for _ in range(members)])
-
-
-def _side(sides: bytes, member: Member) -> int:
-    return sides[member.index] if member.index < len(sides) else 0
+    return frozenset(index for index in range(members) if rng.random() < share)
 
 
 Closed = Callable[[Member, Member], None]
@@ -132,9 +111,6 @@ class ConnectionTable:
         self._max_each = max_each
         self._closed = closed
         self._of: dict[int, OrderedDict[int, None]] = {}
-
-    def __len__(self) -> int:
-        return sum(map(len, self._of.values())) // 2
 
     def are_open(self, a: Member, b: Member) -> bool:
         """Whether both are connected."""

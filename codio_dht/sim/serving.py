@@ -95,15 +95,12 @@ class StaticServers:
         self._world = world
         self._book = PeerBook(_NOBODY)
         self._servers: OrderedDict[int, StaticServer] = OrderedDict()
-        self.made = 0
-        """How many were made, the same one again included."""
 
     def get(self, member: Member) -> StaticServer:
         """The server of ``member``."""
         server = self._servers.get(member.index)
         if server is None:
             server = self._servers[member.index] = StaticServer(self._world, member, self._book)
-            self.made += 1
             if len(self._servers) > MAX_KEPT_SERVERS:
                 self._forget_one()
         self._servers.move_to_end(member.index)

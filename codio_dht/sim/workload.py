@@ -82,10 +82,11 @@ class LookupWorkload:
 
     def _oracle(self, node: SimNode, target: Key) -> list[float]:
         """After how long each answer would be there for the oracle, the first first."""
-        world = self._world
+        world, member = self._world, node.member
+        dial = world.scenario.links.dial_round_trips
         return sorted(
-            world.links.least_answer_s(
-                node.member, each, connected=world.connections.are_open(node.member, each)
+            world.links.round_trips_s(
+                member, each, 1.0 if world.connections.are_open(member, each) else 1.0 + dial
             )
             for each in self._true(node, target)
         )
