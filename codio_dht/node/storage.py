@@ -56,7 +56,6 @@ class Storage:
         self._clock = clock
         self._one_at_a_time = trio.CapacityLimiter(1)
         self._wanted: dict[Load, list[Callable[[], None]]] = {}
-        self._loading: Load | None = None
         self._wake = trio.Event()
         self.values: ValueStorage | None = None
         """Values of others, if they are kept."""
@@ -111,7 +110,7 @@ class Storage:
         waiting = self._wanted.get(load, [])
         if done in waiting:
             waiting.remove(done)
-            if not waiting and load != self._loading:
+            if not waiting:
                 del self._wanted[load]
 
     async def run_loads(self) -> None:
@@ -124,7 +123,6 @@ class Storage:
 
     async def _load(self, load: Load) -> None:
         """Who wants the same while it is being read shares this load."""
-        self._loading = load
         try:
             match load.kind:
                 case LoadKind.PROVIDERS:
@@ -135,7 +133,6 @@ class Storage:
                     assert self.values is not None
                     await self.values.load(load.key)
         finally:
-            self._loading = None
             for done in self._wanted.pop(load, ()):
                 done()
 

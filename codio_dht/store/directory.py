@@ -24,6 +24,7 @@ MAX_SET_ASIDE: Final = 3
 _DIRECTORY_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 _MAX_PID_BYTES: Final = 20
+_FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _SIDE_FILES: Final = ("-wal", "-shm")
 """What SQLite keeps beside a database."""
 
@@ -44,7 +45,7 @@ class OwnedDirectory:
                 path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE
             )
         except OSError as error:
-            raise StorageError(f"cannot use the data directory {path}: {error.strerror}") from error
+            raise StorageError(f"cannot use the data directory {path}: {_told(error)}") from error
         try:
             self._take()
         except BaseException:
@@ -63,7 +64,7 @@ class OwnedDirectory:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE))
             self._sync()
         except OSError as error:
-            raise StorageError(f"cannot use {path}: {error.strerror}") from error
+            raise StorageError(f"cannot use {path}: {_told(error)}") from error
         return path
 
     def set_aside(self, name: str) -> Path:
@@ -113,3 +114,11 @@ class OwnedDirectory:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _told(error: OSError) -> str:
+    """What is wrong, and what to do about it."""
+    remedy = "use another data directory (--data-dir)"
+    if error.errno in _FORBIDDEN:
+        remedy = f"make it writable for this user, or {remedy}"
+    return f"{error.strerror}; {remedy}"

@@ -10,10 +10,13 @@ import trio.testing
 from multiaddr import Multiaddr
 
 from codio_dht import DHTConfig, DHTManager
-from codio_dht.core.messages import AddProvider
+from codio_dht.core.clock import Monotonic
+from codio_dht.core.messages import AddProvider, FailureReason
 from codio_dht.errors import NoPeersError
 from codio_dht.node.arguments import multihash_of
+from codio_dht.node.providing import THIN_KEYS_CHECK_S
 from codio_dht.params import K
+from hostile_host import lab_node, plant
 from keepers import client_of, keepers
 from memory_host import MemoryNet, peer_id_of
 from nodes import full_addr, host_of, memory_net, open_nodes, settle, until
@@ -171,6 +174,30 @@ async def test_stopping_a_key_that_is_not_kept_ends_nothing(autojump_clock):
         await until(lambda: len(peers.holding) == K)
 
 
+# --- thin keys ------------------------------------------------------------------------------------
+
+
+async def test_a_key_provided_to_few_is_provided_again_within_seconds_of_meeting_more(
+    autojump_clock,
+):
+    async with keepers(0.02) as peers, lab_node(peers.net) as node:
+        without_threads(node)
+        for host in peers.hosts[3:]:
+            peers.net.dead.add(host.peer_id)  # named by the others, and not there yet
+        await plant(node, peers.hosts[:3])
+        await node.provide(CID)
+        while node._node.main.deliveries.running:
+            await trio.sleep(0.1)
+        assert len(set(peers.holding)) == 3
+        await trio.sleep(100)
+        assert len(peers.holding) == 3
+
+        peers.net.dead.clear()
+        await plant(node, peers.hosts)
+        await trio.sleep(THIN_KEYS_CHECK_S + 5)
+        assert len(set(peers.holding)) >= K
+
+
 # --- what is known here ---------------------------------------------------------------------------
 
 
@@ -193,3 +220,20 @@ async def test_a_key_that_this_node_provides_is_found_though_there_is_nobody_to_
         with pytest.raises(NoPeersError):
             await alone.provide(CID)
         assert [alone.peer_id] == [each.peer_id for each in await alone.find_providers(CID)]
+
+
+async def test_providers_known_here_are_found_though_the_last_peer_leaves_before_it_is_asked(
+    autojump_clock,
+):
+    async with memory_net() as net, open_nodes(net, 2) as [other, node]:
+        await settle([node], 1)
+        provide_from(node, peer_id_of(2), (WAN.to_bytes(),))
+        main = node._node.main
+
+        async def left(_deadline) -> None:
+            main.network.table.remove(other.peer_id)
+            unreachable, now = FailureReason.UNREACHABLE, Monotonic(trio.current_time())
+            main.network.health.failed(other.peer_id, unreachable, now)
+
+        main.lookups.wait_for_peers = left
+        assert [peer_id_of(2)] == [each.peer_id for each in await node.find_providers(CID)]

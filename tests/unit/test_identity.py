@@ -56,6 +56,31 @@ def test_the_file_and_its_directory_are_for_the_owner_only(path: Path, open_umas
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("mask", [0o277, 0o777])
+def test_a_strict_umask_leaves_a_file_that_its_owner_can_use(path: Path, mask: int) -> None:
+    path.parent.mkdir(mode=0o700)
+    before = os.umask(mask)
+    try:
+        create_identity(path, KEY)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_key_is_never_written_to_a_file_that_was_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where the random name of the new file was guessed."""
+    path.parent.mkdir(mode=0o700)
+    monkeypatch.setattr("codio_dht.store.identity.token_hex", lambda _: "guessed")
+    (path.parent / "theirs").write_bytes(b"")
+    (path.parent / "identity.key.guessed.new").symlink_to(path.parent / "theirs")
+    with pytest.raises(IdentityError):
+        create_identity(path, KEY)
+    assert (path.parent / "theirs").read_bytes() == b""
+    assert not path.exists()
+
+
 def test_starts_at_the_same_moment_end_up_with_one_key(path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         keys = list(pool.map(lambda _: load_or_create_identity(path), range(16)))

@@ -83,6 +83,13 @@ def test_an_unreadable_key_counts_as_not_provided_for_a_while() -> None:
     assert keys.provides(A, LATER) is True
 
 
+def test_a_clock_that_is_set_back_holds_up_no_second_try() -> None:
+    keys = after_a_start(1)
+    keys.provides(A, LATER)
+    keys.load_failed(A, LATER)
+    assert keys.provides(A, NOW) == load_of(A)
+
+
 def test_answers_and_loads_are_bounded_and_what_is_forgotten_is_asked_for_again() -> None:
     keys = OwnKeys(max_answers=3)
     for value in range(5):

@@ -195,6 +195,23 @@ def test_the_store_is_told_how_late_a_record_can_expire() -> None:
     assert later(2 * DAY_S + CLOCK_TOLERANCE_S) == records.latest_expiry(NOW)
 
 
+def test_a_clock_that_is_set_back_holds_up_no_second_try_of_an_unreadable_key() -> None:
+    records = on_disk(row(KEY, peer(1), later(100)))
+    records.get(KEY, later(TEN_YEARS_S))
+    records.load_failed(KEY, later(TEN_YEARS_S))
+
+    assert load_of(KEY) == records.get(KEY, NOW)
+
+
+def test_a_clock_that_is_set_back_holds_up_no_look_for_changes() -> None:
+    records = ProviderRecords()
+    stored(records, [KEY], changes=7)
+    records.get(KEY, later(TEN_YEARS_S))
+    records.loaded(KEY, [], later(TEN_YEARS_S), 7)
+
+    assert load_of(KEY) == records.get(KEY, NOW)
+
+
 # --- loads ----------------------------------------------------------------------------------------
 
 

@@ -384,7 +384,7 @@ def test_calls_may_come_from_one_thread_after_another(store: SqliteStore) -> Non
 
 def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match=f"{tmp_path / 'file'}"):
+    with pytest.raises(StorageError, match=f"{tmp_path / 'file'}.*--data-dir"):
         SqliteStore(tmp_path / "file")
     (tmp_path / "data" / "records.db").mkdir(parents=True)
     with pytest.raises(StorageError, match=r"records\.db"):
@@ -463,6 +463,24 @@ def test_a_directory_of_the_first_format_is_brought_up_to_date(data_dir: Path) -
     store.close()
 
 
+def test_a_directory_that_may_not_be_written_says_what_to_do(data_dir: Path) -> None:
+    data_dir.mkdir(mode=0o500)
+    user = os.geteuid()
+    if user == 0:  # to whom nothing is forbidden
+        os.seteuid(65_534)
+    try:
+        with pytest.raises(StorageError, match=rf"{data_dir}: Permission denied; make it writ"):
+            SqliteStore(data_dir)
+    finally:
+        os.seteuid(user)
+
+
+def test_a_database_that_cannot_be_written_says_so_at_the_start(data_dir: Path) -> None:
+    (data_dir / "keys.db").mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"keys\.db: Is a directory; use another data dir"):
+        SqliteStore(data_dir)
+
+
 # --- damage ---------------------------------------------------------------------------------------
 
 
@@ -482,6 +500,52 @@ def test_damaged_records_are_set_aside_and_the_own_keys_stay(data_dir: Path) -> 
     store.close()
 
 
+def test_the_log_of_a_damaged_file_goes_with_it_and_not_into_the_fresh_one(
+    data_dir: Path,
+) -> None:
+    """It is left behind where another process has the file open too."""
+    damage_all_pages_but_the_first(data_dir)
+    with closing(sqlite3.connect(data_dir / "records.db")) as other:
+        other.execute("CREATE TABLE something_in_the_log (x)")
+        store = SqliteStore(data_dir)
+        with capture_logs(), pytest.raises(StorageError, match="damaged"):
+            provider_keys(store)
+        assert (data_dir / "records.db.corrupt-1-wal").exists()
+        assert store.records.count() == 0
+        store.close()
+
+
+def damage_all_pages_but_the_first(data_dir: Path) -> None:
+    store = SqliteStore(data_dir)
+    store.records.flush(Flush(tuple(row(n, key=n.to_bytes(4, "big")) for n in range(5_000)), 10))
+    store.close()
+    damaged = bytearray((data_dir / "records.db").read_bytes())
+    for page in range(2, len(damaged) // 4096):
+        damaged[page * 4096 : page * 4096 + 64] = b"\xff" * 64
+    (data_dir / "records.db").write_bytes(damaged)
+
+
+def test_the_databases_are_opened_so_that_power_cuts_and_damage_are_survived(
+    data_dir: Path,
+) -> None:
+    store = SqliteStore(data_dir)
+    expected: dict[str, object] = {
+        "journal_mode": "wal",
+        "synchronous": 2,  # FULL: a commit is on the disk when it returns
+        "fullfsync": 1,
+        "checkpoint_fullfsync": 1,
+        "cell_size_check": 1,  # damage is noticed when a page is read
+        "trusted_schema": 0,
+        "journal_size_limit": 16 * 1024 * 1024,
+    }
+    for database in (store.records.database, store.keys.database):
+        found = {
+            name: database.connection.execute(f"PRAGMA {name}").fetchone()[0] for name in expected
+        }
+        assert found == expected
+    store.close()
+
+
 def test_only_so_many_damaged_copies_are_kept(data_dir: Path) -> None:
     for number in range(6):
         SqliteStore(data_dir).close()
@@ -496,14 +560,7 @@ def test_only_so_many_damaged_copies_are_kept(data_dir: Path) -> None:
 
 
 def test_damage_met_while_running_fails_that_call_and_begins_afresh(data_dir: Path) -> None:
-    store = SqliteStore(data_dir)
-    store.records.flush(Flush(tuple(row(n, key=n.to_bytes(4, "big")) for n in range(5_000)), 10))
-    store.close()
-    damaged = bytearray((data_dir / "records.db").read_bytes())
-    for page in range(2, len(damaged) // 4096):
-        damaged[page * 4096 : page * 4096 + 64] = b"\xff" * 64
-    (data_dir / "records.db").write_bytes(damaged)
-
+    damage_all_pages_but_the_first(data_dir)
     store = SqliteStore(data_dir)
     with capture_logs() as logs, pytest.raises(StorageError, match="damaged"):
         provider_keys(store)
