@@ -590,3 +590,25 @@ def test_after_an_outage_of_our_own_nobody_is_in_back_off() -> None:
     admission, (a, *_) = backing_off()
     admission.forgive()
     assert admission.offer(a, now(1)) is OfferOutcome.QUEUED
+
+
+def test_an_answer_starts_the_back_off_over() -> None:
+    table = table_of(K)
+    admission = Admission(table)
+    (peer,) = peers_at_cpl(0, 1)
+    for at in (0, 100):
+        probe(admission, peer, at)
+        admission.on_probe_failed(peer, TIMEOUT, now(at))
+    admission.on_reply(peer, now(200))
+    admission.on_failure(peer, TIMEOUT, now(300))
+    admission.offer(peer, now(300))
+    assert admission.next(now(300)) == Wait(now(300 + ADMISSION_BACKOFF_S))
+
+
+def test_a_candidate_that_fails_a_request_before_its_probe_is_not_probed_for_now() -> None:
+    admission = Admission(table_of(K))
+    (peer,) = peers_at_cpl(0, 1)
+    admission.offer(peer, now(0))
+    assert admission.on_failure(peer, TIMEOUT, now(1)) is False
+    assert admission.waiting == 0
+    assert admission.offer(peer, now(2)) is OfferOutcome.DEFERRED
