@@ -13,6 +13,7 @@ from codio_dht import DHTConfig, DHTManager
 from codio_dht.core.keyspace import key_of
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import DialError, NetworkError
+from codio_dht.net.host import AddrsChanged
 from codio_dht.node.clock import Clock
 from codio_dht.params import (
     LIVENESS_GRACE_S,
@@ -268,6 +269,63 @@ async def test_where_all_bootstrap_peers_are_dead_they_are_tried_again_ever_less
             with trio.fail_after(400):
                 while len(table_of(node)) < 8:
                     await trio.sleep(1)
+
+
+async def test_a_change_of_the_own_addresses_begins_joining_anew(autojump_clock):
+    async with swarm_of(8, Random(8), dead=0.0, slow=0.0) as swarm:
+        swarm.net.dead |= set(swarm.peers)
+        async with node_in(swarm, swarm.peers[:2]) as node:
+            await trio.sleep(1_000)  # rounds are minutes apart by now
+            swarm.net.dead.clear()
+            host = host_of(node)
+            host._tell(AddrsChanged(host.addrs))
+            with trio.fail_after(20):
+                while len(table_of(node)) < 8:
+                    await trio.sleep(1)
+
+
+async def test_who_gives_up_on_joining_ends_the_dials(autojump_clock):
+    async with swarm_of(30, Random(8), dead=0.0, slow=0.0) as swarm:
+        swarm.net.dead |= set(swarm.peers)
+        async with node_in(swarm, []) as node:
+            host, dialling = host_of(node), 0
+            connect = host.connect
+
+            async def counted(*args, **options):
+                nonlocal dialling
+                dialling += 1
+                try:
+                    await connect(*args, **options)
+                finally:
+                    dialling -= 1
+
+            host.connect = counted
+            with trio.move_on_after(3):
+                await node.bootstrap([swarm.full_addr(peer) for peer in swarm.peers])
+            await trio.sleep(0.1)
+            assert dialling == 0
+            dialled = sum(host.dials.values())
+            assert 0 < dialled < 30
+            await trio.sleep(10)
+            assert sum(host.dials.values()) == dialled  # and nobody else's turn comes
+
+
+async def test_a_bug_in_one_step_of_the_upkeep_holds_nothing_up(autojump_clock):
+    async with (
+        swarm_of(5, Random(7), dead=0.0, slow=0.0) as swarm,
+        node_in(swarm, swarm.peers[:2]) as node,
+    ):
+        host, connect = host_of(node), host_of(node).connect
+
+        async def fails_once(*_args, **_options):
+            host.connect = connect
+            raise ValueError("a bug")
+
+        host.connect = fails_once
+        with trio.fail_after(60):
+            while len(table_of(node)) < 5:
+                await trio.sleep(1)
+        assert node.stats().failures == {"upkeep": 1}
 
 
 # --- restarts -------------------------------------------------------------------------------------
