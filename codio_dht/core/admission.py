@@ -49,6 +49,33 @@ from codio_dht.core.replacements import Replacements
 from codio_dht.core.routing_table import AddOutcome, RoutingTable
 from codio_dht.core.steps import Wait
 
+MAX_ADMISSION_PROBES: Final = 64
+"""Admission probes in flight at once (GO 256, NIM 50, ZK 3); further candidates wait."""
+
+MAX_ADMISSION_QUEUE: Final = 512
+"""Candidates waiting for a probe; a new one is refused while it is full."""
+
+ADMISSION_BACKOFF_S: Final = 10.0
+"""A candidate that failed is not probed again for this long, in seconds. Each further failure
+doubles that, up to ``MAX_ADMISSION_BACKOFF_S``."""
+
+MAX_ADMISSION_BACKOFF_S: Final = 300.0
+"""The longest time for which a candidate that failed is not probed again, in seconds (NIM 5
+min)."""
+
+MAX_ADMISSION_MEMORY: Final = 2_048
+"""Failed candidates remembered; the one that failed longest ago is forgotten when it is full."""
+
+SETTLE_REFRESHES: Final = 2
+"""Peers that enter while the node joins can be replaced until this many refreshes are over, and
+``SETTLE_DELAY_S`` more (GO)."""
+
+SETTLE_DELAY_S: Final = 60.0
+"""How long peers can still be replaced after the last of ``SETTLE_REFRESHES``, in seconds (GO)."""
+
+REPLACEMENT_TRUST_S: Final = 60.0
+"""A candidate that answered within this time enters without another probe, seconds."""
+
 
 class OfferOutcome(Enum):
     """What became of a candidate."""
@@ -76,7 +103,7 @@ class Probe:
     deadline: Monotonic
 
 
-_BACKOFF: Final = Backoff(params.ADMISSION_BACKOFF_S, params.MAX_ADMISSION_BACKOFF_S)
+_BACKOFF: Final = Backoff(ADMISSION_BACKOFF_S, MAX_ADMISSION_BACKOFF_S)
 """How long a candidate that failed is not probed again."""
 
 
@@ -102,9 +129,9 @@ class Admission:
         outage: Outage | None = None,
         *,
         is_connected: Callable[[PeerId], bool] = lambda _peer: True,
-        max_probes: int = params.MAX_ADMISSION_PROBES,
-        max_queue: int = params.MAX_ADMISSION_QUEUE,
-        max_memory: int = params.MAX_ADMISSION_MEMORY,
+        max_probes: int = MAX_ADMISSION_PROBES,
+        max_queue: int = MAX_ADMISSION_QUEUE,
+        max_memory: int = MAX_ADMISSION_MEMORY,
         probe_timeout_s: float = params.PROBE_TIMEOUT_S,
     ) -> None:
         self._table = table
@@ -119,7 +146,7 @@ class Admission:
         """Candidates that are to be offered again when their back-off is over."""
         self._replacements = Replacements()
         self._outage = outage or Outage()
-        self._refreshes_to_settle = params.SETTLE_REFRESHES
+        self._refreshes_to_settle = SETTLE_REFRESHES
         self._settle_at: Monotonic | None = None
 
     # --- candidates -------------------------------------------------------------------------------
@@ -284,7 +311,7 @@ class Admission:
         if self._refreshes_to_settle > 0:
             self._refreshes_to_settle -= 1
             if self._refreshes_to_settle == 0:
-                self._settle_at = Monotonic(now + params.SETTLE_DELAY_S)
+                self._settle_at = Monotonic(now + SETTLE_DELAY_S)
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -305,7 +332,7 @@ class Admission:
             found = self._replacements.take(prefix, now)
             if found is None:
                 return
-            if found.answered is not None and now < found.answered + params.REPLACEMENT_TRUST_S:
+            if found.answered is not None and now < found.answered + REPLACEMENT_TRUST_S:
                 self._forget(found.peer.key)
                 self._table.add(found.peer, found.answered, replaceable=self._joining())
             else:
@@ -317,7 +344,7 @@ class Admission:
     def _joining(self) -> bool:
         """Whether the table is being filled; it is again once it was empty."""
         if len(self._table) == 0:
-            self._refreshes_to_settle = params.SETTLE_REFRESHES
+            self._refreshes_to_settle = SETTLE_REFRESHES
             self._settle_at = None
         return self._refreshes_to_settle > 0 or self._settle_at is not None
 

@@ -20,6 +20,7 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, distance
 from codio_dht.core.lookup_states import Candidate, LookBeyond, LookupRules
 from codio_dht.core.peer import PeerId
+from codio_dht.core.refresh import MAX_REFRESH_CPL
 
 LOOKS_BEYOND: Final = 2
 """Peers that one lookup asks for keys beyond the horizon of its replies, for each CPL."""
@@ -89,7 +90,7 @@ class Horizon:
         self._looked_at[place.bit_length()] += 1
         self._looks[peer, point] = Monotonic(now + self._rules.outlook(peer, now).soft_s)
         cpl = params.KEY_BITS - place.bit_length() + 1 + BEYOND_PRECISION_BITS
-        return LookBeyond(peer, point, min(cpl, params.MAX_REFRESH_CPL))
+        return LookBeyond(peer, point, min(cpl, MAX_REFRESH_CPL))
 
     def ended(self, peer: PeerId, point: Key) -> bool:
         """A look was reported; whether it was still waited for."""

@@ -17,12 +17,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import FailureReason, PeerEntry
 from codio_dht.core.peer import PeerId
 from codio_dht.core.steps import Ask, Wait
+
+MAX_BOOTSTRAP_DIALS: Final = 4
+"""Bootstrap peers dialled at a time (GO ``maxNBoostrappers``: 2)."""
+
+BOOTSTRAP_DIAL_TIMEOUT_S: Final = 15.0
+"""How long connecting to one bootstrap peer may take, name resolution included, in seconds."""
+
+BOOTSTRAP_STAGGER_S: Final = 1.0
+"""A bootstrap dial that takes longer lets the next one begin, seconds: a few dead addresses must
+not hold up the good ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +85,12 @@ class JoinRound:
         self._turns = {peer: until for peer, until in self._turns.items() if now < until}
         if not self._waiting:
             return Wait(None)
-        if len(self._turns) >= params.MAX_BOOTSTRAP_DIALS:
+        if len(self._turns) >= MAX_BOOTSTRAP_DIALS:
             return Wait(min(self._turns.values()))
         entry = self._waiting.popleft()
-        deadline = Monotonic(now + params.BOOTSTRAP_DIAL_TIMEOUT_S)
+        deadline = Monotonic(now + BOOTSTRAP_DIAL_TIMEOUT_S)
         dial = self._out[entry.peer_id] = Dial(entry.peer_id, entry.addrs, deadline, self)
-        self._turns[entry.peer_id] = Monotonic(now + params.BOOTSTRAP_STAGGER_S)
+        self._turns[entry.peer_id] = Monotonic(now + BOOTSTRAP_STAGGER_S)
         return dial
 
     def dialled(self, dial: Dial) -> None:

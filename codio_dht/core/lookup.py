@@ -78,7 +78,7 @@ from codio_dht.core.lookup_states import (
 )
 from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
-from codio_dht.core.peer_health import Condition
+from codio_dht.core.peer_health import MIN_SOFT_DEADLINE_S, Condition
 from codio_dht.core.steps import Wait
 
 MAX_LOOKUP_TASKS: Final = 256
@@ -285,7 +285,7 @@ class ClosestPeersLookup:
     def _ask(self, candidate: Candidate, now: Monotonic) -> Query:
         outlook = self._rules.outlook(candidate.peer, now)
         assert self._began is not None
-        left_s = max(self._began + LOOKUP_HURRY_S - now, params.MIN_SOFT_DEADLINE_S)
+        left_s = max(self._began + LOOKUP_HURRY_S - now, MIN_SOFT_DEADLINE_S)
         candidate.asked = now
         candidate.soft_until = Monotonic(now + min(outlook.soft_s, left_s))
         candidate.reach_until = Monotonic(now + min(outlook.reach_s, left_s))

@@ -15,7 +15,7 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
-from codio_dht.core.peer_health import Condition, Outlook
+from codio_dht.core.peer_health import DEFAULT_ANSWER_S, SOFT_DEADLINE_S, Condition, Outlook
 from codio_dht.core.steps import Wait
 from codio_dht.errors import UsageError
 
@@ -127,8 +127,8 @@ OutlookOf = Callable[[PeerId, Monotonic], Outlook]
 
 def no_outlook(_peer: PeerId, _now: Monotonic) -> Outlook:
     """The outlook where nothing is known of anybody."""
-    most = params.SOFT_DEADLINE_S
-    return Outlook(Condition.UNKNOWN, params.DEFAULT_ANSWER_S, most, most, most)
+    most = SOFT_DEADLINE_S
+    return Outlook(Condition.UNKNOWN, DEFAULT_ANSWER_S, most, most, most)
 
 
 def no_life(_peer: PeerId) -> bool:

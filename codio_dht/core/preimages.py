@@ -16,6 +16,7 @@ from typing import Final
 
 from codio_dht import params
 from codio_dht.core.keyspace import Key
+from codio_dht.core.refresh import MAX_REFRESH_CPL
 from codio_dht.core.rng import Rng
 from codio_dht.errors import UsageError
 from codio_dht.formats.multihash import SHA2_256_HEAD
@@ -47,8 +48,8 @@ def search_preimage(
     Raises:
         UsageError: ``cpl`` is not in ``0 .. MAX_REFRESH_CPL`` (at once, not at the first ``next``).
     """
-    if not 0 <= cpl <= params.MAX_REFRESH_CPL:
-        raise UsageError(f"cpl must be from 0 to {params.MAX_REFRESH_CPL}, not {cpl}")
+    if not 0 <= cpl <= MAX_REFRESH_CPL:
+        raise UsageError(f"cpl must be from 0 to {MAX_REFRESH_CPL}, not {cpl}")
     prefix = SHA2_256_HEAD + rng.getrandbits(_SALT_BITS).to_bytes(_SALT_BITS // 8, "big")
     wanted = (local >> (params.KEY_BITS - cpl - 1)) ^ 1
     most = MAX_PREIMAGE_EFFORT << (cpl + 1)

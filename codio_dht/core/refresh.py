@@ -49,7 +49,44 @@ from codio_dht.core.routing_table import RoutingTable
 from codio_dht.core.steps import Wait
 from codio_dht.params import KEY_BITS
 
-_FOLLOW_UP: Final = Backoff(params.JOIN_FOLLOW_UP_S, params.MAX_JOIN_FOLLOW_UP_S)
+MAX_REFRESH_CPL: Final = 15
+"""Deepest CPL refreshed on its own (GO; deeper ones are covered by the self lookup)."""
+
+LOW_PEERS: Final = 10
+"""Below this many peers the node bootstraps again (GO ``minRTRefreshThreshold``)."""
+
+LIVENESS_GRACE_S: Final = 43.2 * 60.0
+"""A table entry that has not answered us for this long is probed, seconds (GO:
+``ln(1/k) / ln(1 - alpha/k) * refresh``)."""
+
+MAX_LIVENESS_PROBES: Final = 16
+"""Liveness probes of table entries in flight at once; the others wait."""
+
+CLOSE_LOOKUP_DELAY_S: Final = 10.0
+"""How long after one of the k nearest entries has left the local key is looked up again, in
+seconds: once for all that leave meanwhile."""
+
+CLOSE_LOOKUP_INTERVAL_S: Final = 120.0
+"""The shortest time between two such lookups (``CLOSE_LOOKUP_DELAY_S``), in seconds."""
+
+MAX_JOIN_LOOKUPS: Final = 4
+"""Lookups at once of the refresh by which a node joins: one at a time would wait for the slow peers
+of each in turn. Later refreshes have time."""
+
+JOIN_FOLLOW_UP_S: Final = 3.0
+"""While the table holds less than a bucket after joining, the local key is looked up again this
+many seconds later, then after twice as long each time: whoever joined at the same moment is known
+to others then."""
+
+MAX_JOIN_FOLLOW_UP_S: Final = 48.0
+"""Longest time between two lookups of the local key after joining (``JOIN_FOLLOW_UP_S``),
+seconds."""
+
+MAX_JOIN_FOLLOW_UPS: Final = 5
+"""How many lookups of the local key (``JOIN_FOLLOW_UP_S``) follow one joining run: they end a
+minute and a half after it."""
+
+_FOLLOW_UP: Final = Backoff(JOIN_FOLLOW_UP_S, MAX_JOIN_FOLLOW_UP_S)
 """How long after the joining run, and after each lookup that follows it, the next one follows."""
 
 
@@ -84,11 +121,11 @@ class RefreshSchedule:
         outage: Outage | None = None,
         *,
         interval_s: float = params.REFRESH_INTERVAL_S,
-        grace_s: float = params.LIVENESS_GRACE_S,
-        max_cpl: int = params.MAX_REFRESH_CPL,
-        max_probes: int = params.MAX_LIVENESS_PROBES,
-        join_lookups: int = params.MAX_JOIN_LOOKUPS,
-        join_follow_ups: int = params.MAX_JOIN_FOLLOW_UPS,
+        grace_s: float = LIVENESS_GRACE_S,
+        max_cpl: int = MAX_REFRESH_CPL,
+        max_probes: int = MAX_LIVENESS_PROBES,
+        join_lookups: int = MAX_JOIN_LOOKUPS,
+        join_follow_ups: int = MAX_JOIN_FOLLOW_UPS,
     ) -> None:
         self._table = table
         self._outage = outage or Outage()
@@ -302,7 +339,7 @@ class RefreshSchedule:
         version = (self._table.departures, len(self._table))
         if version == self._version:
             return
-        entered = sum(version) > sum(self._version) and len(self._table) < params.LOW_PEERS
+        entered = sum(version) > sum(self._version) and len(self._table) < LOW_PEERS
         gone = any(peer not in self._table for peer in self._neighbours)
         self._note_neighbours()
         run = self._run
@@ -311,8 +348,8 @@ class RefreshSchedule:
             gone = gone and run.begun and SelfLookup() not in run.out
         if self._close_due is None and (gone or entered):
             last = self._own_key_looked_up
-            soon = now + params.CLOSE_LOOKUP_DELAY_S
-            earliest = soon if last is None else last + params.CLOSE_LOOKUP_INTERVAL_S
+            soon = now + CLOSE_LOOKUP_DELAY_S
+            earliest = soon if last is None else last + CLOSE_LOOKUP_INTERVAL_S
             self._close_due = Monotonic(max(soon, earliest))
 
     def _note_neighbours(self) -> None:

@@ -14,12 +14,20 @@ Bounds: ``max_per_cpl`` candidates of a CPL, and ``max_age_s`` since they were s
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.peer import PeerId
+from codio_dht.params import K
+
+MAX_REPLACEMENTS_PER_CPL: Final = K
+"""Candidates of one full bucket remembered for when a place comes free (Maymounkov and Mazieres
+2002, 4.1); one that was only seen makes way for one that answered, else the one not seen for
+longest."""
+
+REPLACEMENT_MAX_AGE_S: Final = 15 * 60.0
+"""A candidate not seen for longer is not tried, seconds: its addresses are forgotten by then."""
 
 
 class Replacement(NamedTuple):
@@ -36,8 +44,8 @@ class Replacements:
     def __init__(
         self,
         *,
-        max_per_cpl: int = params.MAX_REPLACEMENTS_PER_CPL,
-        max_age_s: float = params.REPLACEMENT_MAX_AGE_S,
+        max_per_cpl: int = MAX_REPLACEMENTS_PER_CPL,
+        max_age_s: float = REPLACEMENT_MAX_AGE_S,
     ) -> None:
         self._max_per_cpl = max_per_cpl
         self._max_age_s = max_age_s

@@ -41,19 +41,26 @@ from enum import Enum
 from typing import Final
 
 from codio_dht import params
+from codio_dht.core.admission import MAX_ADMISSION_QUEUE
 from codio_dht.core.backoff import Backoff
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.join_round import Dial, JoinProbe, JoinRound
+from codio_dht.core.join_round import MAX_BOOTSTRAP_DIALS, Dial, JoinProbe, JoinRound
 from codio_dht.core.messages import FailureReason, FindNode, PeerEntry, Reply
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerId
 from codio_dht.core.preimages import search_preimage
-from codio_dht.core.refresh import CplLookup, LivenessProbe, SelfLookup
+from codio_dht.core.refresh import LOW_PEERS, CplLookup, LivenessProbe, SelfLookup
 from codio_dht.core.requests import Contacts, Requests
 from codio_dht.core.rng import Rng
 from codio_dht.core.steps import Ask, Wait
 from codio_dht.errors import NoPeersError
 from codio_dht.formats.multiaddr import is_dnsaddr
+
+LOW_PEERS_CHECK_S: Final = 120.0
+"""How often it is looked whether the table has fewer than ``LOW_PEERS``, in seconds (GO)."""
+
+MAX_REMEMBERED_PEERS: Final = MAX_ADMISSION_QUEUE
+"""Peers taken from the snapshot of an earlier run, nearest first; the rest is ignored."""
 
 JOIN_BACKOFF: Final = Backoff(initial_s=5.0, ceiling_s=300.0, jitter=0.25)
 """How long a node waits after a round of joining that reached nobody."""
@@ -199,7 +206,7 @@ class Upkeep:
     def remember(self, peers: Sequence[PeerEntry], now: Monotonic) -> None:
         """Take peers of an earlier run as candidates, now and again whenever the node is cut off.
         Each is probed before it enters the table. Only the first ``MAX_REMEMBERED_PEERS`` count."""
-        self._remembered = list(peers[: params.MAX_REMEMBERED_PEERS])
+        self._remembered = list(peers[:MAX_REMEMBERED_PEERS])
         self._offer_remembered(now)
 
     def network_changed(self, now: Monotonic) -> None:
@@ -333,7 +340,7 @@ class Upkeep:
                         self._enter(_Phase.BACKING_OFF, now, delay_s)
                         return Unreachable(delay_s)
                     self._failures = 0
-                    self._enter(_Phase.RESTING, now, params.LOW_PEERS_CHECK_S)
+                    self._enter(_Phase.RESTING, now, LOW_PEERS_CHECK_S)
                 case _Phase.BACKING_OFF:
                     if now < self._until:
                         return Wait(self._until)
@@ -352,8 +359,8 @@ class Upkeep:
             return True
         if now < self._until:
             return False
-        self._until = Monotonic(now + params.LOW_PEERS_CHECK_S)
-        return has_somebody and len(self._network.table) < params.LOW_PEERS
+        self._until = Monotonic(now + LOW_PEERS_CHECK_S)
+        return has_somebody and len(self._network.table) < LOW_PEERS
 
     def _begin_round(self, now: Monotonic) -> None:
         if self._cut_off:
@@ -361,7 +368,7 @@ class Upkeep:
         peers = list(self._bootstrap)
         self._rng.shuffle(peers)
         if len(self._network.table):
-            peers = peers[: params.MAX_BOOTSTRAP_DIALS]
+            peers = peers[:MAX_BOOTSTRAP_DIALS]
         self._phase = _Phase.DIALLING
         self._own_round = JoinRound(peers)
         self._rounds.append(self._own_round)

@@ -14,7 +14,7 @@ worse than the one held; the one held counts only while it is valid and young en
 which it arrived is this node's own; the same value put again is held for longer.
 
 Memory holds an index of the keys on disk with the age and size of their values, the values that
-wait to be written, and a cache of values. All are bounded (params): one value a key, its size, the
+wait to be written, and a cache of values. All are bounded: one value a key, its size, the
 keys and the bytes in all. When these are used up, the key that is farthest from this node's own id
 leaves; if that is the newcomer's, it is refused.
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import trio
 from multiaddr import Multiaddr
 
-from codio_dht import params
 from codio_dht.config import DHTConfig
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.join_round import BOOTSTRAP_DIAL_TIMEOUT_S
 from codio_dht.core.keyspace import distance, key_of
 from codio_dht.core.lookup_states import ClosestPeer, Standing
 from codio_dht.core.messages import PeerEntry
@@ -280,7 +280,7 @@ class DHTManager(ValueCalls):
         info = arguments.peer_address_argument(addr, "addr")
         if info.peer_id == host.peer_id:
             raise UsageError("addr is this node's own")
-        await self._main.reach(info.peer_id, params.BOOTSTRAP_DIAL_TIMEOUT_S, info.addrs)
+        await self._main.reach(info.peer_id, BOOTSTRAP_DIAL_TIMEOUT_S, info.addrs)
         return info.peer_id
 
     @ended_with_the_node

@@ -10,6 +10,7 @@ from collections.abc import Container
 from random import Random
 
 from codio_dht import params
+from codio_dht.core.admission import MAX_ADMISSION_MEMORY, MAX_ADMISSION_PROBES, MAX_ADMISSION_QUEUE
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, cpl, distance
 from codio_dht.core.lookup_states import Done, Standing
@@ -96,10 +97,10 @@ def check_node(network: Network, records: ProviderRecords, rng: Random, now: Mon
     require(book.told <= MAX_TOLD_PEERS, "too many told peers in a book:", book.told)
     require(book.heard <= MAX_HEARD_PEERS, "too much hearsay in a book:", book.heard)
     door = network.admission
-    require(door.waiting <= params.MAX_ADMISSION_QUEUE, "too many candidates:", door.waiting)
-    require(door.probing <= params.MAX_ADMISSION_PROBES, "too many probes:", door.probing)
-    require(door.remembered <= params.MAX_ADMISSION_MEMORY, "too many remembered:", door.remembered)
-    require(door.deferred <= params.MAX_ADMISSION_QUEUE, "too many deferred:", door.deferred)
+    require(door.waiting <= MAX_ADMISSION_QUEUE, "too many candidates:", door.waiting)
+    require(door.probing <= MAX_ADMISSION_PROBES, "too many probes:", door.probing)
+    require(door.remembered <= MAX_ADMISSION_MEMORY, "too many remembered:", door.remembered)
+    require(door.deferred <= MAX_ADMISSION_QUEUE, "too many deferred:", door.deferred)
     held = records.stats()
     require(held.unsaved <= MAX_UNSAVED_RECORDS, "too many unsaved records:", held.unsaved)
     require(held.records <= params.MAX_PROVIDER_RECORDS, "too many records:", held.records)

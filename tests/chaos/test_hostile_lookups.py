@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multiaddr import Multiaddr
 
-from codio_dht import DHTManager, params
+from codio_dht import DHTManager
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.diversity import MAX_GROUP_PEERS_PER_TABLE
 from codio_dht.core.horizon import MAX_LOOKS_BEYOND
@@ -37,7 +37,7 @@ from codio_dht.core.lookup_states import (
 from codio_dht.core.messages import FailureReason
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.peer import PeerId
-from codio_dht.core.peer_health import PeerHealth
+from codio_dht.core.peer_health import ALIVE_MEMORY_S, PeerHealth
 from codio_dht.core.steps import Wait
 from codio_dht.node.clock import Clock
 from hostile_host import (
@@ -305,7 +305,7 @@ class World:
                 case Standing.ALIVE:
                     assert each.alive_at is not None
                     assert each.alive_at <= self.last_sign[each.peer]
-                    assert each.alive_at >= began - params.ALIVE_MEMORY_S
+                    assert each.alive_at >= began - ALIVE_MEMORY_S
                 case Standing.HEARD:
                     assert done.reason not in (StopReason.COMPLETED, StopReason.OVERRUN)
 

@@ -26,6 +26,7 @@ from codio_dht.core.messages import (
     Reply,
 )
 from codio_dht.core.multihash import multihash_of
+from codio_dht.core.outage import OUTAGE_PROBE_INTERVAL_S
 from codio_dht.core.peer_book import MAX_HEARD_PEERS, MAX_TOLD_PEERS
 from codio_dht.core.search import MAX_PROVIDERS_PER_LOOKUP
 from codio_dht.errors import StreamError, UsageError
@@ -382,7 +383,7 @@ async def test_peers_that_flap_between_server_and_client_get_no_more_probes_than
         assert node.stats().pending_queries <= len(peers)
         await trio.sleep(60)
         # All of the table being silent, it looks like an outage: one is probed at a time.
-        at_once = params.PROBE_TIMEOUT_S / params.OUTAGE_PROBE_INTERVAL_S + 1
+        at_once = params.PROBE_TIMEOUT_S / OUTAGE_PROBE_INTERVAL_S + 1
         assert node.stats().pending_queries <= at_once
 
 

@@ -15,11 +15,14 @@ import trio
 import trio.testing
 
 from codio_dht import DHTConfig, DHTManager, params
+from codio_dht.core.admission import MAX_ADMISSION_MEMORY, MAX_ADMISSION_PROBES, MAX_ADMISSION_QUEUE
 from codio_dht.core.messages import AddProvider, FindNode, GetProviders, PeerEntry
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.own_keys import MAX_OWN_KEY_ANSWERS, MAX_OWN_KEY_LOADS
 from codio_dht.core.peer_book import MAX_HEARD_PEERS, MAX_TOLD_PEERS
+from codio_dht.core.peer_health import MAX_HEALTH_PEERS
 from codio_dht.core.records import MAX_CACHED_PROVIDER_BYTES, MAX_TRACKED_LOADS
+from codio_dht.core.refresh import MAX_LIVENESS_PROBES
 from codio_dht.core.unsaved import FLUSH_BATCH_ROWS, MAX_UNSAVED_RECORDS
 from codio_dht.errors import CodioError, NoPeersError, StorageError
 from codio_dht.node.clock import Clock
@@ -414,19 +417,19 @@ BOUNDS = {
     "PeerBook._slots": MAX_HEARD_PEERS + MAX_TOLD_PEERS + CONNECTIONS,
     "PeerBook._told": MAX_TOLD_PEERS,
     "PeerBook._heard": MAX_HEARD_PEERS,
-    "Admission._queue": params.MAX_ADMISSION_QUEUE,
-    "Admission._probing": params.MAX_ADMISSION_PROBES,
-    "Admission._failed": params.MAX_ADMISSION_MEMORY,
+    "Admission._queue": MAX_ADMISSION_QUEUE,
+    "Admission._probing": MAX_ADMISSION_PROBES,
+    "Admission._failed": MAX_ADMISSION_MEMORY,
     "RoutingTable._entries": params.KEY_BITS * params.K,
     "RoutingTable._per_cpl": params.KEY_BITS,
     "RoutingTable._buckets": params.KEY_BITS,
     "RefreshSchedule._to_probe": params.KEY_BITS * params.K,
-    "RefreshSchedule._probing": params.MAX_LIVENESS_PROBES,
+    "RefreshSchedule._probing": MAX_LIVENESS_PROBES,
     "ProviderRecords._loading": MAX_TRACKED_LOADS,
     "Outage._suspects": params.KEY_BITS * params.K,
     "Outage._due": params.KEY_BITS * params.K,
-    "PeerHealth._met": params.MAX_HEALTH_PEERS,
-    "PeerHealth._strangers": params.MAX_HEALTH_PEERS,
+    "PeerHealth._met": MAX_HEALTH_PEERS,
+    "PeerHealth._strangers": MAX_HEALTH_PEERS,
     "StreamPool._idle": MAX_KEPT_STREAMS,
     "TableProtection._peers": params.KEY_BITS * params.K,
     "StreamPool._reuse_failures": MAX_KEPT_STREAMS,

@@ -12,6 +12,7 @@ from codio_dht.core.clock import UnixTime
 from codio_dht.core.messages import AddProvider
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.records import MAX_OVERTAKING_ROWS, ProviderRecords
+from codio_dht.core.upkeep import LOW_PEERS_CHECK_S
 from codio_dht.errors import NoPeersError, NotRunningError, StorageError, UsageError
 from codio_dht.node.runtime import SNAPSHOT_INTERVAL_S
 from hostile_host import (
@@ -348,7 +349,7 @@ async def test_a_node_that_lost_all_its_peers_joins_again_at_once(autojump_clock
         lab_node(net, through=[honest]) as node,
     ):
         await settle([node], 1)
-        await trio.sleep(params.LOW_PEERS_CHECK_S * 2 + 30)
+        await trio.sleep(LOW_PEERS_CHECK_S * 2 + 30)
         await host_of(node).disconnect(honest.peer_id)
         net.dead.add(honest.peer_id)
         assert await node.find_closest_peers(KEY) == []

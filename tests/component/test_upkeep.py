@@ -11,17 +11,14 @@ from structlog.testing import capture_logs
 
 from codio_dht import DHTConfig, DHTManager
 from codio_dht.core.keyspace import key_of
+from codio_dht.core.outage import OUTAGE_FAILURES
 from codio_dht.core.peer import PeerId
+from codio_dht.core.refresh import LIVENESS_GRACE_S
+from codio_dht.core.upkeep import LOW_PEERS_CHECK_S
 from codio_dht.errors import DialError, NetworkError
 from codio_dht.net.host import AddrsChanged
 from codio_dht.node.clock import Clock
-from codio_dht.params import (
-    LIVENESS_GRACE_S,
-    LOW_PEERS_CHECK_S,
-    OUTAGE_FAILURES,
-    REFRESH_INTERVAL_S,
-    K,
-)
+from codio_dht.params import REFRESH_INTERVAL_S, K
 from memory_host import peer_id_of
 from nodes import EPOCH, full_addr, host_of, memory_net, open_nodes, settle, soon, until
 from slow_swarm import SLOW_RTT_S, Swarm, swarm_of

@@ -10,14 +10,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from codio_dht.core.admission import Admission, Probe
+from codio_dht.core.admission import (
+    REPLACEMENT_TRUST_S,
+    SETTLE_DELAY_S,
+    SETTLE_REFRESHES,
+    Admission,
+    Probe,
+)
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.messages import FailureReason
 from codio_dht.core.outage import Outage
 from codio_dht.core.peer import PeerId
 from codio_dht.core.routing_table import AddOutcome, RoutingTable
-from codio_dht.params import KEY_BITS, REPLACEMENT_TRUST_S, SETTLE_DELAY_S, SETTLE_REFRESHES
+from codio_dht.params import KEY_BITS
 
 BUCKET_SIZE = 2
 PEERS = st.integers(1, 8)

@@ -10,7 +10,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.lookup import (
@@ -22,7 +21,7 @@ from codio_dht.core.lookup import (
 from codio_dht.core.lookup_states import Done, LookupRules, PeerState, Query, StopReason
 from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
-from codio_dht.core.peer_health import Condition, Outlook
+from codio_dht.core.peer_health import MIN_SOFT_DEADLINE_S, Condition, Outlook
 from codio_dht.core.steps import Wait
 
 TARGET = Key(0)
@@ -226,7 +225,7 @@ class LookupMachine(RuleBasedStateMachine):
         assert number == self.expected_query()
         assert follow_up == self.following_up
         assert self.began is not None
-        left = max(self.began + LOOKUP_HURRY_S - self.clock, params.MIN_SOFT_DEADLINE_S)
+        left = max(self.began + LOOKUP_HURRY_S - self.clock, MIN_SOFT_DEADLINE_S)
         known = self.peers[number]
         known.state = PeerState.WAITING
         known.soft, known.reach, known.patient = (

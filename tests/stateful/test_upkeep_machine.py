@@ -14,12 +14,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from codio_dht.core.addresses import KEEP_ALL
+from codio_dht.core.admission import MAX_ADMISSION_PROBES
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.join_round import Dial, JoinProbe, JoinRound
+from codio_dht.core.join_round import (
+    BOOTSTRAP_DIAL_TIMEOUT_S,
+    MAX_BOOTSTRAP_DIALS,
+    Dial,
+    JoinProbe,
+    JoinRound,
+)
 from codio_dht.core.messages import FailureReason, MessageType, PeerEntry, Reply
 from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.peer import PeerId
-from codio_dht.core.refresh import CplLookup, SelfLookup
+from codio_dht.core.refresh import MAX_JOIN_LOOKUPS, MAX_LIVENESS_PROBES, CplLookup, SelfLookup
 from codio_dht.core.steps import Wait
 from codio_dht.core.upkeep import (
     CandidateProbe,
@@ -29,14 +36,7 @@ from codio_dht.core.upkeep import (
     Unreachable,
     Upkeep,
 )
-from codio_dht.params import (
-    BOOTSTRAP_DIAL_TIMEOUT_S,
-    MAX_ADMISSION_PROBES,
-    MAX_BOOTSTRAP_DIALS,
-    MAX_JOIN_LOOKUPS,
-    MAX_LIVENESS_PROBES,
-    PROBE_TIMEOUT_S,
-)
+from codio_dht.params import PROBE_TIMEOUT_S
 
 PEERS = st.integers(1, 30)
 REASONS = st.sampled_from(list(FailureReason))

@@ -6,22 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codio_dht import params
-from codio_dht.core.admission import Admission, OfferOutcome, Probe
+from codio_dht.core.admission import (
+    ADMISSION_BACKOFF_S,
+    MAX_ADMISSION_BACKOFF_S,
+    MAX_ADMISSION_PROBES,
+    MAX_ADMISSION_QUEUE,
+    REPLACEMENT_TRUST_S,
+    SETTLE_DELAY_S,
+    SETTLE_REFRESHES,
+    Admission,
+    OfferOutcome,
+    Probe,
+)
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
 from codio_dht.core.routing_table import AddOutcome, RoutingTable
 from codio_dht.core.steps import Wait
-from codio_dht.params import (
-    ADMISSION_BACKOFF_S,
-    KEY_BITS,
-    MAX_ADMISSION_BACKOFF_S,
-    PROBE_TIMEOUT_S,
-    SETTLE_DELAY_S,
-    K,
-)
+from codio_dht.params import KEY_BITS, PROBE_TIMEOUT_S, K
 
 LOCAL = Key(0)
 TIMEOUT = FailureReason.TIMEOUT
@@ -400,7 +403,7 @@ def full_bucket(count: int = 2) -> tuple[Admission, RoutingTable, list[PeerId], 
     for peer in inside:
         table.add(peer, now(0))
     admission = Admission(table)
-    for _ in range(params.SETTLE_REFRESHES):
+    for _ in range(SETTLE_REFRESHES):
         admission.on_refreshed(now(0))
     admission.next(now(SETTLE_DELAY_S))
     return admission, table, inside, outside
@@ -427,7 +430,7 @@ def test_a_candidate_of_whom_little_is_known_is_probed_first(how: str) -> None:
         assert admission.offer(a, now(100)) is OfferOutcome.NO_ROOM
     else:
         admission.on_reply(a, now(100))
-    at = 100 + params.REPLACEMENT_TRUST_S
+    at = 100 + REPLACEMENT_TRUST_S
     admission.on_failure(inside[0], TIMEOUT, now(at))
     assert a not in table
     assert admission.next(now(at)) == Probe(a, now(at + PROBE_TIMEOUT_S))
@@ -516,13 +519,13 @@ def test_nothing_grows_past_its_bound_whatever_peers_do(events: list[tuple[str, 
 
 def test_the_bounds_are_those_of_params() -> None:
     admission = Admission(RoutingTable(LOCAL, bucket_size=10_000))
-    peers = peers_at_cpl(0, params.MAX_ADMISSION_QUEUE + 1)
+    peers = peers_at_cpl(0, MAX_ADMISSION_QUEUE + 1)
     outcomes = [admission.offer(peer, now(0)) for peer in peers]
     assert outcomes[-1] is OfferOutcome.FULL
-    assert outcomes[:-1] == [OfferOutcome.QUEUED] * params.MAX_ADMISSION_QUEUE
+    assert outcomes[:-1] == [OfferOutcome.QUEUED] * MAX_ADMISSION_QUEUE
     while isinstance(admission.next(now(0)), Probe):
         pass
-    assert admission.probing == params.MAX_ADMISSION_PROBES
+    assert admission.probing == MAX_ADMISSION_PROBES
 
 
 def test_it_wants_to_be_asked_again_when_the_table_settles() -> None:

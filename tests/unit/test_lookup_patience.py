@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import pytest
 
-from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.lookup import LOOKUP_HURRY_S, LOOKUP_LIMIT_S, ClosestPeersLookup
@@ -27,7 +26,7 @@ from codio_dht.core.lookup_states import (
 )
 from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
-from codio_dht.core.peer_health import Condition, Outlook
+from codio_dht.core.peer_health import MIN_SOFT_DEADLINE_S, Condition, Outlook
 from codio_dht.core.steps import Wait
 
 TARGET = Key(0)
@@ -199,7 +198,7 @@ def test_an_old_lookup_hurries() -> None:
     assert asked(lookup, 0.0) == [mute[0]]
     lookup.on_reply(mute[0], [mute[1]], now(LOOKUP_HURRY_S))
     assert asked(lookup, LOOKUP_HURRY_S) == [mute[1]]
-    ends = LOOKUP_HURRY_S + params.MIN_SOFT_DEADLINE_S
+    ends = LOOKUP_HURRY_S + MIN_SOFT_DEADLINE_S
     assert lookup.next(now(LOOKUP_HURRY_S)) == Wait(now(ends))
     assert done(lookup, ends).answered == [mute[0]]
 
@@ -252,7 +251,7 @@ def test_a_lookup_that_was_answered_late_has_the_time_of_the_hurry_all_the_same(
     assert asked(lookup, 20.0) == [mute]
     ends = 20.0 + LOOKUP_LIMIT_S - LOOKUP_HURRY_S
     assert lookup._ends_at == now(ends)
-    assert lookup.next(now(20.0 + params.MIN_SOFT_DEADLINE_S)) == Done(
+    assert lookup.next(now(20.0 + MIN_SOFT_DEADLINE_S)) == Done(
         StopReason.COMPLETED, (ClosestPeer(late, Standing.ANSWERED, now(20.0)),)
     )
 

@@ -12,12 +12,12 @@ from codio_dht.core.admission import Admission
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.messages import FailureReason
-from codio_dht.core.outage import Outage
+from codio_dht.core.outage import OUTAGE_FAILURES, OUTAGE_PROBE_INTERVAL_S, OUTAGE_WITNESSES, Outage
 from codio_dht.core.peer import PeerId
 from codio_dht.core.refresh import LivenessProbe, RefreshSchedule
 from codio_dht.core.routing_table import RoutingTable
 from codio_dht.core.steps import Wait
-from codio_dht.params import KEY_BITS, OUTAGE_FAILURES, OUTAGE_PROBE_INTERVAL_S, OUTAGE_WITNESSES
+from codio_dht.params import KEY_BITS
 
 UNREACHABLE = FailureReason.UNREACHABLE
 

@@ -6,11 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
-from codio_dht.core.peer_health import Condition, PeerHealth
+from codio_dht.core.peer_health import (
+    ALIVE_MEMORY_S,
+    DEAD_BACKOFF_S,
+    DEFAULT_ANSWER_S,
+    MIN_PATIENCE_S,
+    MIN_SOFT_DEADLINE_S,
+    PATIENCE_FACTOR,
+    REACH_FACTOR,
+    SILENT_PEER_BACKOFF_S,
+    SOFT_DEADLINE_FACTOR,
+    SOFT_DEADLINE_S,
+    Condition,
+    PeerHealth,
+)
 
 
 def peer(number: int) -> PeerId:
@@ -36,21 +48,21 @@ def seen(times: list[float], *, dialled: bool = False) -> PeerHealth:
 def test_a_stranger_has_the_default_deadline_until_answer_times_are_known() -> None:
     outlook = seen([]).outlook(peer(1), now(0), connected=True)
     assert outlook.condition is Condition.UNKNOWN
-    assert outlook.soft_s == params.DEFAULT_ANSWER_S * params.SOFT_DEADLINE_FACTOR
+    assert outlook.soft_s == DEFAULT_ANSWER_S * SOFT_DEADLINE_FACTOR
     assert outlook.alive_at is None
 
 
 def test_a_strangers_deadline_follows_the_recent_answer_times_and_not_the_few_very_slow() -> None:
     times = [0.2] * 40 + [9.0] * 24
     outlook = seen(times).outlook(peer(1), now(0), connected=True)
-    assert outlook.soft_s == pytest.approx(0.2 * params.SOFT_DEADLINE_FACTOR)
-    assert outlook.patience_s == pytest.approx(0.2 * params.PATIENCE_FACTOR)
+    assert outlook.soft_s == pytest.approx(0.2 * SOFT_DEADLINE_FACTOR)
+    assert outlook.patience_s == pytest.approx(0.2 * PATIENCE_FACTOR)
     assert outlook.expected_s == 0.2
 
 
 def test_a_peer_that_has_to_be_dialled_must_take_the_connection_within_a_part_of_its_time() -> None:
     outlook = seen([0.6] * 20, dialled=True).outlook(peer(1), now(0), connected=False)
-    assert outlook.reach_s == pytest.approx(0.6 * params.REACH_FACTOR)
+    assert outlook.reach_s == pytest.approx(0.6 * REACH_FACTOR)
     assert outlook.reach_s < outlook.soft_s < outlook.patience_s
 
 
@@ -68,7 +80,7 @@ def test_a_peer_is_expected_to_answer_as_it_did_three_round_trips_if_it_has_to_b
         health.answered(peer(1), 0.1, now(0), dialled=False)
     connected = health.outlook(peer(1), now(0), connected=True)
     assert connected.expected_s == pytest.approx(0.1)
-    assert connected.soft_s == params.MIN_SOFT_DEADLINE_S
+    assert connected.soft_s == MIN_SOFT_DEADLINE_S
     assert health.outlook(peer(1), now(0), connected=False).expected_s == pytest.approx(0.3)
 
 
@@ -146,10 +158,10 @@ def test_a_forgiven_failure_is_no_sign_of_life() -> None:
 def test_the_nearest_alive_are_neither_suspect_nor_met_too_long_ago() -> None:
     health = PeerHealth()
     health.answered(peer(1), 0.1, now(0), dialled=False)
-    at = 1 + params.ALIVE_MEMORY_S
+    at = 1 + ALIVE_MEMORY_S
     for number in (2, 3, 4):
         health.answered(peer(number), 0.1, now(at - 100), dialled=False)
-    health.failed(peer(2), FailureReason.TIMEOUT, now(at - params.DEAD_BACKOFF_S))
+    health.failed(peer(2), FailureReason.TIMEOUT, now(at - DEAD_BACKOFF_S))
     assert condition(health, 2, at) is Condition.SUSPECT
     assert health.nearest_alive(peer(3).key, 9, now(at)) == sorted(
         [peer(3), peer(4)], key=lambda each: each.key ^ peer(3).key
@@ -162,15 +174,15 @@ def test_a_peer_that_answered_is_alive_for_a_while() -> None:
     health.answered(peer(1), 0.1, now(5), dialled=True)
     outlook = health.outlook(peer(1), now(6), connected=True)
     assert (outlook.condition, outlook.alive_at) == (Condition.ALIVE, now(5))
-    assert condition(health, 1, 5 + params.ALIVE_MEMORY_S) is Condition.ALIVE
-    assert condition(health, 1, 5 + params.ALIVE_MEMORY_S + 1) is Condition.UNKNOWN
+    assert condition(health, 1, 5 + ALIVE_MEMORY_S) is Condition.ALIVE
+    assert condition(health, 1, 5 + ALIVE_MEMORY_S + 1) is Condition.UNKNOWN
 
 
 def test_a_failed_peer_is_dead_then_suspect_and_alive_again_once_it_answers() -> None:
     health = seen([])
     health.failed(peer(1), FailureReason.TIMEOUT, now(0))
-    assert condition(health, 1, params.DEAD_BACKOFF_S - 1) is Condition.DEAD
-    outlook = health.outlook(peer(1), now(params.DEAD_BACKOFF_S), connected=False)
+    assert condition(health, 1, DEAD_BACKOFF_S - 1) is Condition.DEAD
+    outlook = health.outlook(peer(1), now(DEAD_BACKOFF_S), connected=False)
     assert outlook.condition is Condition.SUSPECT
     assert (outlook.soft_s, outlook.patience_s) == (0.0, 0.0)
     health.answered(peer(1), 0.1, now(40), dialled=True)
@@ -185,7 +197,7 @@ def test_each_failure_doubles_the_time_a_peer_is_left_alone_up_to_a_bound() -> N
         while condition(health, 1, at) is Condition.DEAD:
             at += 1.0
         times.append(at - began)
-    base = params.DEAD_BACKOFF_S
+    base = DEAD_BACKOFF_S
     assert times == [base * 2**n for n in (0, 1, 2, 3, 4, 5, 5, 5)]
 
 
@@ -193,7 +205,7 @@ def test_the_same_failure_seen_by_many_lookups_counts_once() -> None:
     health = seen([])
     for _ in range(5):
         health.failed(peer(1), FailureReason.TIMEOUT, now(1))
-    assert condition(health, 1, 1 + params.DEAD_BACKOFF_S) is Condition.SUSPECT
+    assert condition(health, 1, 1 + DEAD_BACKOFF_S) is Condition.SUSPECT
 
 
 def test_our_own_lack_of_room_says_nothing_of_a_peer() -> None:
@@ -206,7 +218,7 @@ def test_a_peer_given_up_without_a_sign_of_life_is_left_alone_until_its_request_
     health = seen([])
     health.given_up(peer(1), 2.0, now(2), reached=False, dialled=True)
     assert condition(health, 1, 3) is Condition.DEAD
-    assert condition(health, 1, 2 + params.SILENT_PEER_BACKOFF_S) is Condition.UNKNOWN
+    assert condition(health, 1, 2 + SILENT_PEER_BACKOFF_S) is Condition.UNKNOWN
     health.given_up(peer(2), 2.0, now(2), reached=False, dialled=True)
     health.answered(peer(2), 6.0, now(6), dialled=True)
     assert condition(health, 2, 6) is Condition.ALIVE
@@ -226,7 +238,7 @@ def test_a_slow_peer_that_answers_again_quickly_is_waited_for_again() -> None:
     health.answered(peer(1), 0.2, now(3), dialled=False)
     outlook = health.outlook(peer(1), now(3), connected=True)
     assert outlook.expected_s == 0.2
-    assert outlook.patience_s == params.MIN_PATIENCE_S
+    assert outlook.patience_s == MIN_PATIENCE_S
 
 
 def test_a_connection_alone_does_not_revive_a_peer_that_failed() -> None:
@@ -324,7 +336,7 @@ def test_deadlines_are_always_within_their_bounds(happened: list[tuple[str, int,
                 reached = what == "reached"
                 health.given_up(peer(number), took_s, now(at), reached=reached, dialled=True)
         outlook = health.outlook(peer(number), now(at), connected=bool(number % 3))
-        assert 0 <= outlook.soft_s <= outlook.patience_s <= params.SOFT_DEADLINE_S
+        assert 0 <= outlook.soft_s <= outlook.patience_s <= SOFT_DEADLINE_S
         assert outlook.expected_s >= 0
         assert (outlook.alive_at is not None) == (outlook.condition is Condition.ALIVE)
     assert len(health) <= 2 * 4

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from codio_dht.core.keyspace import Key, cpl, key_of
 from codio_dht.core.peer import PeerId
 from codio_dht.core.preimages import MAX_PREIMAGE_EFFORT, search_preimage
+from codio_dht.core.refresh import MAX_REFRESH_CPL
 from codio_dht.errors import UsageError
-from codio_dht.params import KEY_BITS, MAX_REFRESH_CPL
+from codio_dht.params import KEY_BITS
 
 KEYS = st.integers(0, 2**KEY_BITS - 1).map(Key)
 

@@ -7,20 +7,21 @@ import pytest
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.peer import PeerId
-from codio_dht.core.refresh import CplLookup, LivenessProbe, RefreshSchedule, SelfLookup
-from codio_dht.core.routing_table import RoutingTable
-from codio_dht.core.steps import Wait
-from codio_dht.params import (
+from codio_dht.core.refresh import (
     CLOSE_LOOKUP_DELAY_S,
     CLOSE_LOOKUP_INTERVAL_S,
     JOIN_FOLLOW_UP_S,
-    KEY_BITS,
     LIVENESS_GRACE_S,
     MAX_JOIN_LOOKUPS,
     MAX_REFRESH_CPL,
-    REFRESH_INTERVAL_S,
-    K,
+    CplLookup,
+    LivenessProbe,
+    RefreshSchedule,
+    SelfLookup,
 )
+from codio_dht.core.routing_table import RoutingTable
+from codio_dht.core.steps import Wait
+from codio_dht.params import KEY_BITS, REFRESH_INTERVAL_S, K
 
 LOCAL = Key(0)
 

@@ -8,8 +8,12 @@ from hypothesis import strategies as st
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key
 from codio_dht.core.peer import PeerId
-from codio_dht.core.replacements import Replacement, Replacements
-from codio_dht.params import MAX_REPLACEMENTS_PER_CPL, REPLACEMENT_MAX_AGE_S
+from codio_dht.core.replacements import (
+    MAX_REPLACEMENTS_PER_CPL,
+    REPLACEMENT_MAX_AGE_S,
+    Replacement,
+    Replacements,
+)
 
 
 def peer(number: int) -> PeerId:

@@ -10,7 +10,7 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import FailureReason, FindNode
 from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.peer import PeerId
-from codio_dht.core.peer_health import Condition
+from codio_dht.core.peer_health import DIAL_ROUND_TRIPS, Condition
 from codio_dht.core.requests import Requests
 
 ADDR = bytes((0x04, 8, 8, 8, 8, 0x06, 0x0F, 0xA1))
@@ -67,7 +67,7 @@ def test_an_answer_after_a_dial_counts_as_that_many_round_trips() -> None:
     network, requests = requests_of()
     requests.answered(requests.begin(peer, REQUEST, Monotonic(1.0)), Monotonic(1.3))
     outlook = network.health.outlook(peer, Monotonic(1.3), connected=True)
-    assert outlook.expected_s == pytest.approx(0.3 / params.DIAL_ROUND_TRIPS)
+    assert outlook.expected_s == pytest.approx(0.3 / DIAL_ROUND_TRIPS)
 
 
 @pytest.mark.parametrize("known_by", ["address", "connection"])

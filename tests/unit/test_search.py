@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from codio_dht import params
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.keyspace import Key, cpl, key_of
 from codio_dht.core.lookup_states import Done, Ended, Standing, StopReason
@@ -21,7 +20,7 @@ from codio_dht.core.messages import (
 )
 from codio_dht.core.netsize import MIN_SIZE_MEASUREMENTS
 from codio_dht.core.peer import PeerId
-from codio_dht.core.peer_health import Condition
+from codio_dht.core.peer_health import DIAL_ROUND_TRIPS, Condition
 from codio_dht.core.refresh import RefreshSchedule
 from codio_dht.core.search import (
     MAX_STRAGGLERS,
@@ -173,9 +172,7 @@ def test_one_that_is_given_up_is_thought_to_be_so_slow(dials: bool) -> None:
     outlook = searches.network.health.outlook(slow, now(5), connected=True)
     waited_s = 4.0
     assert outlook.condition is Condition.ALIVE
-    assert outlook.expected_s == pytest.approx(
-        2 * waited_s / (params.DIAL_ROUND_TRIPS if dials else 1)
-    )
+    assert outlook.expected_s == pytest.approx(2 * waited_s / (DIAL_ROUND_TRIPS if dials else 1))
 
 
 def test_a_report_counts_once_and_only_for_a_request_that_was_made() -> None:

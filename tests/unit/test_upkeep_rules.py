@@ -10,16 +10,26 @@ import pytest
 from codio_dht.core.addresses import KEEP_ALL
 from codio_dht.core.admission import OfferOutcome
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.join_round import Dial, JoinProbe, JoinRound
+from codio_dht.core.join_round import (
+    BOOTSTRAP_DIAL_TIMEOUT_S,
+    BOOTSTRAP_STAGGER_S,
+    MAX_BOOTSTRAP_DIALS,
+    Dial,
+    JoinProbe,
+    JoinRound,
+)
 from codio_dht.core.keyspace import cpl, key_of
 from codio_dht.core.messages import FailureReason, MessageType, PeerEntry, Reply
 from codio_dht.core.network import Network, NetworkPolicy
+from codio_dht.core.outage import OUTAGE_FAILURES
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Condition
-from codio_dht.core.refresh import CplLookup, SelfLookup
+from codio_dht.core.refresh import LIVENESS_GRACE_S, LOW_PEERS, CplLookup, SelfLookup
 from codio_dht.core.steps import Wait
 from codio_dht.core.upkeep import (
     JOIN_BACKOFF,
+    LOW_PEERS_CHECK_S,
+    MAX_REMEMBERED_PEERS,
     CandidateProbe,
     CheckAlive,
     Joining,
@@ -28,18 +38,7 @@ from codio_dht.core.upkeep import (
     UpkeepStep,
 )
 from codio_dht.errors import NoPeersError
-from codio_dht.params import (
-    BOOTSTRAP_DIAL_TIMEOUT_S,
-    BOOTSTRAP_STAGGER_S,
-    LIVENESS_GRACE_S,
-    LOW_PEERS,
-    LOW_PEERS_CHECK_S,
-    MAX_BOOTSTRAP_DIALS,
-    MAX_REMEMBERED_PEERS,
-    OUTAGE_FAILURES,
-    PROBE_TIMEOUT_S,
-    K,
-)
+from codio_dht.params import PROBE_TIMEOUT_S, K
 from searching import FakeContacts
 
 TIMEOUT = FailureReason.TIMEOUT

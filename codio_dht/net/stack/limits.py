@@ -8,6 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
+KEEP_ALIVE_INTERVAL_S: Final = 30.0
+"""A quiet connection is pinged this often, seconds (GO, JS)."""
+
+KEEP_ALIVE_TIMEOUT_S: Final = 10.0
+"""A ping without an answer, and nothing else received, ends the connection after this, seconds (GO
+``ConnectionWriteTimeout``)."""
+
 # --- a stream's protocol, and the handshake -------------------------------------------------------
 
 MAX_NEGOTIATION_MESSAGE_BYTES: Final = 512

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from codio_dht.net.stack.limits import (
+    KEEP_ALIVE_INTERVAL_S,
+    KEEP_ALIVE_TIMEOUT_S,
     MAX_ACK_BACKLOG,
     MAX_CONNECTION_UNREAD_BYTES,
     MAX_CONNECTION_UNSENT_BYTES,
@@ -17,7 +19,6 @@ from codio_dht.net.stack.limits import (
     YAMUX_WINDOW_BYTES,
 )
 from codio_dht.net.stack.muxer import MuxStream
-from codio_dht.params import KEEP_ALIVE_INTERVAL_S, KEEP_ALIVE_TIMEOUT_S
 
 INITIAL_WINDOW: Final = 256 * 1024
 """Both directions of every stream start with this much credit (specification)."""
