@@ -374,8 +374,8 @@ class DHTManager(ValueCalls):
         Raises:
             UsageError: ``cid`` is no CID, or ``quorum`` is out of range.
             StorageError: the key could not be saved; it will not be provided.
-            NoPeersError: no peer could be reached. The key is saved and will be provided once a
-                peer is reachable.
+            NoPeersError: no peer could be reached, or this node has no address that the network's
+                policy lets others be told. The key is saved and will be provided once that changes.
         """
         wanted = arguments.quorum_argument(quorum, self._config.replication_factor)
         return await self._node.providing.provide(arguments.multihash_of(cid), wanted)
@@ -387,18 +387,22 @@ class DHTManager(ValueCalls):
 
         Raises:
             UsageError: ``cid`` is no CID, or ``quorum`` is out of range.
-            NoPeersError: no peer could be reached.
+            NoPeersError: no peer could be reached, or this node has no address that the network's
+                policy lets others be told.
         """
         wanted = arguments.quorum_argument(quorum, self._config.replication_factor)
         return await self._node.providing.provide_once(arguments.multihash_of(cid), wanted)
 
     @ended_with_the_node
     async def stop_providing(self, cid: object) -> bool:
-        """Provide ``cid`` no more. Records that peers hold already expire by themselves: the
-        protocol has no message that takes one back.
+        """Provide ``cid`` no more, and hand its record to nobody else from now on. Records that
+        peers hold already expire by themselves: the protocol has no message that takes one back.
 
         Returns:
             Whether it was being provided.
+
+        Raises:
+            StorageError: the key could not be removed; it is still being provided.
         """
         return await self._node.providing.stop(arguments.multihash_of(cid))
 
@@ -428,7 +432,7 @@ class DHTManager(ValueCalls):
         the lookup is complete (kad-dht specification, "Content provider discovery").
 
         Raises:
-            NoPeersError: there is nobody to ask.
+            NoPeersError: none is known here, and there is nobody to ask.
         """
         found: dict[PeerId, PeerEntry] = {}
 
@@ -448,7 +452,7 @@ class DHTManager(ValueCalls):
         the iterator is closed with ``aclose()``, or is no longer held by anybody.
 
         Raises:
-            NoPeersError: there is nobody to ask.
+            NoPeersError: none is known here, and there is nobody to ask.
         """
         main, key = self._main, arguments.multihash_of(cid)
         wanted = arguments.count_argument(count)
