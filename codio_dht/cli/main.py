@@ -25,6 +25,7 @@ from codio_dht.cli.output import (
     complain,
     exit_code_of,
 )
+from codio_dht.cli.value_commands import VALUE_COMMANDS
 from codio_dht.daemon.protocol import ControlError
 from codio_dht.errors import CodioError, UsageError
 
@@ -43,6 +44,7 @@ Exit codes: 0 done, 1 not found or failed, 2 wrong usage, 3 no daemon runs, 124 
 _SECTIONS: Final[Sequence[tuple[str, Sequence[click.Command]]]] = (
     ("Run a node", (daemon, demo)),
     *SECTIONS,
+    ("Store and find values", VALUE_COMMANDS),
 )
 
 _WHOLE: Final = 200

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import platform
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import fields, is_dataclass
@@ -18,12 +19,14 @@ from typing import Any, Final
 import trio
 from multiaddr import Multiaddr
 
+from codio_dht.core.clock import UnixTime
 from codio_dht.core.peer import PeerId
 from codio_dht.daemon.node_port import Dht
 from codio_dht.daemon.parameters import Params, parse_key, parse_peer
 from codio_dht.daemon.protocol import API_VERSION, ControlError, ErrorCode
 from codio_dht.daemon.settings import DEFAULT_BOOTSTRAP
 from codio_dht.daemon.trace import event_json, relay
+from codio_dht.daemon.value_methods import ValueMethods
 from codio_dht.errors import (
     AddressError,
     CapacityError,
@@ -88,6 +91,7 @@ class Methods:
         self._version = version
         self._bootstrap_addrs = bootstrap_addrs
         self._daemon_stats = daemon_stats
+        self._values = ValueMethods(dht, _unix_now)
 
     def table(self) -> dict[str, Method]:
         """Every method by its name in the API."""
@@ -106,6 +110,7 @@ class Methods:
             "swarm.connect": self._swarm_connect,
             "stats": self._stats,
             "bootstrap": self._bootstrap,
+            **self._values.table(),
         }
 
     # --- this node ---
@@ -389,6 +394,10 @@ def to_json(value: object) -> object:
             return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
         case _:
             return str(value)
+
+
+def _unix_now() -> UnixTime:
+    return UnixTime(time.time())
 
 
 def code_of(error: CodioError) -> ErrorCode:

@@ -5,7 +5,7 @@ Decides nothing. Meanings are documented on :class:`codio_dht.DHTManager`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from multiaddr import Multiaddr
@@ -13,6 +13,7 @@ from multiaddr import Multiaddr
 from codio_dht.core.lookup_states import LookupEvent
 from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.net.host import ConnectionInfo
+from codio_dht.node.names import PublishedName, ResolvedName
 from codio_dht.node.results import FoundPeer
 
 
@@ -55,6 +56,16 @@ class Providers(Protocol):
     async def aclose(self) -> None: ...
 
 
+class FoundValues(Protocol):
+    """Values as they are found, each better than all before; closing ends the search."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def __anext__(self) -> bytes: ...
+
+    async def aclose(self) -> None: ...
+
+
 class Dht(Protocol):
     """The part of ``DHTManager`` that the daemon uses."""
 
@@ -82,6 +93,28 @@ class Dht(Protocol):
     async def own_keys(self) -> Iterable[KeptKey]: ...
 
     def iter_providers(self, cid: str | bytes, count: int | None) -> Providers: ...
+
+    async def put_value(
+        self, key: bytes | str, value: bytes, quorum: int | None = None, *, keep: bool = False
+    ) -> ProvideOutcome: ...
+
+    def search_value(self, key: bytes | str, quorum: int) -> FoundValues: ...
+
+    async def publish_name(
+        self, path: str, *, key: str, lifetime: float, ttl: float
+    ) -> PublishedName: ...
+
+    async def unpublish_name(self, key: str) -> bool: ...
+
+    async def resolve_name(
+        self, name: PeerId | str, quorum: int, *, recursive: bool
+    ) -> ResolvedName | None: ...
+
+    async def name_keys(self) -> Mapping[str, PeerId]: ...
+
+    async def generate_name_key(self, label: str) -> PeerId: ...
+
+    async def remove_name_key(self, label: str) -> bool: ...
 
     async def find_peer(self, peer_id: PeerId) -> Sequence[Multiaddr]: ...
 

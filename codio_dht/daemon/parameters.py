@@ -7,6 +7,7 @@ nothing else is ever asked.
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -69,9 +70,26 @@ class Params:
         """A number within bounds."""
         return _CHECKS.number(self._unread.pop(name, default), name, low, high)
 
-    def flag(self, name: str) -> bool:
-        """True or false; false if it is not given."""
-        return _CHECKS.flag(self._unread.pop(name, False), name)
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """True or false; ``default`` if it is not given."""
+        return _CHECKS.flag(self._unread.pop(name, default), name)
+
+    def base64(self, name: str) -> bytes:
+        """Required bytes, as base64; there may be none of them."""
+        value = self.optional_base64(name)
+        if value is None:
+            raise UsageError(f"{name} is missing")
+        return value
+
+    def optional_base64(self, name: str) -> bytes | None:
+        """Bytes, as base64, or None if they are not given."""
+        value = self._unread.pop(name, None)
+        if value is None:
+            return None
+        try:
+            return b64decode(_CHECKS.text(value, name), validate=True)
+        except ValueError as error:
+            raise UsageError(f"{name} must be base64") from error
 
     def cid(self, name: str) -> str:
         """The text of a CID, without what people paste around one."""

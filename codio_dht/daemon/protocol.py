@@ -26,8 +26,9 @@ from codio_dht.errors import CodioError
 API_VERSION: Final = 1
 """Raised when an existing client would misread an answer; additions do not raise it."""
 
-MAX_LINE_BYTES: Final = 64 * 1024
-"""Longest request line, bytes: a longer one is answered with ``parse`` and ends the connection."""
+MAX_LINE_BYTES: Final = 128 * 1024
+"""Longest request line, bytes; the largest value takes 88 KiB in base64. A longer line is answered
+with ``parse`` and ends the connection."""
 
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 """Longest line a client takes from the daemon, bytes."""

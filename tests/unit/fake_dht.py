@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -16,6 +16,7 @@ from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.daemon.parameters import parse_cid
 from codio_dht.errors import DialError, NoPeersError, StreamError
 from codio_dht.net.host import ConnectionInfo
+from codio_dht.node.names import PublishedName, ResolvedName
 from codio_dht.node.results import FoundPeer
 
 CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
@@ -149,6 +150,40 @@ class FakeDht:
                 await trio.sleep_forever()
         finally:
             self.running -= 1
+
+    # Values and names: tests/component/test_value_commands.py has real nodes for these.
+
+    async def put_value(
+        self, key: bytes | str, value: bytes, quorum: int | None = None, *, keep: bool = False
+    ) -> FakeOutcome:
+        return self.outcome
+
+    async def search_value(self, key: bytes | str, quorum: int) -> AsyncGenerator[bytes, None]:
+        if self.fail is not None:
+            raise self.fail
+        yield b"value"
+
+    async def publish_name(
+        self, path: str, *, key: str, lifetime: float, ttl: float
+    ) -> PublishedName:
+        raise NoPeersError("the routing table is empty")
+
+    async def unpublish_name(self, key: str) -> bool:
+        return False
+
+    async def resolve_name(
+        self, name: PeerId | str, quorum: int, *, recursive: bool
+    ) -> ResolvedName | None:
+        return None
+
+    async def name_keys(self) -> Mapping[str, PeerId]:
+        return {"self": self.peer_id}
+
+    async def generate_name_key(self, label: str) -> PeerId:
+        return peer(9)
+
+    async def remove_name_key(self, label: str) -> bool:
+        return False
 
     async def find_peer(self, peer_id: PeerId) -> Sequence[Multiaddr]:
         if isinstance(self.fail, NoPeersError):

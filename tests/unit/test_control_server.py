@@ -670,8 +670,8 @@ def test_the_document_names_every_method_error_code_and_bound() -> None:
         assert f"| `{name}` |" in text, name
     for bound in (MAX_REQUESTS_PER_CONNECTION, MAX_CONNECTIONS, MAX_TEXT_CHARS, MAX_LIST_ITEMS):
         assert f"| {bound:,}" in text, bound
-    assert MAX_LINE_BYTES == 64 * 1024
-    assert "| 64 KiB |" in text
+    assert MAX_LINE_BYTES == 128 * 1024
+    assert "| 128 KiB |" in text
 
 
 # --- the socket -----------------------------------------------------------------------------------
