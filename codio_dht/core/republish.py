@@ -133,6 +133,14 @@ class RepublishSchedule:
             wait_s = min(self._retry_s * 2**value.failures, self._interval_s)
             self._values[key] = _Value(now + wait_s, min(value.failures + 1, 16))
 
+    def retry_failed(self, now: UnixTime) -> None:
+        """There are peers again: values that nobody took are due at once, and their failures, which
+        were nobody's fault, are forgotten."""
+        for value in self._values.values():
+            if value.failures:
+                value.due = min(value.due, now)
+                value.failures = 0
+
     def _next(self, published: UnixTime | None, eol: UnixTime | None) -> float:
         if published is None:
             return float("-inf")

@@ -131,6 +131,7 @@ def make_node(
         call,
         clock,
         RepublishSchedule(),
+        lambda: len(main.network.table),
         k=main_config.replication_factor,
     )
     names = Names(values, republishing, keys, call, clock)

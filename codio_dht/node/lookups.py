@@ -133,11 +133,9 @@ class Lookups:
         Raises:
             NoPeersError: the routing table is empty, and no value is known here.
         """
-        try:
-            await self._search(search, ignore, found)
-        except NoPeersError:
-            if search.best.best is None:
-                raise
+        done = await self._search(search, ignore, found)
+        if search.best.best is None:
+            raise_for_nobody(done.reason)
 
     async def deliver(self, delivery: Delivery, moved: Callable[[], None]) -> Delivered:
         """Run ``delivery`` to its end; ``moved`` is called whenever it may have got further."""

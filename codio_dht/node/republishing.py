@@ -10,6 +10,7 @@ before that, it is put again at the next start.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -31,11 +32,15 @@ from codio_dht.store.name_keys import NameKeys
 CHECK_S: Final = 60.0
 """The schedule is looked at at least this often, seconds: the Unix clock may jump."""
 
+ALONE_CHECK_S: Final = 5.0
+"""While there is no peer, the routing table is looked at this often, seconds."""
+
 log = get_logger(__name__)
 
 
 class Republishing:
-    """See the module. ``k`` is how many peers are to hold a value."""
+    """See the module. ``k`` is how many peers are to hold a value, ``peers`` counts those in the
+    routing table."""
 
     def __init__(
         self,
@@ -45,6 +50,7 @@ class Republishing:
         call: StoreThread,
         clock: Clock,
         schedule: RepublishSchedule,
+        peers: Callable[[], int],
         *,
         k: int,
     ) -> None:
@@ -54,7 +60,9 @@ class Republishing:
         self._call = call
         self._clock = clock
         self._schedule = schedule
+        self._peers = peers
         self._k = k
+        self._alone = True
         self._changed = trio.Event()
 
     async def open(self) -> None:
@@ -103,14 +111,23 @@ class Republishing:
             while True:
                 self._changed = trio.Event()
                 now = self._clock.unix()
+                self._note_peers(now)
                 due, until = self._schedule.due(now)
                 for key in due:
                     self._schedule.begun(key)
                     nursery.start_soon(self._republish, key)
                 if not due:
-                    wait_s = CHECK_S if until is None else min(CHECK_S, max(0.0, until - now))
+                    wait_s = ALONE_CHECK_S if self._alone else CHECK_S
+                    if until is not None:
+                        wait_s = min(wait_s, max(0.0, until - now))
                     with trio.move_on_after(wait_s):
                         await self._changed.wait()
+
+    def _note_peers(self, now: UnixTime) -> None:
+        alone = self._peers() == 0
+        if self._alone and not alone:
+            self._schedule.retry_failed(now)
+        self._alone = alone
 
     async def _republish(self, key: bytes) -> None:
         try:

@@ -57,6 +57,21 @@ def test_a_failure_is_tried_again_ever_later_up_to_the_interval() -> None:
     assert schedule.due(NOW)[1] == at(REPUBLISH_RETRY_S)
 
 
+def test_what_nobody_took_is_due_at_once_when_there_are_peers_again() -> None:
+    schedule = RepublishSchedule()
+    schedule.add(b"a", None, None)
+    schedule.add(b"b", NOW, None)
+    for _ in range(5):
+        schedule.begun(b"a")
+        schedule.failed(b"a", NOW)
+    assert schedule.due(at(1))[0] == []
+    schedule.retry_failed(at(1))
+    assert schedule.due(at(1)) == ([b"a"], at(REPUBLISH_INTERVAL_S))
+    schedule.begun(b"a")
+    schedule.failed(b"a", at(1))
+    assert schedule.due(at(1))[1] == at(1 + REPUBLISH_RETRY_S)
+
+
 def test_no_more_than_a_few_are_put_at_once_the_longest_overdue_first() -> None:
     schedule = RepublishSchedule()
     for n in range(MAX_REPUBLISHES_AT_ONCE + 2):
