@@ -143,6 +143,9 @@ class UpkeepDriver:
 
     async def _join_through(self, step: Dial | JoinProbe) -> None:
         """A dial or a probe that ends when the caller who asked for its round goes away."""
+        if step.round.over:  # the caller went away before this task began
+            self._machine.dropped(step, _now())
+            return
         with trio.CancelScope() as scope:
             self._tasks.get(step.round, []).append(scope)
             await (self._dial(step) if isinstance(step, Dial) else self._ask(step))
