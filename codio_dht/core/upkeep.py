@@ -134,6 +134,8 @@ class Upkeep:
         self._bootstrap = [each for each in bootstrap if each.peer_id != network.local]
         self._out: dict[OwnIdQuery, None] = {}
         """The queries whose end was not reported yet."""
+        self._named: list[PeerEntry] = []
+        """Those that names stand for now."""
         self._remembered: list[PeerEntry] = []
         self._rounds: list[JoinRound] = []
         """Those under way."""
@@ -157,14 +159,14 @@ class Upkeep:
             return Joining.JOINED
         if self._rounds:
             return Joining.JOINING
-        if not self._bootstrap:
+        if not self._bootstrap and not self._named:
             return Joining.ALONE
         return Joining.UNREACHABLE if self._reached_nobody else Joining.JOINING
 
     @property
     def bootstrap_peers(self) -> int:
-        """How many peers were given to join through."""
-        return len(self._bootstrap)
+        """How many peers there are to join through."""
+        return len(self._bootstrap) + len(self._named)
 
     @property
     def remembered_peers(self) -> int:
@@ -221,6 +223,11 @@ class Upkeep:
         self._failures = 0
         if self._phase is _Phase.BACKING_OFF:
             self._until = now
+
+    def join_through_named(self, peers: Sequence[PeerEntry]) -> None:
+        """Join through ``peers`` beside those that were given, in place of the last such peers: a
+        name stands for others than before."""
+        self._named = [each for each in peers if each.peer_id != self._network.local]
 
     def request_refresh(self) -> None:
         """Begin a refresh of the whole table now.
@@ -354,7 +361,7 @@ class Upkeep:
 
     def _wants_round(self, now: Monotonic) -> bool:
         """Whether a round has to begin; else the time of the next check is planned."""
-        has_somebody = bool(self._bootstrap or self._remembered)
+        has_somebody = bool(self._bootstrap or self._named or self._remembered)
         if has_somebody and self._cut_off:
             return True
         if now < self._until:
@@ -365,7 +372,7 @@ class Upkeep:
     def _begin_round(self, now: Monotonic) -> None:
         if self._cut_off:
             self._offer_remembered(now)
-        peers = list(self._bootstrap)
+        peers = [*self._bootstrap, *self._named]
         self._rng.shuffle(peers)
         if len(self._network.table):
             peers = peers[:MAX_BOOTSTRAP_DIALS]

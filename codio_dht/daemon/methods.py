@@ -20,7 +20,7 @@ import trio
 from multiaddr import Multiaddr
 
 from codio_dht.core.clock import UnixTime
-from codio_dht.core.peer import PeerId
+from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.daemon.node_port import Dht
 from codio_dht.daemon.parameters import Params, parse_key, parse_peer
 from codio_dht.daemon.protocol import API_VERSION, ControlError, ErrorCode
@@ -42,7 +42,7 @@ from codio_dht.errors import (
 )
 from codio_dht.formats.cid import RAW, format_cid
 from codio_dht.net.host import ConnectionInfo
-from codio_dht.node.arguments import peer_address_argument
+from codio_dht.node.arguments import peer_or_name_argument
 from codio_dht.node.results import FoundPeer
 
 MAX_PROVIDERS_ASKED: Final = 100_000
@@ -328,11 +328,10 @@ class Methods:
         return {"peer_id": str(await self._connect(text, "addr")), "addr": text}
 
     async def _connect(self, text: str, name: str) -> PeerId:
-        info = peer_address_argument(text, name)
-        if info.peer_id == self._dht.peer_id:
+        found = peer_or_name_argument(text, name)
+        if isinstance(found, PeerInfo) and found.peer_id == self._dht.peer_id:
             raise UsageError(f"{name}: that is this node itself")
-        await self._dht.connect(text)
-        return info.peer_id
+        return await self._dht.connect(text)
 
     async def _bootstrap(self, params: Params, emit: Emit) -> object:
         addrs = params.texts("addrs") or list(self._bootstrap_addrs)
@@ -343,7 +342,7 @@ class Methods:
             )
         for addr in addrs:
             if addr != DEFAULT_BOOTSTRAP:
-                peer_address_argument(addr, "addrs")
+                peer_or_name_argument(addr, "addrs")
         began = trio.current_time()
         answered = await self._dht.bootstrap(addrs)
         stats = self._dht.stats()

@@ -245,6 +245,50 @@ async def resolve(
     raise NetworkError("; ".join(run.errors) or "no usable address")
 
 
+async def peers_named_by(
+    addr: Multiaddr, deadline: Monotonic, *, servers: NameServers
+) -> list[Multiaddr]:
+    """The addresses, each with a peer id at its end, that a ``/dnsaddr/HOST`` without one lists.
+
+    Entries that are such names themselves are followed; an address of a peer is kept as it is, also
+    where it begins with a name. Entries without a peer id lead to nobody and are left out.
+
+    Raises:
+        NetworkError: the name lists no peer; the message says why.
+        DeadlineError: the deadline passed first, and nothing was found before.
+    """
+    run = _Run(servers, None)
+    with trio.move_on_at(deadline) as scope:
+        await _find_named(run, addr, MAX_DEPTH)
+    if run.found:
+        return list(run.found)[:MAX_RESOLVED]
+    if scope.cancelled_caught:
+        raise DeadlineError("no answer from the name servers before the deadline")
+    raise NetworkError("; ".join(run.errors) or f"{addr} lists no peer")
+
+
+async def _find_named(run: _Run, addr: Multiaddr, depth: int) -> None:
+    name = dnsaddr_name(addr)
+    if name is None or depth == 0 or not run.may_ask(name):
+        return
+    try:
+        entries = entries_of(await run.servers.texts(f"_dnsaddr.{name}"))
+    except CodioError as error:
+        run.errors.append(str(error))
+        return
+    for entry in entries:
+        if _peer_of(entry) is not None:
+            run.found[entry] = None
+        else:
+            await _find_named(run, entry, depth - 1)
+
+
+def dnsaddr_name(addr: Multiaddr) -> str | None:
+    """``HOST`` of an address that is nothing but ``/dnsaddr/HOST``; None of any other."""
+    _, protocol, *rest = str(addr).split("/")
+    return rest[0] if protocol == "dnsaddr" and len(rest) == 1 else None
+
+
 async def _resolve(run: _Run, addr: Multiaddr, depth: int) -> None:
     if run.is_full:
         return

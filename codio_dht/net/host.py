@@ -151,6 +151,16 @@ class Host(Protocol):
         """
         ...
 
+    async def peers_named_by(self, addr: Multiaddr, deadline: Monotonic) -> list[Multiaddr]:
+        """The addresses, each with ``/p2p/<id>`` at its end, that the TXT records of a
+        ``/dnsaddr/HOST`` without a peer id list.
+
+        Raises:
+            NetworkError: the name lists no peer, or cannot be resolved.
+            DeadlineError: the deadline passed first.
+        """
+        ...
+
     async def open_stream(self, peer_id: PeerId, protocol: str, deadline: Monotonic) -> Stream:
         """A new stream to a connected peer.
 

@@ -22,6 +22,7 @@ from codio_dht.formats.ip import IPV4_BYTES, Reach, ip_prefix, reach_of_ip, unma
 from codio_dht.formats.multiaddr import (
     P_IP4,
     P_IP6,
+    P_IP6ZONE,
     P_QUIC_V1,
     P_TCP,
     P_UDP,
@@ -37,6 +38,12 @@ _QUIC: Final = (P_UDP, P_QUIC_V1)
 _LOCAL: Final = frozenset({Reach.LOOPBACK, Reach.PRIVATE, Reach.LINK_LOCAL})
 _REACH_ORDER: Final = (Reach.PUBLIC, Reach.PRIVATE, Reach.LOOPBACK)
 """Dialled in this order; what is left comes last."""
+_MAX_ZONE_CHARS: Final = 15
+"""Longest name of a network interface (``IFNAMSIZ`` less its NUL)."""
+
+SocketName = tuple[str, int] | tuple[str, int, int, int]
+"""An IPv4 or IPv6 address as sockets have it."""
+
 _IP6_IP_BYTES: Final = 7
 _IP6_SUBNET_BYTES: Final = 6
 _IP4_SUBNET_BYTES: Final = 3
@@ -78,11 +85,26 @@ class Target:
     ip: Ip
     host: str
     port: int
+    zone: str = ""
+    """The network interface of a link-local IPv6 address (``/ip6zone``), by name or number."""
 
     @property
     def family(self) -> socket.AddressFamily:
         """For the socket."""
         return socket.AF_INET if len(self.ip.packed) == 4 else socket.AF_INET6
+
+    def socket_name(self) -> SocketName:
+        """The address as ``connect``, ``bind`` and ``sendto`` take it. No name is resolved.
+
+        Raises:
+            OSError: the machine has no such network interface.
+        """
+        if self.family == socket.AF_INET:
+            return self.host, self.port
+        scope = int(self.zone) if self.zone.isdecimal() else 0
+        if self.zone and not scope:
+            scope = socket.if_nametoindex(self.zone)
+        return self.host, self.port, 0, scope
 
     def __str__(self) -> str:
         return str(Multiaddr(self.addr))
@@ -94,6 +116,12 @@ def parse(addr: bytes) -> Target | None:
         (family, packed), *rest = split(addr)
     except AddressError:
         return None
+    zone = ""
+    if family == P_IP6ZONE and rest and rest[0][0] == P_IP6:
+        zone = packed.decode("ascii", "replace")
+        if len(zone) > _MAX_ZONE_CHARS or not zone.isascii() or not zone.isprintable():
+            return None
+        (family, packed), *rest = rest
     if family not in (P_IP4, P_IP6) or not rest:
         return None
     match tuple(code for code, _ in rest):
@@ -110,6 +138,7 @@ def parse(addr: bytes) -> Target | None:
         ip=Ip(packed, reach(addr) in _LOCAL),
         host=str(ip),
         port=int.from_bytes(rest[0][1], "big"),
+        zone=zone,
     )
 
 

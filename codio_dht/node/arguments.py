@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from multiaddr import Multiaddr
 
@@ -15,6 +15,7 @@ from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.errors import FormatError, PeerIdError, UsageError
 from codio_dht.formats.multiaddr import split_peer_id
 from codio_dht.formats.text import read_multiaddr
+from codio_dht.net.dnsaddr import dnsaddr_name
 from codio_dht.net.own_addresses import announce_fault
 from codio_dht.node.bootstrap import DEFAULT_NAME, PUBLIC_BOOTSTRAP
 
@@ -52,8 +53,19 @@ def quorum_argument(value: object, most: int) -> int | None:
     return None if value is None else _CHECKS.whole_number(value, "quorum", 1, most)
 
 
-def bootstrap_argument(values: Addresses, name: str = "bootstrap") -> tuple[list[PeerInfo], bool]:
-    """The peers to join through, those of the public list included, and whether it was named."""
+class Bootstrap(NamedTuple):
+    """Whom to join through."""
+
+    peers: list[PeerInfo]
+    """Those that were given, and those of the public list if that was named."""
+    names: list[Multiaddr]
+    """Each ``/dnsaddr/HOST`` without a peer id: the peers are whoever it lists."""
+    joins_public_list: bool
+
+
+def bootstrap_argument(values: Addresses, name: str = "bootstrap") -> Bootstrap:
+    """The peers to join through: addresses that end in ``/p2p/<peer id>``, ``/dnsaddr/HOST``, or
+    ``default`` for the public list."""
     if isinstance(values, str | bytes | Multiaddr) or not isinstance(values, Iterable):
         raise UsageError(f"{name} must be a list of multiaddrs, not {values!r}")
     given = list(values)
@@ -62,10 +74,32 @@ def bootstrap_argument(values: Addresses, name: str = "bootstrap") -> tuple[list
     if named:
         addrs += PUBLIC_BOOTSTRAP
     peers: dict[PeerId, PeerInfo] = {}
+    names: dict[Multiaddr, None] = {}
     for addr in addrs:
-        info = peer_address_argument(addr, name)
-        peers.setdefault(info.peer_id, PeerInfo(info.peer_id)).addrs.extend(info.addrs)
-    return list(peers.values()), named
+        found = peer_or_name_argument(addr, name)
+        if isinstance(found, PeerInfo):
+            peers.setdefault(found.peer_id, PeerInfo(found.peer_id)).addrs.extend(found.addrs)
+        else:
+            names[found] = None
+    return Bootstrap(list(peers.values()), list(names), named)
+
+
+def peer_or_name_argument(value: Multiaddr | str | bytes, name: str) -> PeerInfo | Multiaddr:
+    """A dialable address that ends in ``/p2p/<peer id>``, split into the two; or a
+    ``/dnsaddr/HOST`` without one, as it is."""
+    addr = multiaddr_argument(value, name)
+    return addr if dnsaddr_name(addr) is not None else peer_address_argument(addr, name)
+
+
+def peers_at(addrs: Iterable[Multiaddr]) -> list[PeerInfo]:
+    """The peers at addresses that end in ``/p2p/<peer id>``, each once; others are left out."""
+    peers: dict[PeerId, PeerInfo] = {}
+    for addr in addrs:
+        head, peer_id = split_peer_id(addr.to_bytes())
+        if peer_id is not None and head:
+            peer = PeerId(peer_id)
+            peers.setdefault(peer, PeerInfo(peer)).addrs.append(Multiaddr(head))
+    return list(peers.values())
 
 
 def multiaddr_argument(value: Multiaddr | str | bytes, name: str) -> Multiaddr:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from multiaddr import Multiaddr
+
 from codio_dht.config import DHTConfig
 from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.own_keys import OwnKeys
@@ -61,6 +63,9 @@ class NetworkPlan:
 
     public: bool | None = None
     """Whether it is the public network; None lets the node's addresses say."""
+
+    names: Sequence[Multiaddr] = ()
+    """Each ``/dnsaddr/HOST`` without a peer id whose peers to join through too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +217,7 @@ def make_runtime(
         dial_timeout_s=config.dial_timeout,
         request_timeout_s=config.request_timeout,
     )
-    upkeep = UpkeepDriver(network, host, rpc, shared.rng, plan.bootstrap)
+    upkeep = UpkeepDriver(network, host, rpc, shared.rng, plan.bootstrap, plan.names)
     searches = Searches(
         network,
         host,

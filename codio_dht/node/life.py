@@ -179,8 +179,9 @@ class NodeLife:
         return NameKeys(self._data_dir, key if own else None)
 
     def _is_public(self, host: Host) -> bool:
-        bootstrap = [addr for info in self._plans[0].bootstrap for addr in info.addrs]
-        return node_is_public((), binary(host.addrs), binary(bootstrap))
+        plan = self._plans[0]
+        bootstrap = [addr for info in plan.bootstrap for addr in info.addrs]
+        return node_is_public((), binary(host.addrs), binary([*bootstrap, *plan.names]))
 
     def _provider_ttl_s(self) -> float:
         """How long records of others are kept: at least 48 h on the public network (IPFS)."""

@@ -141,12 +141,12 @@ class DHTManager(ValueCalls):
             raise UsageError(f"config must be a DHTConfig, not {config!r}")
         mode = arguments.mode_argument(mode)
         self._config = config or DHTConfig()
-        peers, joins_public_list = arguments.bootstrap_argument(bootstrap)
+        through = arguments.bootstrap_argument(bootstrap)
         self._life = NodeLife(
             make_host,
             arguments.data_dir_argument(data_dir),
-            [NetworkPlan(self._config, peers, mode)],
-            joins_public_list=joins_public_list,
+            [NetworkPlan(self._config, through.peers, mode, names=through.names)],
+            joins_public_list=through.joins_public_list,
             clock=Clock() if clock is None else clock,
         )
 
@@ -236,17 +236,23 @@ class DHTManager(ValueCalls):
         """Join the network through peers at ``addrs``, then refresh the routing table (kad-dht
         specification, "Bootstrap process").
 
+        Args:
+            addrs: addresses that end in ``/p2p/<id>``, or ``/dnsaddr/HOST``, which stands for all
+                peers that its TXT records list, or ``default``.
+
         Returns:
             How many of the peers answered as DHT servers.
 
         Raises:
-            UsageError: ``addrs`` is empty, or one of them is no address that ends in ``/p2p/<id>``.
+            UsageError: ``addrs`` is empty, or one of them is none of these.
             DialError: no peer answered.
+            NetworkError: nobody was given but names, and none of them lists a peer.
         """
         upkeep = self._main.upkeep
-        peers, _ = arguments.bootstrap_argument(addrs, "addrs")
-        if not peers:
+        through = arguments.bootstrap_argument(addrs, "addrs")
+        if not through.peers and not through.names:
             raise UsageError("addrs must name at least one peer")
+        peers = await upkeep.with_named(through.peers, through.names)
         answered = await upkeep.join(peers)
         if not answered:
             raise DialError(f"none of the {len(peers)} bootstrap peers answered as a DHT server")
@@ -269,7 +275,11 @@ class DHTManager(ValueCalls):
     @ended_with_the_node
     async def connect(self, addr: Multiaddr | str | bytes) -> PeerId:
         """Connect to the peer at ``addr``, an address that ends in ``/p2p/<id>``. If it is not
-        there, ask the network where it is now and connect to it there.
+        there, ask the network where it is now and connect to it there. Of the peers that a
+        ``/dnsaddr/HOST`` without an id lists, connect to the first that can be reached.
+
+        Returns:
+            The peer that is connected now.
 
         Raises:
             UsageError: ``addr`` is no such address, or this node's own.
@@ -277,11 +287,17 @@ class DHTManager(ValueCalls):
             DeadlineError: it did not answer within 15 s.
         """
         host = self._host
-        info = arguments.peer_address_argument(addr, "addr")
-        if info.peer_id == host.peer_id:
+        found = arguments.peer_or_name_argument(addr, "addr")
+        timeout_s = BOOTSTRAP_DIAL_TIMEOUT_S
+        if not isinstance(found, PeerInfo):
+            deadline = Monotonic(trio.current_time() + timeout_s)
+            listed = arguments.peers_at(await host.peers_named_by(found, deadline))
+            others = [info for info in listed if info.peer_id != host.peer_id]
+            return await self._main.reach_any(others, timeout_s)
+        if found.peer_id == host.peer_id:
             raise UsageError("addr is this node's own")
-        await self._main.reach(info.peer_id, BOOTSTRAP_DIAL_TIMEOUT_S, info.addrs)
-        return info.peer_id
+        await self._main.reach(found.peer_id, timeout_s, found.addrs)
+        return found.peer_id
 
     @ended_with_the_node
     async def ping(self, peer_id: PeerId | ID | str | bytes) -> float:

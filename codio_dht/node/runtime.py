@@ -28,12 +28,13 @@ from multiaddr import Multiaddr
 
 from codio_dht.config import DHTConfig
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.join_round import MAX_BOOTSTRAP_DIALS
 from codio_dht.core.lookup_states import ClosestPeer
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.mode import Mode
 from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.peer import PeerId, PeerInfo
-from codio_dht.errors import DeadlineError, DialError, NoPeersError, StorageError
+from codio_dht.errors import DeadlineError, DialError, NetworkError, NoPeersError, StorageError
 from codio_dht.logger import get_logger
 from codio_dht.net.host import AddrsChanged, HostEvent, PeerGone, PeerIdentified
 from codio_dht.node import background
@@ -270,6 +271,32 @@ class NetworkRuntime:
             )
         elif not host.is_connected(peer):
             raise failure or DialError(f"no address of {peer} is known")
+
+    async def reach_any(self, peers: Sequence[PeerInfo], timeout_s: float) -> PeerId:
+        """Connect to the first of ``peers`` that can be reached, as :meth:`reach` does; the first
+        ``MAX_BOOTSTRAP_DIALS`` of them are tried at once.
+
+        Raises:
+            NetworkError: none can be reached, or none was given.
+        """
+        reached: list[PeerId] = []
+        failures: list[NetworkError] = []
+
+        async def attempt(info: PeerInfo) -> None:
+            try:
+                await self.reach(info.peer_id, timeout_s, info.addrs)
+            except NetworkError as error:
+                failures.append(error)
+            else:
+                reached.append(info.peer_id)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for info in peers[:MAX_BOOTSTRAP_DIALS]:
+                nursery.start_soon(attempt, info)
+        if reached:
+            return reached[0]
+        raise failures[0] if failures else DialError("nobody else is listed there")
 
     def provider(self, entry: PeerEntry) -> PeerInfo:
         """A provider with the addresses it gave or, if it gave none, those that are known."""

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import Final
 
 import trio
+from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.join_round import Dial, JoinProbe, JoinRound
+from codio_dht.core.join_round import BOOTSTRAP_DIAL_TIMEOUT_S, Dial, JoinProbe, JoinRound
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerInfo
@@ -22,6 +23,7 @@ from codio_dht.core.refresh import CplLookup, SelfLookup
 from codio_dht.core.rng import Rng
 from codio_dht.core.steps import Wait
 from codio_dht.core.upkeep import (
+    JOIN_BACKOFF,
     CandidateProbe,
     CheckAlive,
     Joining,
@@ -33,7 +35,7 @@ from codio_dht.core.upkeep import (
 from codio_dht.errors import NetworkError, NoPeersError, RemoteError
 from codio_dht.logger import get_logger
 from codio_dht.net.host import Host
-from codio_dht.node.arguments import binary, multiaddrs
+from codio_dht.node.arguments import binary, multiaddrs, peers_at
 from codio_dht.node.lookups import Lookups
 from codio_dht.node.rpc import RpcClient, failure_reason
 
@@ -56,8 +58,16 @@ class UpkeepDriver:
         rpc: RpcClient,
         rng: Rng,
         bootstrap: Sequence[PeerInfo],
+        names: Sequence[Multiaddr] = (),
     ) -> None:
+        """``bootstrap`` are the peers to join through, beside those that ``names`` list."""
+        self._rng = rng
         self._machine = Upkeep(network, host, _entries(bootstrap), rng)
+        self._names = names
+        self._named = bool(names)
+        """Whether a name listed somebody when it was asked last, or is being asked first."""
+        self._names_wanted = trio.Event()
+        """Set when the names should be asked again."""
         self._host = host
         self._rpc = rpc
         self._tasks: dict[JoinRound, list[trio.CancelScope]] = {}
@@ -70,7 +80,10 @@ class UpkeepDriver:
     @property
     def joining(self) -> Joining:
         """Where joining stands."""
-        return self._machine.joining
+        joining = self._machine.joining
+        if self._names and joining is Joining.ALONE:  # nobody is known by name yet
+            return Joining.JOINING if self._named else Joining.UNREACHABLE
+        return joining
 
     def notify_changed(self) -> None:
         """Say that a peer was offered or lost, a request ended, or a refresh is wanted."""
@@ -83,8 +96,27 @@ class UpkeepDriver:
         """Return once the table has a peer, nobody is being dialled or probed, or at the
         deadline."""
         with trio.move_on_at(deadline):
-            while self._machine.awaits_peers:
+            while self._machine.awaits_peers or self._asks_names_first:
                 await self._changed.wait()
+
+    async def with_named(
+        self, peers: Sequence[PeerInfo], names: Sequence[Multiaddr]
+    ) -> list[PeerInfo]:
+        """``peers``, and those that ``names`` list.
+
+        Raises:
+            NetworkError: that is nobody; the message says why.
+        """
+        found, errors = list(peers), []
+        for name in names:
+            deadline = Monotonic(trio.current_time() + BOOTSTRAP_DIAL_TIMEOUT_S)
+            try:
+                found += peers_at(await self._host.peers_named_by(name, deadline))
+            except NetworkError as error:
+                errors.append(str(error))
+        if not found:
+            raise NetworkError("; ".join(errors) or "nobody was named to join through")
+        return found
 
     async def join(self, peers: Sequence[PeerInfo]) -> int:
         """Join through ``peers``, and return how many of them answered."""
@@ -126,6 +158,8 @@ class UpkeepDriver:
     async def run(self, lookups: Lookups) -> None:
         """Do what the machine says, for ever; it bounds how much is under way."""
         async with trio.open_nursery() as nursery:
+            if self._names:
+                nursery.start_soon(self._keep_named)
             while True:
                 changed = self._changed
                 match step := self._machine.next(_now()):
@@ -140,6 +174,33 @@ class UpkeepDriver:
                         nursery.start_soon(self._look_up, step, lookups)
                     case Unreachable(retry_in_s):
                         self._log_unreachable(retry_in_s)
+
+    @property
+    def _asks_names_first(self) -> bool:
+        return self.joining is Joining.JOINING and self._machine.joining is Joining.ALONE
+
+    async def _keep_named(self) -> None:
+        """Ask who the names stand for, at first and whenever a round reached nobody."""
+        failures = 0
+        while True:
+            self._names_wanted = trio.Event()
+            try:
+                named = await self.with_named((), self._names)
+            except NetworkError as error:
+                failures += 1
+                delay_s = JOIN_BACKOFF.delay_s(failures, self._rng)
+                self._named = False
+                self.notify_changed()
+                log.warning(
+                    "bootstrap_names_unresolved", reason=str(error), retry_in_s=round(delay_s, 1)
+                )
+                await trio.sleep(delay_s)
+                continue
+            failures = 0
+            self._named = True
+            self._machine.join_through_named(_entries(named))
+            self.notify_changed()
+            await self._names_wanted.wait()
 
     async def _join_through(self, step: Dial | JoinProbe) -> None:
         """A dial or a probe that ends when the caller who asked for its round goes away."""
@@ -194,6 +255,7 @@ class UpkeepDriver:
 
     def _log_unreachable(self, retry_in_s: float) -> None:
         """One line for the whole round, with each reason once."""
+        self._names_wanted.set()
         self.notify_changed()
         reasons = [
             error if count == 1 else f"{error} ({count} peers)"

@@ -16,7 +16,13 @@ from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
-from codio_dht.errors import DeadlineError, DialError, StreamError, UnsupportedProtocolError
+from codio_dht.errors import (
+    DeadlineError,
+    DialError,
+    NetworkError,
+    StreamError,
+    UnsupportedProtocolError,
+)
 from codio_dht.net.handlers import Parked, Reset, StreamHandlerFactory
 from codio_dht.net.host import ConnectionInfo, HostEvent, PeerGone, PeerIdentified
 
@@ -37,6 +43,10 @@ class MemoryNet:
     """Take requests and never answer."""
     reset_on_end: set[PeerId] = field(default_factory=set)
     """Reset a stream whose opener has finished sending."""
+    names: dict[str, list[str]] = field(default_factory=dict)
+    """What each ``/dnsaddr/HOST`` lists."""
+    asked: list[str] = field(default_factory=list)
+    """The names that were asked for, in order."""
 
     def host(self, number: int, addr: str | None = None) -> MemoryHost:
         return MemoryHost(
@@ -80,6 +90,13 @@ class MemoryHost:
                 self._join(other)
                 return
         raise DialError(f"nobody at {[str(addr) for addr in addrs]} is {peer_id}")
+
+    async def peers_named_by(self, addr, deadline: Monotonic) -> list[Multiaddr]:
+        await trio.lowlevel.checkpoint()
+        self.net.asked.append(str(addr))
+        if not (listed := self.net.names.get(str(addr))):
+            raise NetworkError(f"{addr} lists nobody")
+        return list(map(Multiaddr, listed))
 
     def _join(self, other: MemoryHost) -> None:
         if other.peer_id in self.peers:

@@ -56,7 +56,7 @@ def receiver(family: socket.AddressFamily, host: str) -> Iterator[socket.socket]
 )
 def test_datagrams_arrive_as_they_were_handed_over(family, host):
     datagrams = [bytes([n]) * size for n, size in enumerate([1_200] * 70 + [90, 1_200, 7, 8])]
-    with receiver(family, host) as sock, bind(family, host, 0) as own:
+    with receiver(family, host) as sock, bind(family, (host, 0)) as own:
         sender = Sender(own)
         for begin in range(0, len(datagrams), 20):  # what a small receive buffer holds
             part = datagrams[begin : begin + 20]

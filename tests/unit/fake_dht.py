@@ -93,7 +93,7 @@ class FakeDht:
             raise self.fail
         return len(self.joined_through)
 
-    async def connect(self, addr: Multiaddr | str) -> None:
+    async def connect(self, addr: Multiaddr | str) -> PeerId:
         text = str(addr)
         if "192.0.2.99" in text:
             raise DialError(f"no address of {text} answers")
@@ -107,6 +107,7 @@ class FakeDht:
                 protocols=frozenset({"/ipfs/kad/1.0.0"}),
             )
         )
+        return found
 
     async def ping(self, peer_id: PeerId) -> float:
         if peer_id not in self.known and all(peer_id != info.peer_id for info in self.connected):

@@ -38,7 +38,7 @@ from codio_dht.errors import (
     UnsupportedProtocolError,
     UsageError,
 )
-from codio_dht.net.dnsaddr import NameServers, SystemNameServers
+from codio_dht.net.dnsaddr import NameServers, SystemNameServers, peers_named_by
 from codio_dht.net.event_bus import EventBus
 from codio_dht.net.handlers import StreamHandlerFactory
 from codio_dht.net.host import ConnectionInfo, HostEvent, Stream
@@ -178,6 +178,10 @@ class Libp2pHost:
         if peer_id == self._peer_id:
             raise DialError("that peer is this node itself")
         await connect(dialer, peer_id, addrs, deadline, self._name_servers, resolved_filter)
+
+    async def peers_named_by(self, addr: Multiaddr, deadline: Monotonic) -> list[Multiaddr]:
+        """The peers that a ``/dnsaddr/HOST`` without a peer id lists."""
+        return await peers_named_by(addr, deadline, servers=self._name_servers)
 
     async def disconnect(self, peer_id: PeerId) -> None:
         """Close every connection to the peer, if any."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Final
 
@@ -22,11 +23,11 @@ from codio_dht.net.dial.failures import DialFailedError, DialFailure, is_local, 
 from codio_dht.net.dial.limits import UPGRADE_TIMEOUT_S
 from codio_dht.net.inbound_links import InboundLinks
 from codio_dht.net.link import Link, LinkContext, LinkState
-from codio_dht.net.quic.connection import Address, QuicIdentity
+from codio_dht.net.quic.connection import QuicIdentity
 from codio_dht.net.quic.endpoint import Endpoint
 from codio_dht.net.quic.link import QuicLink
 from codio_dht.net.quic.udp_socket import bind
-from codio_dht.net.targets import Carrier, Target, of_udp_socket
+from codio_dht.net.targets import Carrier, SocketName, Target, of_udp_socket
 
 _WILDCARDS: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 - dials only
 
@@ -68,10 +69,10 @@ class QuicTransport:
         wanted = self._wanted_ports.get(target.host, 0)
         if not target.port and wanted:
             try:
-                return bind(target.family, target.host, wanted)
+                return bind(target.family, replace(target, port=wanted).socket_name())
             except OSError:
                 pass  # somebody has it; any will do
-        return bind(target.family, target.host, target.port)
+        return bind(target.family, target.socket_name())
 
     def start(self) -> None:
         """See ``Transport``."""
@@ -112,7 +113,11 @@ class QuicTransport:
 
     async def dial(self, target: Target, peer_id: PeerId, reached: Callable[[], None]) -> Link:
         """See ``Transport``. The first sign of life opens the link already."""
-        _check_route(target)
+        try:
+            name = target.socket_name()
+        except OSError as error:
+            raise DialFailedError(DialFailure.LOCAL, error.strerror or str(error)) from error
+        _check_route(target.family, name)
         link = QuicLink(
             self._context,
             self._endpoint_for(target),
@@ -124,7 +129,7 @@ class QuicTransport:
         settled = link.settled = trio.Event()
         try:
             with trio.move_on_after(UPGRADE_TIMEOUT_S) as scope:
-                link.dial(_address(target))
+                link.dial(name)
                 await settled.wait()
         except BaseException:
             if link.state is LinkState.PENDING:
@@ -147,7 +152,7 @@ class QuicTransport:
                 return endpoint
         if target.family not in self._dialling:
             try:
-                sock = bind(target.family, _WILDCARDS[target.family], 0)
+                sock = bind(target.family, (_WILDCARDS[target.family], 0))
             except OSError as error:
                 raise DialFailedError(DialFailure.LOCAL, error.strerror or str(error)) from error
             endpoint = self._dialling[target.family] = Endpoint(self._context, sock, None)
@@ -155,16 +160,16 @@ class QuicTransport:
         return self._dialling[target.family]
 
 
-def _check_route(target: Target) -> None:
-    """Find out whether this machine has a way to ``target``: a datagram without one is lost without
-    a word, and the dial would look as if the peer were silent.
+def _check_route(family: socket.AddressFamily, name: SocketName) -> None:
+    """Find out whether this machine has a way to ``name``: a datagram without one is lost without a
+    word, and the dial would look as if the peer were silent.
 
     Raises:
         DialFailedError: it has none, or cannot make a socket.
     """
     try:
-        with socket.socket(target.family, socket.SOCK_DGRAM) as sock:
-            sock.connect(_address(target))  # of UDP, this sends nothing
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect(name)  # of UDP, this sends nothing
     except OSError as error:
         if is_local(error.errno or 0, at_once=True):
             raise DialFailedError(DialFailure.LOCAL, error.strerror or str(error)) from error
@@ -176,9 +181,3 @@ def _reaches(sock: socket.socket, target: Target) -> bool:
         return False
     bound = ip_address(sock.getsockname()[0].partition("%")[0])
     return bound.is_unspecified or bound.is_loopback == ip_address(target.host).is_loopback
-
-
-def _address(target: Target) -> Address:
-    if target.family == socket.AF_INET:
-        return (target.host, target.port)
-    return (target.host, target.port, 0, 0)

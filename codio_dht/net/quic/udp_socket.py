@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from codio_dht.net.quic.connection import Datagram
+from codio_dht.net.targets import SocketName
 
 _SOL_UDP: Final = 17
 _UDP_SEGMENT: Final = 103
@@ -26,8 +27,8 @@ _UNSUPPORTED: Final = frozenset({errno.EIO, errno.EINVAL, errno.EOPNOTSUPP, errn
 """What a system answers that cannot cut (EIO: the device does not make checksums)."""
 
 
-def bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-    """A bound UDP socket.
+def bind(family: socket.AddressFamily, name: SocketName) -> socket.socket:
+    """A UDP socket bound to the address ``name``.
 
     Raises:
         OSError: the system refused.
@@ -36,7 +37,7 @@ def bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
     try:
         if family == socket.AF_INET6:  # beside the same port on IPv4
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((host, port))
+        sock.bind(name)
     except BaseException:
         sock.close()
         raise

@@ -27,7 +27,7 @@ from codio_dht.errors import CapacityError, DialError, NotRunningError, StreamEr
 from codio_dht.formats.multiaddr import strip_peer_id
 from codio_dht.net.dial.budget import DialBudget
 from codio_dht.net.dial.race import Dialler
-from codio_dht.net.dnsaddr import NameServers
+from codio_dht.net.dnsaddr import NameServers, peers_named_by
 from codio_dht.net.event_bus import EventBus
 from codio_dht.net.gate import Gate
 from codio_dht.net.handlers import StreamHandlerFactory
@@ -73,6 +73,7 @@ class StackHost:
         self._announce = tuple(announce)
         self._append_announce = tuple(append_announce)
         self._gate = gate
+        self._name_servers = name_servers
         self._counters: Counter[str] = Counter()
         self._served = ServedProtocols()
         self._tasks_of: dict[str, Callable[[Stream], Awaitable[None]]] = {}
@@ -211,6 +212,11 @@ class StackHost:
         await self._dialler.connect(
             peer_id, addrs, deadline, retry_failed=retry_failed, resolved_filter=resolved_filter
         )
+
+    async def peers_named_by(self, addr: Multiaddr, deadline: Monotonic) -> list[Multiaddr]:
+        """The peers that a ``/dnsaddr/HOST`` without a peer id lists."""
+        self._check_running()
+        return await peers_named_by(addr, deadline, servers=self._name_servers)
 
     async def disconnect(self, peer_id: PeerId) -> None:
         """Close every connection to the peer, if any."""

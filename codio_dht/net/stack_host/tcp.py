@@ -61,7 +61,7 @@ class TcpTransport:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if target.family == socket.AF_INET6:  # beside the same port on IPv4
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((target.host, target.port))
+            sock.bind(target.socket_name())
             sock.listen(LISTEN_BACKLOG)
         except BaseException:
             sock.close()
@@ -167,12 +167,13 @@ async def _connect(target: Target) -> socket.socket:
         DialFailedError: there was none to be had.
     """
     try:
+        name = target.socket_name()
         sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as error:
         raise DialFailedError(DialFailure.LOCAL, error.strerror or str(error)) from error
     try:
         with trio.fail_after(CONNECT_TIMEOUT_S):
-            code = sock.connect_ex((target.host, target.port))
+            code = sock.connect_ex(name)
             at_once = code not in _IN_PROGRESS
             if not at_once:
                 await wait_writable(sock.fileno())
