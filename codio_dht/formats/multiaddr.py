@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from codio_dht.errors import AddressError, FormatError
+from codio_dht.formats.host_names import is_host_name
 from codio_dht.formats.ip import ADDRESS_CACHE_ENTRIES, IPV4_BYTES, Reach, group_of_ip, reach_of_ip
 from codio_dht.formats.multihash import IDENTITY, is_multihash, is_sha2_256
 from codio_dht.formats.varint import encode_varint, length_prefixed, read_varint
@@ -46,6 +47,7 @@ P_ONION3: Final = 445
 P_GARLIC64: Final = 446
 P_GARLIC32: Final = 447
 P_SNI: Final = 449
+P_HTTP_PATH: Final = 481
 P_QUIC_V1: Final = 461
 P_CERTHASH: Final = 466
 
@@ -90,7 +92,7 @@ _VALUE_BYTES: Final[dict[int, int]] = {
     478: 0,  # wss
     479: 0,  # p2p-websocket-star
     480: 0,  # http
-    481: _PREFIXED,  # http-path
+    P_HTTP_PATH: _PREFIXED,
     777: 8,  # memory
     7367777: 0,  # plaintextv2
 }
@@ -98,7 +100,12 @@ _VALUE_BYTES: Final[dict[int, int]] = {
 _CODES: Final = {code: encode_varint(code) for code in _VALUE_BYTES}
 _IPS: Final = frozenset({P_IP4, P_IP6})
 _NAMES: Final = frozenset({P_DNS, P_DNS4, P_DNS6, P_DNSADDR})
-_NO_SLASH: Final = _NAMES | {P_SNI, P_IP6ZONE}
+_HOST_NAMES: Final = _NAMES | {P_SNI}
+_TEXTS: Final = frozenset({P_IP6ZONE, P_HTTP_PATH, P_UNIX})
+_MIN_GARLIC64_BYTES: Final = 386
+_GARLIC32_BYTES: Final = 32
+_MIN_ENCRYPTED_GARLIC32_BYTES: Final = 35
+"""Lengths of I2P destinations (go-multiaddr)."""
 _MAX_VARINT_BYTES: Final = 5
 """Longest protocol code or length, bytes: 32 bits in groups of seven."""
 
@@ -170,17 +177,33 @@ def _varint(addr: bytes, offset: int) -> tuple[int, int]:
 
 
 def _check_value(code: int, value: bytes) -> None:
-    """As strict as go, which drops an address whose value is not one of its protocol."""
-    if code in _NO_SLASH:
-        good = b"/" not in value
+    """As strict as go, which drops an address whose value is not one of its protocol; and what
+    could not be printed is no value either, for addresses are shown to people and to programs."""
+    if code in _HOST_NAMES:
+        good = is_host_name(value)
     elif code == P_P2P:
         good = is_sha2_256(value) or (value[0] == IDENTITY and is_multihash(value))
     elif code == P_CERTHASH:
         good = is_multihash(value)
+    elif code == P_GARLIC64:
+        good = len(value) >= _MIN_GARLIC64_BYTES
+    elif code == P_GARLIC32:
+        good = len(value) == _GARLIC32_BYTES or len(value) >= _MIN_ENCRYPTED_GARLIC32_BYTES
+    elif code in _TEXTS:
+        good = _is_text(value) and (code != P_IP6ZONE or b"/" not in value)
+        good = good and (code != P_UNIX or bool(value.strip(b"/\\")))
     else:
         good = True
     if not good:
         raise AddressError(f"not a value of address protocol {code}: {value[:64]!r}")
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 # --- what there is to know of one -----------------------------------------------------------------

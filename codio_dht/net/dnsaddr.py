@@ -5,23 +5,27 @@ written ``dnsaddr=<multiaddr>``; only those that end with what follows the host 
 address (the ``/p2p/<id>``) are meant, and they may be names again (multiformats/multiaddr,
 protocols/DNSADDR).
 
-Whoever owns a name decides what it says, so everything is bounded: ``MAX_DEPTH`` names deep,
-``MAX_LOOKUPS`` questions, ``MAX_RESOLVED`` results, ``MAX_TXT_ENTRIES`` of one answer; past a
-bound the rest is left out. An entry that names another peer than the one asked for is left out
-too. Never blocks the event loop: dnspython on trio asks the servers of the system's
-configuration.
+A host name means what it means to the system: its hosts file comes first, its search domains are
+tried, ``localhost`` is this machine, and an IP address in the place of a name is itself. A file of
+the system's configuration that changes while the node runs is read again.
+
+Whoever owns a name decides what it says, so everything is bounded; past a bound the rest is left
+out. So is an entry that names another peer than the one asked for, and a name that fails: it hides
+no other. Never blocks the event loop: dnspython on trio asks the servers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 import dns.asyncresolver
 import dns.exception
+import dns.message
+import dns.rcode
 import dns.resolver
 import trio
 from dns.rdatatype import RdataType
@@ -29,8 +33,17 @@ from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
-from codio_dht.errors import CodioError, DeadlineError, FormatError, NetworkError
-from codio_dht.formats.multiaddr import split_peer_id
+from codio_dht.errors import AddressError, CodioError, DeadlineError, FormatError, NetworkError
+from codio_dht.formats.multiaddr import (
+    P_DNS,
+    P_DNS4,
+    P_DNS6,
+    P_DNSADDR,
+    is_dns,
+    join,
+    split,
+    split_peer_id,
+)
 from codio_dht.formats.text import read_multiaddr
 
 MAX_DEPTH: Final = 4
@@ -42,8 +55,8 @@ MAX_LOOKUPS: Final = 16
 MAX_RESOLVED: Final = 64
 """Addresses that one list of addresses may become."""
 
-MAX_TXT_ENTRIES: Final = 128
-"""Entries read of one TXT answer."""
+MAX_TXT_ENTRIES: Final = 512
+"""``dnsaddr=`` entries read of one TXT answer; those that name the wanted peer come first."""
 
 MAX_ENTRY_CHARS: Final = 1_024
 """A longer entry is left out."""
@@ -57,11 +70,17 @@ MAX_HOSTS_BYTES: Final = 256 * 1024
 QUESTION_TIMEOUT_S: Final = 5.0
 """One question, all servers and repetitions together, seconds."""
 
-NAME_PROTOCOLS: Final = frozenset({"dns", "dns4", "dns6", "dnsaddr"})
+EDNS_PAYLOAD_BYTES: Final = 1_232
+"""Longest answer taken over UDP (RFC 6891; the size of DNS flag day 2020). Without saying so, no
+server sends more than 512, and a longer list needs DNS over TCP, which some networks block."""
 
 _PREFIX: Final = "dnsaddr="
 _HOSTS_FILE: Final = Path("/etc/hosts")
+_RESOLV_CONF: Final = Path("/etc/resolv.conf")
 _LOCALHOST: Final = {4: ["127.0.0.1"], 6: ["::1"]}
+_IP_VERSIONS: Final = {P_DNS: (4, 6), P_DNS4: (4,), P_DNS6: (6,)}
+_NO_EDNS: Final = frozenset({dns.rcode.FORMERR, dns.rcode.NOTIMP})
+"""How a server answers that does not know EDNS (RFC 6891, section 7)."""
 
 
 # --- rules ----------------------------------------------------------------------------------------
@@ -69,17 +88,24 @@ _LOCALHOST: Final = {4: ["127.0.0.1"], 6: ["::1"]}
 
 def is_name(addr: Multiaddr) -> bool:
     """Whether the address begins with a name that has to be resolved."""
-    return str(addr)[1:].partition("/")[0] in NAME_PROTOCOLS
+    return is_dns(addr.to_bytes())
 
 
-def entries_of(texts: Iterable[str]) -> list[Multiaddr]:
-    """The multiaddrs of a TXT answer; what is not one is left out."""
+def entries_of(texts: Iterable[str], peer_id: PeerId | None = None) -> list[Multiaddr]:
+    """The multiaddrs of a TXT answer, each once; what is none is left out. Of more than
+    ``MAX_TXT_ENTRIES``, those that name ``peer_id`` are read first."""
+    candidates = [
+        text.removeprefix(_PREFIX)
+        for text in texts
+        if text.startswith(_PREFIX) and len(text) <= MAX_ENTRY_CHARS
+    ]
+    if peer_id is not None:
+        wanted = str(peer_id)
+        candidates.sort(key=lambda text: wanted not in text)
     found: dict[Multiaddr, None] = {}
-    for _, text in zip(range(MAX_TXT_ENTRIES), texts, strict=False):
-        if not text.startswith(_PREFIX) or len(text) > MAX_ENTRY_CHARS:
-            continue
+    for text in candidates[:MAX_TXT_ENTRIES]:
         try:
-            entry = read_multiaddr(text.removeprefix(_PREFIX))
+            entry = read_multiaddr(text)
         except FormatError:
             continue
         if entry.to_bytes():
@@ -88,12 +114,22 @@ def entries_of(texts: Iterable[str]) -> list[Multiaddr]:
 
 
 def matching(entries: Iterable[Multiaddr], suffix: str, peer_id: PeerId | None) -> list[Multiaddr]:
-    """The entries that end with ``suffix`` ("" for all) and do not name another peer."""
+    """The entries that end with the components of ``suffix`` ("" for all) and do not name another
+    peer."""
+    wanted = split(Multiaddr(suffix).to_bytes()) if suffix else ()
     return [
         entry
         for entry in entries
-        if str(entry).endswith(suffix) and (peer_id is None or _peer_of(entry) in (None, peer_id))
+        if _ends_with(entry, wanted) and (peer_id is None or _peer_of(entry) in (None, peer_id))
     ]
+
+
+def _ends_with(entry: Multiaddr, wanted: tuple[tuple[int, bytes], ...]) -> bool:
+    try:
+        parts = split(entry.to_bytes())
+    except AddressError:
+        return False
+    return not wanted or parts[-len(wanted) :] == wanted
 
 
 def _peer_of(addr: Multiaddr) -> PeerId | None:
@@ -124,56 +160,143 @@ class NameServers(Protocol):
         ...
 
 
+_T = TypeVar("_T")
+
+
+class _File(Generic[_T]):
+    """What ``read`` makes of a file, made again when the file has changed."""
+
+    def __init__(self, path: Path, read: Callable[[Path], _T]) -> None:
+        self._path = path
+        self._read = read
+        self._seen: tuple[int, ...] | None = None
+        self._content: _T | None = None
+
+    def content(self) -> _T:
+        """What the file says now. Raises as ``read`` does."""
+        seen = self._stat()
+        if self._content is None or seen != self._seen:
+            self._content = self._read(self._path)
+            self._seen = seen
+        return self._content
+
+    def _stat(self) -> tuple[int, ...]:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return ()
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev
+
+
 class SystemNameServers:
-    """The system's configuration: its hosts file and its name servers."""
+    """The system's configuration: its hosts file and its name servers.
+
+    ``resolver`` takes the place of what the system's ``resolv.conf`` says.
+    """
 
     def __init__(
         self, resolver: dns.asyncresolver.Resolver | None = None, hosts: Path = _HOSTS_FILE
     ) -> None:
-        self._resolver = resolver
-        self._hosts_file = hosts
-        self._hosts: dict[tuple[str, int], list[str]] | None = None
+        self._resolver = None if resolver is None else _with_edns(resolver)
+        self._configured = _File(_RESOLV_CONF, _system_resolver)
+        self._hosts = _File(hosts, _read_hosts)
 
     async def texts(self, name: str) -> list[str]:
-        """The TXT records of ``name``."""
-        answer = await self._ask(name, RdataType.TXT)
+        """The TXT records of ``name``, each joined to one text.
+
+        Raises:
+            NetworkError: no answer, or none that is usable.
+        """
+        answer = await self._ask(name, RdataType.TXT, search=False)
         return [
             b"".join(record.strings).decode("utf-8", "replace") for record in answer.rrset or ()
         ]
 
     async def ips(self, name: str, ip_version: int) -> list[str]:
-        """The addresses of ``name``."""
+        """The addresses of ``name``, IPv4 or IPv6, of the hosts file or else of the name servers.
+
+        Raises:
+            NetworkError: no answer, or none that is usable.
+        """
         known = self._known(name, ip_version)
         if known:
             return known
-        answer = await self._ask(name, RdataType.A if ip_version == 4 else RdataType.AAAA)
+        kind = RdataType.A if ip_version == 4 else RdataType.AAAA
+        answer = await self._ask(name, kind, search=True)
         return [record.address for record in answer.rrset or ()]
 
-    async def _ask(self, name: str, kind: RdataType) -> dns.resolver.Answer:
+    async def _ask(self, name: str, kind: RdataType, *, search: bool) -> dns.resolver.Answer:
         try:
-            if self._resolver is None:
-                self._resolver = _system_resolver()
-            return await self._resolver.resolve(
-                name, kind, raise_on_no_answer=False, lifetime=QUESTION_TIMEOUT_S
-            )
+            resolver = self._resolver or self._configured.content()
+            try:
+                return await _answer(resolver, name, kind, search=search)
+            except dns.resolver.NoNameservers as error:
+                if not _knows_no_edns(error):
+                    raise
+                return await _answer(_without_edns(resolver), name, kind, search=search)
         except (dns.exception.DNSException, OSError, ValueError) as error:
             reason = str(error) or type(error).__name__
-            raise NetworkError(f"cannot resolve {name}: {reason}") from error
+            raise NetworkError(
+                f"cannot resolve {name}: {reason}", local=_is_local(error)
+            ) from error
 
     def _known(self, name: str, ip_version: int) -> list[str]:
         name = name.rstrip(".").lower()
-        if self._hosts is None:
-            self._hosts = _read_hosts(self._hosts_file)
-        known = self._hosts.get((name, ip_version), [])
+        known = self._hosts.content().get((name, ip_version), [])
         if not known and (name == "localhost" or name.endswith(".localhost")):
             return _LOCALHOST[ip_version]  # RFC 6761: never asked of a server
         return known
 
 
-def _system_resolver() -> dns.asyncresolver.Resolver:
-    resolver = dns.asyncresolver.Resolver()
+async def _answer(
+    resolver: dns.asyncresolver.Resolver, name: str, kind: RdataType, *, search: bool
+) -> dns.resolver.Answer:
+    return await resolver.resolve(
+        name, kind, raise_on_no_answer=False, lifetime=QUESTION_TIMEOUT_S, search=search
+    )
+
+
+def _system_resolver(path: Path) -> dns.asyncresolver.Resolver:
+    resolver = dns.asyncresolver.Resolver(filename=str(path))
     resolver.cache = dns.resolver.LRUCache(MAX_CACHED_ANSWERS)
+    return _with_edns(resolver)
+
+
+def _with_edns(resolver: dns.asyncresolver.Resolver) -> dns.asyncresolver.Resolver:
+    resolver.use_edns(0, 0, EDNS_PAYLOAD_BYTES)
     return resolver
+
+
+def _without_edns(resolver: dns.asyncresolver.Resolver) -> dns.asyncresolver.Resolver:
+    plain = dns.asyncresolver.Resolver(configure=False)
+    plain.nameservers, plain.port = resolver.nameservers, resolver.port
+    plain.search, plain.domain, plain.ndots = resolver.search, resolver.domain, resolver.ndots
+    plain.cache = resolver.cache
+    return plain
+
+
+def _knows_no_edns(error: dns.resolver.NoNameservers) -> bool:
+    """Whether a server refused the question for its EDNS."""
+    responses = [each[4] for each in _tries(error)]
+    return any(
+        isinstance(response, dns.message.Message) and response.rcode() in _NO_EDNS
+        for response in responses
+    )
+
+
+def _is_local(error: Exception) -> bool:
+    """Whether a question failed for want of a network or of name servers, which says nothing of
+    the name."""
+    if isinstance(error, dns.resolver.NoNameservers):
+        tries = _tries(error)
+        return bool(tries) and all(isinstance(each[3], OSError) for each in tries)
+    silent = dns.exception.Timeout, dns.resolver.NoResolverConfiguration, OSError
+    return isinstance(error, silent)
+
+
+def _tries(error: dns.resolver.NoNameservers) -> list[tuple[object, ...]]:
+    """Of each try: server, over TCP or not, port, exception or text, response if there was one."""
+    return list(error.kwargs.get("errors", ()))
 
 
 def _read_hosts(path: Path) -> dict[tuple[str, int], list[str]]:
@@ -196,20 +319,18 @@ def _read_hosts(path: Path) -> dict[tuple[str, int], list[str]]:
 
 # --- resolving ------------------------------------------------------------------------------------
 
+_Found = list["Multiaddr | _Found"]
+"""What is found of a list of addresses, in its order: of each name, a list of its own."""
+
 
 @dataclass(slots=True)
 class _Run:
-    """One list of addresses being resolved: what is found, and what was spent on it."""
+    """One list of addresses being resolved: what was spent on it, and what failed."""
 
     servers: NameServers
     peer_id: PeerId | None
-    found: dict[Multiaddr, None] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
-    errors: list[str] = field(default_factory=list)
-
-    @property
-    def is_full(self) -> bool:
-        return len(self.found) >= MAX_RESOLVED
+    errors: list[NetworkError] = field(default_factory=list)
 
     def may_ask(self, question: str) -> bool:
         """Whether ``question`` is new and within the bound; notes it if so."""
@@ -217,6 +338,20 @@ class _Run:
             return False
         self.asked.add(question)
         return True
+
+    def failed(self, reason: str) -> None:
+        """A name is not what it should be."""
+        self.errors.append(NetworkError(reason))
+
+    def result(self, found: _Found, *, out_of_time: bool, otherwise: str) -> list[Multiaddr]:
+        """What was ``found``, each address once. Raises as :func:`resolve` if that is nothing."""
+        distinct = list(dict.fromkeys(_flat(found)))
+        if distinct:
+            return distinct[:MAX_RESOLVED]
+        if out_of_time:
+            raise DeadlineError("no answer from the name servers before the deadline", local=True)
+        local = bool(self.errors) and all(error.local for error in self.errors)
+        raise NetworkError("; ".join(map(str, self.errors)) or otherwise, local=local)
 
 
 async def resolve(
@@ -226,23 +361,19 @@ async def resolve(
     peer_id: PeerId | None = None,
     servers: NameServers,
 ) -> list[Multiaddr]:
-    """``addrs`` without names: those with an IP as they are, the names resolved.
+    """``addrs`` without names: those with an IP as they are, the names resolved, all at once.
 
     With ``peer_id``, addresses that name another peer are left out.
 
     Raises:
-        NetworkError: nothing came of it; the message says why for each name.
+        NetworkError: nothing came of it; the message says why for each name. ``local`` if all of it
+            is for want of a network or of name servers.
         DeadlineError: the deadline passed first, and nothing was found before.
     """
-    run = _Run(servers, peer_id)
+    run, found = _Run(servers, peer_id), list["Multiaddr | _Found"]()
     with trio.move_on_at(deadline) as scope:
-        for addr in matching(addrs, "", peer_id):
-            await _resolve(run, addr, MAX_DEPTH)
-    if run.found:
-        return list(run.found)[:MAX_RESOLVED]
-    if scope.cancelled_caught:
-        raise DeadlineError("no answer from the name servers before the deadline")
-    raise NetworkError("; ".join(run.errors) or "no usable address")
+        await _resolve_all(run, matching(addrs, "", peer_id), MAX_DEPTH, found)
+    return run.result(found, out_of_time=scope.cancelled_caught, otherwise="no usable address")
 
 
 async def peers_named_by(
@@ -254,33 +385,30 @@ async def peers_named_by(
     where it begins with a name. Entries without a peer id lead to nobody and are left out.
 
     Raises:
-        NetworkError: the name lists no peer; the message says why.
+        NetworkError: the name lists no peer; the message says why. ``local`` as for
+            :func:`resolve`.
         DeadlineError: the deadline passed first, and nothing was found before.
     """
-    run = _Run(servers, None)
+    run, found = _Run(servers, None), list["Multiaddr | _Found"]()
     with trio.move_on_at(deadline) as scope:
-        await _find_named(run, addr, MAX_DEPTH)
-    if run.found:
-        return list(run.found)[:MAX_RESOLVED]
-    if scope.cancelled_caught:
-        raise DeadlineError("no answer from the name servers before the deadline")
-    raise NetworkError("; ".join(run.errors) or f"{addr} lists no peer")
+        await _noting_errors(run, _find_named, run, addr, MAX_DEPTH, found)
+    otherwise = f"{addr} lists no peer"
+    return run.result(found, out_of_time=scope.cancelled_caught, otherwise=otherwise)
 
 
-async def _find_named(run: _Run, addr: Multiaddr, depth: int) -> None:
+async def _find_named(run: _Run, addr: Multiaddr, depth: int, found: _Found) -> None:
     name = dnsaddr_name(addr)
     if name is None or depth == 0 or not run.may_ask(name):
         return
-    try:
-        entries = entries_of(await run.servers.texts(f"_dnsaddr.{name}"))
-    except CodioError as error:
-        run.errors.append(str(error))
-        return
-    for entry in entries:
-        if _peer_of(entry) is not None:
-            run.found[entry] = None
-        else:
-            await _find_named(run, entry, depth - 1)
+    entries = entries_of(await run.servers.texts(f"_dnsaddr.{name}"))
+    async with trio.open_nursery() as nursery:
+        for entry in entries:
+            if _peer_of(entry) is not None:
+                found.append(entry)
+                continue
+            of_name: _Found = []
+            found.append(of_name)
+            nursery.start_soon(_noting_errors, run, _find_named, run, entry, depth - 1, of_name)
 
 
 def dnsaddr_name(addr: Multiaddr) -> str | None:
@@ -289,42 +417,83 @@ def dnsaddr_name(addr: Multiaddr) -> str | None:
     return rest[0] if protocol == "dnsaddr" and len(rest) == 1 else None
 
 
-async def _resolve(run: _Run, addr: Multiaddr, depth: int) -> None:
-    if run.is_full:
-        return
-    if not is_name(addr):
-        run.found[addr] = None
-        return
-    _, protocol, name, *rest = str(addr).split("/", 3)
-    suffix = f"/{rest[0]}" if rest else ""
-    try:
-        if protocol == "dnsaddr":
-            await _resolve_dnsaddr(run, name, suffix, depth)
+def _flat(found: _Found) -> Iterable[Multiaddr]:
+    for each in found:
+        if isinstance(each, list):
+            yield from _flat(each)
         else:
-            await _resolve_ips(run, protocol, name, suffix)
+            yield each
+
+
+async def _resolve_all(run: _Run, addrs: Sequence[Multiaddr], depth: int, found: _Found) -> None:
+    async with trio.open_nursery() as nursery:
+        for addr in addrs:
+            if not is_name(addr):
+                found.append(addr)
+                continue
+            of_name: _Found = []
+            found.append(of_name)
+            nursery.start_soon(_noting_errors, run, _resolve, run, addr, depth, of_name)
+
+
+async def _noting_errors(run: _Run, work: Callable[..., Awaitable[None]], *args: object) -> None:
+    """``work``, whose failure is no end of the others."""
+    try:
+        await work(*args)
+    except NetworkError as error:
+        run.errors.append(error)
     except CodioError as error:
-        run.errors.append(str(error))
+        run.failed(str(error))
 
 
-async def _resolve_dnsaddr(run: _Run, name: str, suffix: str, depth: int) -> None:
+async def _resolve(run: _Run, addr: Multiaddr, depth: int, found: _Found) -> None:
+    (code, value), *rest = split(addr.to_bytes())
+    name, suffix = value.decode(), join(rest)
+    if code == P_DNSADDR:
+        await _resolve_dnsaddr(run, name, str(Multiaddr(suffix)) if suffix else "", depth, found)
+    else:
+        await _resolve_host(run, code, name, suffix, found)
+
+
+async def _resolve_dnsaddr(run: _Run, name: str, suffix: str, depth: int, found: _Found) -> None:
     question = f"_dnsaddr.{name}"
     if depth == 0:
-        run.errors.append(f"{name} leads through more than {MAX_DEPTH} names")
+        run.failed(f"{name} leads through more than {MAX_DEPTH} names")
         return
     if not run.may_ask(f"{question} {suffix}"):
         return
-    entries = matching(entries_of(await run.servers.texts(question)), suffix, run.peer_id)
+    texts = await run.servers.texts(question)
+    entries = matching(entries_of(texts, run.peer_id), suffix, run.peer_id)
     if not entries:
-        run.errors.append(f"{name} has no dnsaddr for {suffix or 'anyone'}")
-    for entry in entries:
-        await _resolve(run, entry, depth - 1)
+        run.failed(f"{name} has no dnsaddr for {suffix or 'anyone'}")
+    await _resolve_all(run, entries, depth - 1, found)
 
 
-async def _resolve_ips(run: _Run, protocol: str, name: str, suffix: str) -> None:
-    versions = {"dns": (4, 6), "dns4": (4,), "dns6": (6,)}[protocol]
-    for version in versions:
-        if not run.may_ask(f"{name} ip{version} {suffix}"):
-            continue
-        for ip in await run.servers.ips(name, version):
-            if not run.is_full:
-                run.found[Multiaddr(f"/ip{version}/{ip}{suffix}")] = None
+async def _resolve_host(run: _Run, code: int, name: str, suffix: bytes, found: _Found) -> None:
+    """Each IP version is asked for by itself: what becomes of one says nothing of the other."""
+    async with trio.open_nursery() as nursery:
+        for version in _IP_VERSIONS[code]:
+            of_version: _Found = []
+            found.append(of_version)
+            nursery.start_soon(
+                _noting_errors, run, _resolve_ips, run, name, version, suffix, of_version
+            )
+
+
+async def _resolve_ips(run: _Run, name: str, version: int, suffix: bytes, found: _Found) -> None:
+    literal = _ip_version_of(name)
+    if literal is not None:  # as go and js take it, whatever the name's protocol says
+        ips = [name.rstrip(".")] if literal == version else []
+    elif run.may_ask(f"{name} ip{version} {suffix.hex()}"):
+        ips = await run.servers.ips(name, version)
+    else:
+        return
+    for ip in ips:
+        found.append(Multiaddr(Multiaddr(f"/ip{version}/{ip}").to_bytes() + suffix))
+
+
+def _ip_version_of(name: str) -> int | None:
+    try:
+        return ip_address(name.rstrip(".")).version
+    except ValueError:
+        return None

@@ -11,6 +11,7 @@ from pathlib import Path
 import dns.asyncresolver
 import dns.flags
 import dns.message
+import dns.name
 import dns.nameserver
 import dns.rcode
 import dns.rdatatype
@@ -40,23 +41,39 @@ class Zone:
         self.questions: list[str] = []
         self.over_tcp = 0
         self.silent = False
+        self.failing: dict[tuple[str, str], dns.rcode.Rcode | None] = {}
+        """Questions answered with an error, or (None) with nothing at all."""
+        self.knows_edns = True
+        self.search: list[str] = []
 
     def add_dnsaddr(self, host: str, *addrs: str) -> None:
         self.records[f"_dnsaddr.{host}", "TXT"] = [f'"dnsaddr={addr}"' for addr in addrs]
 
-    def answer(self, wire: bytes, limit: int) -> bytes:
+    def answer(self, wire: bytes, limit: int | None = None) -> bytes:
         query = dns.message.from_wire(wire)
         [question] = query.question
         name = question.name.to_text(omit_final_dot=True)
         kind = dns.rdatatype.to_text(question.rdtype)
         self.questions.append(f"{name} {kind}")
         response = dns.message.make_response(query)
+        if not self.knows_edns and query.edns >= 0:
+            response.use_edns(False)
+            response.set_rcode(dns.rcode.FORMERR)
+            return response.to_wire()
+        if (name, kind) in self.failing:
+            rcode = self.failing[name, kind]
+            if rcode is None:
+                return b""
+            response.set_rcode(rcode)
+            return response.to_wire()
         texts = self.records.get((name, kind))
         if texts:
             response.answer.append(dns.rrset.from_text(question.name, 1, "IN", kind, *texts))
         elif not any(known == name for known, _ in self.records):
             response.set_rcode(dns.rcode.NXDOMAIN)
-        full = response.to_wire()
+        full = response.to_wire(max_size=65_535)
+        if limit is None:  # UDP: what the client says it takes (RFC 6891)
+            limit = query.payload if query.edns >= 0 else 512
         if len(full) > limit:
             response.answer.clear()
             response.flags |= dns.flags.TC
@@ -72,8 +89,9 @@ class Zone:
         async def serve_udp() -> None:
             while True:
                 wire, sender = await udp.recvfrom(4096)
-                if not self.silent:
-                    await udp.sendto(self.answer(wire, 1_200), sender)
+                answer = b"" if self.silent else self.answer(wire)
+                if answer:
+                    await udp.sendto(answer, sender)
 
         async def serve_tcp(stream: trio.SocketStream) -> None:
             (length,) = struct.unpack("!H", await stream.receive_some(2))
@@ -87,6 +105,7 @@ class Zone:
                 nursery.start_soon(serve_udp)
                 nursery.start_soon(trio.serve_listeners, serve_tcp, listeners)
                 resolver = dns.asyncresolver.Resolver(configure=False)
+                resolver.search = [dns.name.from_text(domain) for domain in self.search]
                 resolver.nameservers = [dns.nameserver.Do53Nameserver("127.0.0.1", port)]
                 yield SystemNameServers(resolver, hosts)
                 nursery.cancel_scope.cancel()
@@ -208,6 +227,167 @@ async def test_a_list_without_the_peer_is_an_error_that_says_so() -> None:
     zone.add_dnsaddr("boot.example", f"/ip4/192.0.2.1/tcp/1/p2p/{TWO}")
     with pytest.raises(NetworkError, match=rf"boot\.example has no dnsaddr for /p2p/{ONE}"):
         await resolved(zone, f"/dnsaddr/boot.example/p2p/{ONE}")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [dns.rcode.SERVFAIL, dns.rcode.NXDOMAIN, dns.rcode.REFUSED, dns.rcode.NOERROR, None],
+    ids=["SERVFAIL", "NXDOMAIN", "REFUSED", "empty", "silence"],
+)
+@pytest.mark.parametrize("kind", ["A", "AAAA"])
+async def test_what_becomes_of_one_ip_version_says_nothing_of_the_other(
+    failure: dns.rcode.Rcode | None, kind: str
+) -> None:
+    zone = Zone({("host.example", "A"): ["192.0.2.7"], ("host.example", "AAAA"): ["2001:db8::7"]})
+    zone.failing["host.example", kind] = failure
+    left = "/ip6/2001:db8::7/tcp/1" if kind == "A" else "/ip4/192.0.2.7/tcp/1"
+
+    assert await resolved(zone, "/dns/host.example/tcp/1", deadline=soon(1)) == [left]
+
+
+async def test_a_name_that_is_slow_holds_up_no_other() -> None:
+    zone = Zone({("good.example", "A"): ["192.0.2.1"]})
+    zone.failing["slow.example", "A"] = None
+    addrs = "/dns4/slow.example/tcp/1", "/dns4/good.example/tcp/1"
+
+    assert await resolved(zone, *addrs, deadline=soon(1)) == ["/ip4/192.0.2.1/tcp/1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "answered"),
+    [
+        ("bootnode", "bootnode.lan"),
+        ("seed-0.seed", "seed-0.seed.prod.svc.cluster.local"),
+        ("app_node_1", "app_node_1"),
+        ("whole.example.", "whole.example"),
+    ],
+)
+async def test_names_are_what_they_are_to_the_system(name: str, answered: str) -> None:
+    zone = Zone({(answered, "A"): ["10.0.0.7"]})
+    zone.search = ["prod.svc.cluster.local", "lan"]
+
+    assert await resolved(zone, f"/dns4/{name}/tcp/1") == ["/ip4/10.0.0.7/tcp/1"]
+
+
+async def test_a_dnsaddr_is_asked_for_as_it_is_written() -> None:
+    zone = Zone({})
+    zone.search = ["lan"]
+    zone.add_dnsaddr("boot.lan", "/ip4/192.0.2.1/tcp/1")
+    with pytest.raises(NetworkError):
+        await resolved(zone, "/dnsaddr/boot")
+
+    assert zone.questions == ["_dnsaddr.boot TXT"]
+
+
+@pytest.mark.parametrize(
+    ("addr", "expected"),
+    [
+        ("/dns4/127.0.0.1/tcp/1", ["/ip4/127.0.0.1/tcp/1"]),
+        ("/dns/192.0.2.7/udp/1/quic-v1", ["/ip4/192.0.2.7/udp/1/quic-v1"]),
+        ("/dns6/127.0.0.1/tcp/1", None),
+    ],
+)
+async def test_an_ip_address_in_the_place_of_a_name_is_itself(
+    addr: str, expected: list[str] | None
+) -> None:
+    zone = Zone({})
+    if expected is None:
+        with pytest.raises(NetworkError):
+            await resolved(zone, addr)
+    else:
+        assert await resolved(zone, addr) == expected
+    assert zone.questions == []
+
+
+async def test_an_answer_over_512_bytes_comes_over_udp() -> None:
+    zone = Zone({})
+    entries = [f"/ip4/192.0.2.1/tcp/{port}/p2p/{ONE}" for port in range(10_001, 10_011)]
+    zone.add_dnsaddr("list.example", *entries)
+
+    assert await resolved(zone, "/dnsaddr/list.example") == entries
+    assert zone.over_tcp == 0
+
+
+async def test_a_server_that_does_not_know_edns_is_asked_without_it() -> None:
+    zone = Zone({("host.example", "A"): ["192.0.2.1"]})
+    zone.knows_edns = False
+    zone.search = ["lan"]
+
+    assert await resolved(zone, "/dns4/host.example/tcp/1") == ["/ip4/192.0.2.1/tcp/1"]
+
+
+async def test_in_a_long_list_the_peer_that_is_wanted_is_found() -> None:
+    zone = Zone({})
+    others = [f"/ip4/192.0.2.{n % 250}/tcp/{n + 1}/p2p/{TWO}" for n in range(600)]
+    mine = f"/ip4/192.0.2.1/tcp/1/p2p/{ONE}"
+    junk = ["v=spf1 -all"] * 60
+    zone.records["_dnsaddr.list.example", "TXT"] = [
+        *(f'"{text}"' for text in junk),
+        *(f'"dnsaddr={entry}"' for entry in [*others, mine]),
+    ]
+
+    assert await resolved(zone, f"/dnsaddr/list.example/p2p/{ONE}") == [mine]
+
+
+async def test_the_systems_files_are_read_again_when_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf, hosts = tmp_path / "resolv.conf", tmp_path / "hosts"
+    monkeypatch.setattr(dnsaddr, "_RESOLV_CONF", conf)
+    zones = [Zone({("host.example", "A"): [f"192.0.2.{n}"]}) for n in (1, 2)]
+    async with zones[0].served() as first, zones[1].served() as second:
+        resolvers = {"first": first._resolver, "second": second._resolver}
+        read: list[str] = []
+
+        def system_resolver(path: Path) -> dns.asyncresolver.Resolver:
+            read.append(path.read_text())
+            resolver = resolvers[read[-1]]
+            assert resolver is not None
+            return resolver
+
+        monkeypatch.setattr(dnsaddr, "_system_resolver", system_resolver)
+        hosts.write_text("192.0.2.50 nas\n")
+        conf.write_text("first")
+        servers = SystemNameServers(hosts=hosts)
+
+        async def ask() -> list[str]:
+            addrs = [Multiaddr(f"/dns4/{name}/tcp/1") for name in ("host.example", "nas")]
+            return [str(addr) for addr in await resolve(addrs, soon(), servers=servers)]
+
+        assert await ask() == ["/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.50/tcp/1"]
+        assert await ask() == ["/ip4/192.0.2.1/tcp/1", "/ip4/192.0.2.50/tcp/1"]
+        assert read == ["first"]
+        conf.write_text("second")
+        hosts.write_text("192.0.2.51 nas # moved\n")
+        assert await ask() == ["/ip4/192.0.2.2/tcp/1", "/ip4/192.0.2.51/tcp/1"]
+        hosts.unlink()
+        with pytest.raises(NetworkError, match="nas"):
+            await resolve([Multiaddr("/dns4/nas/tcp/1")], soon(), servers=servers)
+
+
+async def test_a_resolv_conf_that_appears_later_is_read_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = tmp_path / "resolv.conf"
+    monkeypatch.setattr(dnsaddr, "_RESOLV_CONF", conf)
+    servers = SystemNameServers(hosts=tmp_path / "none")
+    with pytest.raises(NetworkError) as caught:
+        await servers.ips("host.example", 4)
+    assert caught.value.local
+    conf.write_text("nameserver 192.0.2.53\nsearch lan\n")
+
+    assert servers._configured.content().nameservers == ["192.0.2.53"]
+
+
+async def test_silence_of_the_name_servers_is_our_own_trouble_and_a_missing_name_is_not() -> None:
+    zone = Zone({})
+    with pytest.raises(NetworkError) as caught:
+        await resolved(zone, "/dns4/nowhere.example/tcp/1")
+    assert not caught.value.local
+    zone.silent = True
+    with pytest.raises(NetworkError) as caught:
+        await resolved(zone, "/dns4/nowhere.example/tcp/1", deadline=soon(0.2))
+    assert caught.value.local
 
 
 async def test_one_name_that_fails_does_not_spoil_the_others() -> None:

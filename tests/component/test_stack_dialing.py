@@ -578,6 +578,14 @@ async def test_names_are_resolved_and_join_the_race() -> None:
                 assert client.is_connected(server.peer_id)
 
 
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"a b", b"..", b"\x1b[31m"])
+async def test_a_name_that_is_none_is_an_address_that_cannot_be_dialled(name: bytes) -> None:
+    addr = Multiaddr(b"\x36" + bytes([len(name)]) + name + b"\x06\x00\x01")
+    async with made_host(name_servers=NoNameServers()) as client:
+        with pytest.raises(DialError, match="can be dialled"):
+            await client.connect(STRANGER, [addr], soon())
+
+
 async def test_a_name_that_nobody_knows_is_a_dial_error() -> None:
     async with made_host(name_servers=FakeNameServers({}, {})) as client:
         with pytest.raises(DialError, match=r"cannot resolve nobody\.example"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +27,7 @@ from codio_dht.formats.multiaddr import (
     split,
     strip_peer_id,
 )
+from codio_dht.formats.varint import encode_varint, length_prefixed
 
 PEER = PeerId.from_base58("12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA")
 OTHER = PeerId.from_base58("QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N")
@@ -146,7 +149,7 @@ def test_nothing_but_a_peer_id_is_no_address() -> None:
 
 def test_bytes_that_look_like_a_peer_id_inside_a_value_are_left_alone() -> None:
     suffix = binary(f"/p2p/{PEER}")
-    addr = b"\xe1\x03" + bytes([len(suffix) + 1]) + b"x" + suffix  # http-path
+    addr = b"\xbf\x03" + bytes([len(suffix) + 1]) + b"x" + suffix  # garlic32
 
     assert addr == strip_peer_id(addr, PEER.to_bytes())
 
@@ -233,6 +236,55 @@ def test_the_public_network_keeps_public_addresses_and_names_in_their_order() ->
 
     assert (addrs[0], addrs[2], addrs[4]) == PUBLIC_ONLY([*addrs, b"garbage"])
     assert tuple(addrs) == KEEP_ALL([*addrs, b"garbage"])
+
+
+# --- what is readable can be shown ----------------------------------------------------------------
+
+_ODD_VALUES = st.sampled_from(
+    [b"a_b", b"\xff", b"a..b", b"-", b" ", b"\x1b[31m", b"x" * 70, b"*.a"]
+)
+
+
+@given(
+    st.sampled_from(PROTOCOLS),
+    st.one_of(_ODD_VALUES, st.binary(min_size=1, max_size=40), st.text(max_size=9).map(str.encode)),
+)
+def test_whatever_is_readable_can_be_printed_and_read_again(protocol: Any, value: bytes) -> None:
+    size = protocol.size
+    if size == 0:
+        value = b""
+    elif size > 0:
+        value = (value * size)[: size // 8] if value else bytes(size // 8)
+    else:
+        value = length_prefixed(value)
+    addr = encode_varint(protocol.code) + value
+    if is_readable(addr):
+        text = str(Multiaddr(addr))
+        if protocol.name != "unix":  # whose path is normalised
+            assert Multiaddr(text).to_bytes() == addr
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "app_node_1",
+        "_dnsaddr.example.com",
+        "*.libp2p.direct",
+        "example.com.",
+        "b\u00fccher.example",
+    ],
+)
+def test_names_that_systems_resolve_are_names(name: str) -> None:
+    addr = Multiaddr(f"/dns4/{name}/tcp/1")
+    assert is_readable(addr.to_bytes())
+    assert str(addr) == f"/dns4/{name}/tcp/1"
+
+
+@pytest.mark.parametrize(
+    "name", [b"\xff\xfe", b"a b", b"a..b", b"\x1b[31mred", b".", b"\x00", b"a/b"]
+)
+def test_names_that_nobody_can_resolve_or_show_make_an_address_unreadable(name: bytes) -> None:
+    assert not is_readable(b"\x36" + length_prefixed(name) + b"\x06\x00\x01")
 
 
 # --- is this node public? -------------------------------------------------------------------------

@@ -116,7 +116,7 @@ class SwarmDialer:
             await dial.ended.wait()
             if dial.winner is not None:
                 return dial.winner
-            if not dial.owner_gone:
+            if not dial.owner_gone and not dial.waiting:  # else our addresses came too late
                 raise AllAddressesFailedError(peer_id, dial)
 
     async def attempt(
