@@ -46,7 +46,7 @@ from enum import Enum
 from math import inf
 from typing import Final
 
-from codio_dht.core.clock import UnixTime
+from codio_dht.core.clock import CLOCK_TOLERANCE_S, UnixTime
 from codio_dht.core.key_filter import KeyFilter, StoredKeys
 from codio_dht.core.keyspace import Key
 from codio_dht.core.peer import PeerId
@@ -88,10 +88,6 @@ replaced."""
 REBUILD_REST_S: Final = 600.0
 """How long no other process may have written, in seconds, before the filter of stored keys is built
 anew: where a fleet writes all the time, that would cost more than it saves."""
-
-CLOCK_TOLERANCE_S: Final = 3_600.0
-"""A clock that is set back by less than this takes no record away, in seconds; a record may then
-live for that much longer."""
 
 FLUSH_INTERVAL_S: Final = 1.0
 """Unsaved provider records are written this often, seconds: a crash loses no more than that."""

@@ -142,13 +142,17 @@ class ReprovideSchedule:
 
     def clock_went_back(self, now: UnixTime) -> bool:
         """Whether times in the store may lie in the future, because the clock was set back or
-        nobody has looked yet: they are to be made ``now`` before :meth:`due` is asked. No key in
-        memory waits for longer than an interval from now."""
-        went_back, self._latest = now < self._latest, now
-        if went_back:
-            for held in self._held.values():
-                held.due = min(held.due, now + self._interval_s)
-        return went_back
+        nobody has looked yet: they are to be made ``now``, and :meth:`corrected` called, before
+        :meth:`due` is asked. No key in memory waits for longer than an interval from now."""
+        if now >= self._latest:
+            return False
+        for held in self._held.values():
+            held.due = min(held.due, now + self._interval_s)
+        return True
+
+    def corrected(self, now: UnixTime) -> None:
+        """No time in the store lies after ``now``."""
+        self._latest = now
 
     def begin_read(self) -> int:
         """The store is about to be read: how many keys :meth:`due` has to be given, the first in

@@ -29,7 +29,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from codio_dht.core.clock import UnixTime
+from codio_dht.core.clock import CLOCK_TOLERANCE_S, UnixTime
 from codio_dht.core.keyspace import Key, distance, key_of
 from codio_dht.core.messages import Record
 from codio_dht.core.records import LOAD_RETRY_S, MAX_TRACKED_LOADS
@@ -280,15 +280,15 @@ class ValueRecords:
         if batch is self._batch:
             self._in_flight = False
 
-    def remember_rows(self, rows: Iterable[tuple[bytes, int, UnixTime]], now: UnixTime) -> None:
+    def remember_rows(self, rows: Iterable[tuple[bytes, int, UnixTime]]) -> None:
         """The store holds these keys, each with the size of its value and when it was received. For
         the start; may be called with a part at a time. What does not fit the bounds any more is
-        deleted, and a moment that lies ahead (the clock was wrong) becomes this one."""
+        deleted."""
         for key, value_size, received in rows:
             if key in self._index:
                 continue
             size = len(key) + value_size
-            self._enter(key, size, min(received, now))
+            self._enter(key, size, received)
             self._shrink()
 
     def expire(self, now: UnixTime) -> int:
@@ -341,7 +341,9 @@ class ValueRecords:
         return self._unsaved.get(key) or self._batch_rows.get(key)
 
     def _is_old(self, received: UnixTime, now: UnixTime) -> bool:
-        return now >= received + self._max_age_s
+        """Whether a value's time is over. One that was received in the future, while the clock was
+        ahead, is of unknown age, and its publisher will put it again."""
+        return not received - CLOCK_TOLERANCE_S <= now < received + self._max_age_s
 
     # --- the index and its bounds -----------------------------------------------------------------
 

@@ -158,6 +158,7 @@ class Providing:
         if schedule.clock_went_back(now):
             while await self._storage.call(lambda: keys.correct_future(now, FUTURE_BATCH)):
                 pass
+            schedule.corrected(now)
         limit = schedule.begin_read()
         stored = await self._storage.call(lambda: keys.next_to_provide(limit)) if limit else []
         return schedule.due(self._clock.unix(), stored)

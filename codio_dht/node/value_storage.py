@@ -68,7 +68,7 @@ class ValueStorage:
         after = b""
         while True:
             page = await self._call(partial(self._store.values.page, after, INDEX_PAGE))
-            self.records.remember_rows(page, self._clock.unix())
+            self.records.remember_rows(page)
             if len(page) < INDEX_PAGE:
                 return
             after = page[-1][0]

@@ -140,7 +140,7 @@ class ValueRecordsMachine(RuleBasedStateMachine):
             self.records.flushed(batch)
         self.records = self.make()
         self.records.remember_rows(
-            [(row.key, len(row.value), row.received) for row in self.disk.values()], self.now
+            [(row.key, len(row.value), row.received) for row in self.disk.values()]
         )
 
     @invariant()

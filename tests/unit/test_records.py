@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from codio_dht.core.clock import UnixTime
+from codio_dht.core.clock import CLOCK_TOLERANCE_S, UnixTime
 from codio_dht.core.keyspace import key_of
 from codio_dht.core.peer import PeerId
 from codio_dht.core.records import (
     CHANGES_CHECK_S,
-    CLOCK_TOLERANCE_S,
     LOAD_RETRY_S,
     MAX_RECORD_ADDR_BYTES,
     MAX_TRACKED_LOADS,

@@ -42,6 +42,7 @@ class Plan:
         if self.schedule.clock_went_back(now):
             while self.keys.correct_future(now, 1):
                 pass
+            self.schedule.corrected(now)
         limit = self.schedule.begin_read()
         return self.schedule.due(now, self.keys.next_to_provide(limit))
 
@@ -457,3 +458,14 @@ def test_times_of_a_clock_that_was_ahead_are_corrected_in_the_store_too() -> Non
     plan.add(A, at(100_000))
     plan.due(at(0))
     assert [at(0)] == [own.last_provided for own in plan.keys.page(b"", 9)]
+
+
+def test_times_that_could_not_be_corrected_are_corrected_the_next_time() -> None:
+    plan = schedule()
+    plan.due(at(1))
+    assert not plan.schedule.clock_went_back(at(1))
+    assert plan.schedule.clock_went_back(at(0))
+    plan.schedule.due(at(0), [])  # the store could not be read
+    assert plan.schedule.clock_went_back(at(0.5))
+    plan.schedule.corrected(at(0.5))
+    assert not plan.schedule.clock_went_back(at(0.5))

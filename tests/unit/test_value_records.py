@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from codio_dht.core.clock import UnixTime
+from codio_dht.core.clock import CLOCK_TOLERANCE_S, UnixTime
 from codio_dht.core.keyspace import Key, distance, key_of
 from codio_dht.core.messages import Record
 from codio_dht.core.records import LOAD_RETRY_S
@@ -90,7 +90,7 @@ def test_a_held_value_that_is_not_valid_any_more_gives_way_to_a_worse_one() -> N
     put(records, b"9:until=%d" % (NOW + 10))
     assert put(records, b"1:", at(9)) == Refuse("older than the value held")
     assert isinstance(put(records, b"1:", at(11)), Record)
-    records.remember_rows([(b"/v/c", 7, NOW)], NOW)
+    records.remember_rows([(b"/v/c", 7, NOW)])
     records.loaded(b"/v/c", ValueRow(b"/v/c", b"corrupt", NOW), NOW)
     assert isinstance(put(records, b"1:", key=b"/v/c"), Record)
 
@@ -139,7 +139,7 @@ def test_writes_come_in_batches_and_a_failed_one_comes_again() -> None:
 
 def test_a_value_on_disk_is_loaded_before_it_is_told_or_compared() -> None:
     records = machine()
-    records.remember_rows([(KEY, 2, NOW)], NOW)
+    records.remember_rows([(KEY, 2, NOW)])
     assert records.get(KEY, NOW) == Load(LoadKind.VALUE, KEY)
     assert put(records, b"1:") == Load(LoadKind.VALUE, KEY)
     records.loaded(KEY, ValueRow(KEY, b"2:", NOW), NOW)
@@ -150,7 +150,7 @@ def test_a_value_on_disk_is_loaded_before_it_is_told_or_compared() -> None:
 
 def test_what_the_store_brings_late_does_not_replace_what_is_younger() -> None:
     records = machine()
-    records.remember_rows([(KEY, 2, NOW)], NOW)
+    records.remember_rows([(KEY, 2, NOW)])
     records.get(KEY, NOW)
     records.loaded(KEY, ValueRow(KEY, b"1:", NOW), NOW)
     put(records, b"2:")
@@ -164,14 +164,14 @@ def test_what_the_store_brings_late_does_not_replace_what_is_younger() -> None:
 
 def test_a_key_whose_row_is_gone_from_the_disk_is_free_again() -> None:
     records = machine()
-    records.remember_rows([(KEY, 2, NOW)], NOW)
+    records.remember_rows([(KEY, 2, NOW)])
     records.loaded(KEY, None, NOW)
     assert (records.get(KEY, NOW), len(records)) == (None, 0)
 
 
 def test_a_row_that_cannot_be_read_is_neither_told_nor_replaced_for_a_while() -> None:
     records = machine()
-    records.remember_rows([(KEY, 2, NOW)], NOW)
+    records.remember_rows([(KEY, 2, NOW)])
     records.load_failed(KEY, NOW)
     assert records.get(KEY, at(1)) is None
     assert put(records, b"9:", at(1)) == Refuse("values cannot be read")
@@ -226,12 +226,30 @@ def test_values_not_asked_for_leave_memory_but_not_the_index() -> None:
     assert isinstance(records.get(b"/v/b", NOW), Record)
 
 
-def test_at_the_start_what_does_not_fit_any_more_is_deleted_and_a_clock_ahead_is_set_right() -> (
-    None
-):
+def test_a_value_taken_while_the_clock_was_ahead_is_not_told_once_it_is_right() -> None:
+    records = machine()
+    ahead = at(10 * 365 * 24 * 3600)
+    records.put(b"/v/a", Record(b"/v/a", b"1:x"), ahead)
+    assert isinstance(records.get(b"/v/a", ahead), Record)
+    assert records.get(b"/v/a", NOW) is None
+    assert records.expire(NOW) == 1
+
+    records.put(b"/v/a", Record(b"/v/a", b"1:x"), NOW)
+    assert isinstance(records.get(b"/v/a", at(-CLOCK_TOLERANCE_S)), Record)
+
+
+def test_at_the_start_a_value_of_the_future_is_deleted() -> None:
+    records = machine()
+    records.remember_rows([(b"/v/a", 2, at(9e9)), (b"/v/b", 2, NOW)])
+    assert records.get(b"/v/a", NOW) is None
+    assert records.expire(NOW) == 1
+    assert flush(records).deleted == (b"/v/a",)
+
+
+def test_at_the_start_what_does_not_fit_any_more_is_deleted() -> None:
     records = machine(max_records=2)
-    rows = [(b"/v/%d" % n, 2, at(9e9)) for n in range(3)]
-    records.remember_rows(rows, NOW)
+    rows = [(b"/v/%d" % n, 2, NOW) for n in range(3)]
+    records.remember_rows(rows)
     assert len(records) == 2
     farthest = max((key for key, _, _ in rows), key=lambda key: distance(LOCAL, key_of(key)))
     assert flush(records).deleted == (farthest,)
