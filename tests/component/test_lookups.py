@@ -11,6 +11,7 @@ import trio.testing
 
 from codio_dht import DHTConfig, DHTManager
 from codio_dht.core.lookup_states import Standing
+from codio_dht.core.search import Search
 from codio_dht.params import K
 from keepers import Keepers, client_of, keepers
 from nodes import until
@@ -78,3 +79,38 @@ async def test_requests_outlive_their_lookup_as_long_as_they_are_few(
         assert (errands.running > 0) is left
         await until(lambda: errands.running == 0)
         assert client.stats().failures == {}
+
+
+# --- bugs -----------------------------------------------------------------------------------------
+
+
+def broken(*_: object) -> None:
+    raise ZeroDivisionError
+
+
+async def test_a_bug_in_a_search_is_its_callers_and_leaves_nothing_open(
+    autojump_clock, monkeypatch
+):
+    async with client_among_peers() as (_, client):
+        monkeypatch.setattr(Search, "on_reply", broken)
+        with pytest.raises(ZeroDivisionError):
+            await client.find_closest_peers(KEYS[0])
+        await trio.testing.wait_all_tasks_blocked()
+        assert client._node.shared.errands.running == 0
+        assert client._node.main.lookups.turns.borrowed_tokens == 0
+        assert client.stats().failures == {}
+        monkeypatch.undo()
+        assert len(await client.find_closest_peers(KEYS[0])) == K
+
+
+async def test_a_bug_in_a_request_that_outlived_its_search_is_counted(autojump_clock, monkeypatch):
+    async with client_among_peers() as (peers, client):
+        for peer in peers.hosts[:9]:
+            peer.script = silence  # type: ignore[attr-defined]
+        await client._node.main.rpc.aclose()
+        await client.find_closest_peers(KEYS[0])
+        errands = client._node.shared.errands
+        assert (left := errands.running) > 0
+        monkeypatch.setattr(Search, "on_failure", broken)
+        await until(lambda: errands.running == 0)
+        assert client.stats().failures == {"request": left}
