@@ -33,8 +33,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 
-LOCKS: Final = ("build", "dev")
-"""What is installed, in this order: what builds, then everything that it builds."""
+REQUIREMENTS: Final = ROOT / "requirements"
 
 RUN_TIMEOUT_S: Final = 900
 """The unit tests on one version, at most."""
@@ -115,21 +114,30 @@ def locked(directory: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def locks_for(version: str, directory: Path = REQUIREMENTS) -> list[Path]:
+    """The locks of the tests' dependencies on Python ``version``: newer ones need more."""
+    minor = int(version.split(".")[1])
+    newer = {int(path.stem.rpartition(".")[2]): path for path in directory.glob("dev-3.*.txt")}
+    return [directory / "dev.txt", *(newer[since] for since in sorted(newer) if since <= minor)]
+
+
 def environment(python: Path, version: str, cache: Path) -> Path:
     """A virtual environment of ``python`` with what the tests need, this tree among it.
 
     Raises:
         subprocess.SubprocessError: it could not be made; what was said has been printed.
     """
-    locks = [ROOT / "requirements" / f"{name}.txt" for name in LOCKS]
-    digest = hashlib.sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()[:12]
+    builds, locks = REQUIREMENTS / "build.txt", locks_for(version)
+    content = b"".join(lock.read_bytes() for lock in (builds, *locks))
+    digest = hashlib.sha256(content).hexdigest()[:12]
     venv = cache / f"{version}-{digest}"
     if not (venv / "complete").exists():
         for old in cache.glob(f"{version}-*"):
             shutil.rmtree(old)
         call(python, "-m", "venv", "--clear", venv)
-        for lock in locks:
-            pip(venv, "--require-hashes", "--no-build-isolation", "-r", lock)
+        pip(venv, "--require-hashes", "-r", builds)
+        files = [part for lock in locks for part in ("-r", lock)]
+        pip(venv, "--require-hashes", "--no-build-isolation", *files)
         (venv / "complete").touch()
     pip(venv, "--no-deps", "--no-build-isolation", "--editable", ROOT)
     return venv
@@ -176,8 +184,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("versions", nargs="*", help="such as 3.12; all supported ones if not given")
     parser.add_argument("--all", action="store_true", help="the version of .venv too")
-    own, _, rest = _split(sys.argv[1:])
+    parser.add_argument("--where", metavar="VERSION", help="print that interpreter, run nothing")
+    own, rest = _split(sys.argv[1:])
     options = parser.parse_args(own)
+    if options.where:
+        installed = find(options.where, os.environ)
+        print(installed[0] if installed else "", end="\n" if installed else "")
+        return int(installed is None)
     here = "{}.{}".format(*sys.version_info[:2])
     outcomes: dict[str, str] = {}
     failed = False
@@ -207,13 +220,11 @@ def main() -> int:
     return int(failed)
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], str, list[str]]:
-    """What is before ``--``, the mark, and what is after it."""
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands before ``--``, and what after it."""
     given = list(arguments)
-    if "--" not in given:
-        return given, "", []
-    at = given.index("--")
-    return given[:at], "--", given[at + 1 :]
+    at = given.index("--") if "--" in given else len(given)
+    return given[:at], given[at + 1 :]
 
 
 if __name__ == "__main__":

@@ -53,6 +53,18 @@ def test_an_interpreter_that_is_of_another_version_than_its_name_says_is_passed_
     assert test_pythons.find("3.13", environ) is None
 
 
+def test_a_newer_python_needs_what_it_needs_beside_the_lock_of_all(tmp_path: Path) -> None:
+    for name in ("dev", "dev-3.13", "dev-3.12", "run"):
+        (tmp_path / f"{name}.txt").touch()
+
+    def names(version: str) -> list[str]:
+        return [path.stem for path in test_pythons.locks_for(version, tmp_path)]
+
+    assert ["dev"] == names("3.11.7")
+    assert ["dev", "dev-3.12"] == names("3.12.1")
+    assert ["dev", "dev-3.12", "dev-3.13"] == names("3.14.0")
+
+
 def test_environments_are_kept_in_the_cache_or_in_the_tree(tmp_path: Path) -> None:
     home, cache = tmp_path, tmp_path / "cache"
     assert home / ".cache/codio-dht/pythons" == test_pythons.cache_dir({"HOME": str(home)})
