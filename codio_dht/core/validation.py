@@ -20,11 +20,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from codio_dht.core.clock import UnixTime
-from codio_dht.core.peer import PeerId
 from codio_dht.errors import ConfigError, InvalidValueError
+
+if TYPE_CHECKING:  # a configuration needs this module, and no peer
+    from codio_dht.core.peer import PeerId
 
 PUBLIC_NAMESPACES: Final = ("ipns", "pk")
 """The namespaces of the public network; its servers refuse all others (IPFS)."""
