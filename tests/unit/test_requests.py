@@ -46,6 +46,7 @@ def test_a_request_has_its_time_from_when_it_begins_and_says_whether_it_dials() 
     near, far = peer_at(1), peer_at(2)
     _, requests = requests_of(near)
     ask = requests.begin(near, REQUEST, Monotonic(7.0))
+    assert (ask.peer, ask.request) == (near, REQUEST)
     assert (ask.began, ask.deadline) == (7.0, 7.0 + params.PEER_TIMEOUT_S)
     assert not ask.dials
     dialling = requests.begin(far, REQUEST, Monotonic(7.0), timeout_s=2.0)
@@ -92,3 +93,31 @@ def test_a_failure_of_our_own_says_nothing_of_the_peer() -> None:
     _, requests = requests_of(peer)
     requests.failed(peer, FailureReason.CAPACITY, Monotonic(1.0), began=Monotonic(0.0))
     assert condition(requests, peer, 1.0) is Condition.UNKNOWN
+
+
+def test_a_failure_of_a_request_from_before_the_peers_introduction_says_nothing() -> None:
+    peer = peer_at(1)
+    network, requests = requests_of(peer)
+    network.health.introduced(peer, Monotonic(5.0))
+    requests.failed(peer, FailureReason.TIMEOUT, Monotonic(9.0), began=Monotonic(4.0))
+    assert condition(requests, peer, 9.0) is Condition.ALIVE
+    requests.failed(peer, FailureReason.TIMEOUT, Monotonic(9.0), began=Monotonic(6.0))
+    assert condition(requests, peer, 9.0) is Condition.DEAD
+
+
+def test_what_is_expected_of_a_peer_depends_on_whether_it_has_to_be_dialled() -> None:
+    peer = peer_at(1)
+    network, connected = requests_of(peer)
+    _, dialling = requests_of()
+    expected = {
+        each: network.health.outlook(peer, Monotonic(1.0), connected=each) for each in (True, False)
+    }
+    assert expected[True] != expected[False]
+    assert connected.outlook(peer, Monotonic(1.0)) == expected[True]
+    assert dialling.outlook(peer, Monotonic(1.0)) == expected[False]
+
+
+def test_whether_a_peer_shows_life_the_host_knows() -> None:
+    near, far = peer_at(1), peer_at(2)
+    _, requests = requests_of(near)
+    assert [requests.is_reached(near), requests.is_reached(far)] == [True, False]
