@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -359,6 +360,39 @@ def test_a_record_over_the_budget_is_sent_whole_with_its_peers() -> None:
     record = Record(b"/k", b"v" * 40_000)
     reply = Reply(MessageType.GET_VALUE, b"/k", record, closer_peers=(PeerEntry(ME, (TCP,)),))
     assert decode_reply(payload_of(encode_reply(reply))) == reply
+
+
+@pytest.mark.parametrize("budget", [2_000, 16_384])
+def test_key_and_record_that_exactly_fill_the_budget_leave_no_room_for_peers(budget: int) -> None:
+    def frame(size: int, *closer: PeerEntry) -> bytes:
+        record = Record(b"/k", b"v" * size)
+        reply = Reply(MessageType.GET_VALUE, b"/k", record, closer_peers=closer)
+        return encode_reply(reply, budget)
+
+    size = next(n for n in range(budget, 0, -1) if len(frame(n)) == budget)
+    assert frame(size, PeerEntry(ME, (TCP,))) == frame(size)
+    assert len(frame(size + 1, PeerEntry(ME, (TCP,)))) > len(frame(size + 1))
+
+
+def test_the_largest_reply_is_sent_and_one_byte_more_is_refused() -> None:
+    def frame(size: int) -> bytes:
+        return encode_reply(Reply(MessageType.PING, b"k" * size))
+
+    fits = params.MAX_FRAME_BYTES - 10
+    over = next(n for n in range(fits, fits + 20) if not _is_sent(frame, n))
+    reader = FrameReader()
+    reader.feed(frame(over - 1))
+    payload = reader.next_frame()
+    assert payload is not None
+    assert len(payload) == params.MAX_FRAME_BYTES
+
+
+def _is_sent(frame: Callable[[int], bytes], size: int) -> bool:
+    try:
+        frame(size)
+    except MessageError:
+        return False
+    return True
 
 
 def test_an_echo_over_the_frame_limit_cannot_be_answered() -> None:

@@ -291,6 +291,21 @@ def test_keys_asked_for_long_ago_leave_the_cache_and_are_loaded_again() -> None:
     assert load_of(key(1)) == records.get(key(1), NOW)
 
 
+def test_a_key_in_the_cache_that_gets_many_providers_pushes_others_out() -> None:
+    records = ProviderRecords(max_cached_bytes=20_000, max_per_key=1_000)
+    stored(records, [key(number) for number in range(10)])
+    for number in range(10):
+        records.loaded(key(number), [row(key(number), peer(1), later(9))], NOW)
+    kept = records.stats().cached_keys
+    for number in range(2, 200):
+        records.add(key(9), peer(number), ADDRS, NOW)
+
+    stats = records.stats()
+    assert kept == 10
+    assert stats.cached_keys < kept
+    assert stats.cached_bytes <= 20_000 or stats.cached_keys == 1
+
+
 def test_loads_under_way_are_bounded() -> None:
     records = ProviderRecords()
     stored(records, [key(number) for number in range(2 * MAX_TRACKED_LOADS)])

@@ -55,6 +55,17 @@ def read_strictly(frame: bytes) -> Reply:
     return decode_reply(payload)
 
 
+@given(st.integers(8, 600))
+def test_an_address_takes_what_it_adds_to_an_entry(size: int) -> None:
+    """The entry is so long without it that its own length takes no byte more."""
+    others = tuple(address(number, 100) for number in range(3))
+    addr = address(9, size)
+    identity = PeerId(b"\x00\x24\x08\x01\x12\x20" + bytes(32))
+    with_it = encode_entry(PeerEntry(identity, (*others, addr)))
+    without = encode_entry(PeerEntry(identity, others))
+    assert address_bytes(addr) == len(with_it) - len(without)
+
+
 def is_subsequence(part: tuple[bytes, ...], whole: tuple[bytes, ...]) -> bool:
     rest = iter(whole)
     return all(item in rest for item in part)
