@@ -9,7 +9,8 @@ pass their limit in time.
 
 What is not mutated, because no test should notice or the type checker does: annotations,
 decorators, docstrings, imports, assertions, messages of exceptions, calls of loggers, ``cast``,
-``zip``'s ``strict``, the text that an enum's member stands for.
+``zip``'s ``strict``, the text that an enum's member stands for. Nor is the figure of a documented
+constant (``NAME: Final = 8``): it is a choice, which a test could only repeat.
 """
 
 from __future__ import annotations
@@ -238,6 +239,8 @@ def _is_left_alone(node: cst.CSTNode) -> bool:
             return True
         case cst.Assign(targets=[cst.AssignTarget(target=cst.Name("__all__" | "__slots__"))]):
             return True
+        case cst.AnnAssign(annotation=cst.Annotation(annotation=cst.Name("Final")), value=value):
+            return isinstance(value, cst.BaseNumber | cst.UnaryOperation | cst.BinaryOperation)
         case cst.Call(func=cst.Name("cast" | "TypeVar" | "NewType")):
             return True
         case cst.Arg(keyword=cst.Name("strict")) | cst.Param(default=cst.Name("None")):

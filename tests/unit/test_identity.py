@@ -50,6 +50,12 @@ def test_the_first_start_makes_a_key_and_the_next_finds_it(path: Path) -> None:
     assert names_in(path.parent) == ["identity.key"]
 
 
+def test_the_directories_above_are_made_as_well(path: Path) -> None:
+    deep = path.parent / "there" / "and" / "deeper" / path.name
+    key = load_or_create_identity(deep)
+    assert load_or_create_identity(deep).peer_id() == key.peer_id()
+
+
 def test_the_file_and_its_directory_are_for_the_owner_only(path: Path, open_umask: None) -> None:
     load_or_create_identity(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -318,6 +318,14 @@ def test_when_the_beta_closest_have_answered_the_rest_of_the_k_closest_are_asked
     assert lookup.state_of(seeds[6]) is PeerState.HEARD
 
 
+def test_of_those_beyond_the_k_closest_the_next_k_are_told() -> None:
+    seeds = peers_of(1, 2, 3, 4, 5, 6, 7, 8)
+    lookup = lookup_of(seeds, k=2, alpha=2, beta=1)
+    for query in queries(lookup):
+        lookup.on_reply(query.peer, [], now(0.1))
+    assert [each.peer for each in done(lookup, 0.1).next_closest] == list(seeds[2:4])
+
+
 @pytest.mark.conformance("c31")
 def test_beta_answers_from_farther_peers_do_not_end_the_walk() -> None:
     near, *far = peers_of(1, 10, 11, 12, 13)

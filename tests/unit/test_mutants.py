@@ -57,6 +57,7 @@ def test_a_fault_of_each_kind_is_made(line: str, fault: str, tmp_path: Path) -> 
         "def f():\n    log.warning('lost', count=1)\n",
         "def f():\n    self._log.debug('lost')\n",
         "for a in zip(b, strict=True): ...\n",
+        "A: Final = 8\nB: Final = 64 * 1024\n",
     ],
 )
 def test_what_no_test_should_notice_is_left_alone(source: str, tmp_path: Path) -> None:
