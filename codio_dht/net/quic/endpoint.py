@@ -48,7 +48,7 @@ from codio_dht.net.quic.limits import (
     UDP_BUFFER_BYTES,
 )
 from codio_dht.net.quic.link import QuicLink
-from codio_dht.net.quic.udp_socket import Sender
+from codio_dht.net.quic.udp_socket import Sender, ask_for_buffer
 from codio_dht.net.targets import Ip, Target, of_udp_socket
 
 _log = get_logger(__name__)
@@ -90,7 +90,7 @@ class Endpoint:
         self._closed = False
         self._sender = Sender(sock)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            sock.setsockopt(socket.SOL_SOCKET, option, UDP_BUFFER_BYTES)
+            ask_for_buffer(sock, option, UDP_BUFFER_BYTES)
 
     @property
     def listens(self) -> bool:

@@ -15,12 +15,15 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from codio_dht.net.quic.connection import Datagram
+from codio_dht.net.sockets import nonblocking_socket
 from codio_dht.net.targets import SocketName
 
 _SOL_UDP: Final = 17
 _UDP_SEGMENT: Final = 103
 """Linux, udp(7)."""
 _MAX_SEGMENTS: Final = 64
+_MIN_BUFFER_BYTES: Final = 64 * 1024
+"""Less than this is not asked for: every system gives as much."""
 _MAX_BYTES: Final = 65_000
 """Of one call: an IP packet's 65,535 less its headers."""
 _UNSUPPORTED: Final = frozenset({errno.EIO, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOPROTOOPT})
@@ -33,7 +36,7 @@ def bind(family: socket.AddressFamily, name: SocketName) -> socket.socket:
     Raises:
         OSError: the system refused.
     """
-    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    sock = nonblocking_socket(family, socket.SOCK_DGRAM)
     try:
         if family == socket.AF_INET6:  # beside the same port on IPv4
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -42,6 +45,19 @@ def bind(family: socket.AddressFamily, name: SocketName) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def ask_for_buffer(sock: socket.socket, option: int, size: int) -> None:
+    """Ask the system for ``size`` bytes of the buffer ``option``, or for what it allows. Linux cuts
+    what is too much; macOS refuses it.
+    """
+    while size >= _MIN_BUFFER_BYTES:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, option, size)
+        except OSError:
+            size //= 2
+        else:
+            return
 
 
 class Sender:

@@ -63,6 +63,9 @@ async def make_stack_host(
     """
     targets = [(addr, _listen_target(addr)) for addr in each_once(listen)]
     open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limits = limits or Limits()
+    if open_files != resource.RLIM_INFINITY:
+        limits = limits.within(open_files)
     tcp_ports: dict[str, int] = {}
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
@@ -74,7 +77,7 @@ async def make_stack_host(
             append_announce=append_announce,
             agent=agent or AGENT,
             name_servers=name_servers or SystemNameServers(),
-            limits=(limits or Limits()).within(open_files),
+            limits=limits,
             gate=gate or Gate(),
             transports=[
                 TcpTransport,

@@ -26,6 +26,7 @@ from codio_dht.net.dial.limits import CONNECT_TIMEOUT_S, UPGRADE_TIMEOUT_S
 from codio_dht.net.dial.memory import RefusedPipelining
 from codio_dht.net.inbound_links import InboundLinks
 from codio_dht.net.link import Link, LinkContext, LinkState
+from codio_dht.net.sockets import nonblocking_socket
 from codio_dht.net.stack_host.limits import ACCEPT_BATCH, ACCEPT_PAUSE_S, LISTEN_BACKLOG
 from codio_dht.net.stack_host.pump import Pump
 from codio_dht.net.targets import Carrier, Target, of_socket
@@ -56,7 +57,7 @@ class TcpTransport:
 
     def listen(self, target: Target) -> Multiaddr:
         """See ``Transport``."""
-        sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock = nonblocking_socket(target.family, socket.SOCK_STREAM)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if target.family == socket.AF_INET6:  # beside the same port on IPv4
@@ -168,7 +169,7 @@ async def _connect(target: Target) -> socket.socket:
     """
     try:
         name = target.socket_name()
-        sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock = nonblocking_socket(target.family, socket.SOCK_STREAM)
     except OSError as error:
         raise DialFailedError(DialFailure.LOCAL, error.strerror or str(error)) from error
     try:
