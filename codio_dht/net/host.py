@@ -85,7 +85,8 @@ class PeerGone:
 
 @dataclass(frozen=True, slots=True)
 class AddrsChanged:
-    """The host's own addresses changed."""
+    """The host's own addresses changed, or the machine's network did: its addresses or routes. Then
+    ``addrs`` may be what they were."""
 
     addrs: tuple[Multiaddr, ...]
     unproven: tuple[Multiaddr, ...] = ()

@@ -11,7 +11,8 @@ to say). Link-local IPv6 addresses are left out: without their zone nobody can d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import socket
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from ipaddress import ip_address
 from typing import Final
 
@@ -45,6 +46,12 @@ _WITH_PORT: Final = frozenset({P_TCP, P_UDP, P_SCTP, P_DCCP})
 _SELF_CONTAINED: Final = frozenset({P_ONION, P_ONION3, P_GARLIC64, P_GARLIC32})
 """Hosts whose address says how to reach them."""
 
+_FAR_AWAY: Final = {
+    4: (socket.AF_INET, "192.0.2.1"),
+    6: (socket.AF_INET6, "2001:db8::1"),
+}
+"""Addresses that belong to nobody (RFC 5737, RFC 3849): the way there is the default route."""
+_DISCARD_PORT: Final = 9
 _LOOPBACK: Final = {4: "127.0.0.1", 6: "::1"}
 _WILDCARDS: Final = (("ip4", 4, "0.0.0.0"), ("ip6", 6, "::"))  # noqa: S104 - compared, not bound
 
@@ -53,6 +60,25 @@ def interface_addresses(ip_version: int) -> list[str]:
     """The IP addresses of this machine, the loopback last."""
     found = [ip for ip in get_network_addrs(ip_version) if not ip.lower().startswith("fe80")]
     return [ip for ip in found if ip != _LOOPBACK[ip_version]] + [_LOOPBACK[ip_version]]
+
+
+def network_state() -> Hashable:
+    """What there is of a network on this machine: its addresses, and whether it has a way out over
+    IPv4 and over IPv6. A change of it says that what could not be reached may be reached now."""
+    return (
+        *(frozenset(interface_addresses(version)) for version in _FAR_AWAY),
+        *(_has_route(version) for version in _FAR_AWAY),
+    )
+
+
+def _has_route(ip_version: int) -> bool:
+    family, address = _FAR_AWAY[ip_version]
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((address, _DISCARD_PORT))  # of UDP, this sends nothing
+    except OSError:
+        return False
+    return True
 
 
 def told_addresses(

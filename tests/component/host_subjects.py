@@ -23,6 +23,7 @@ from codio_dht.net.event_bus import EventBus
 from codio_dht.net.host import Host
 from codio_dht.net.libp2p_host import Libp2pHost, inbound
 from codio_dht.net.libp2p_host import identifying as libp2p_identifying
+from codio_dht.net.stack_host import host as stack_host
 from codio_dht.net.stack_host import identifying as stack_identifying
 from codio_dht.net.stack_host import reaper, stream_tasks
 from host_steps import ECHO, IDLE_S, QUIC, QUIC6, TCP, TCP6, Echoes, connect
@@ -60,6 +61,8 @@ class Implementation:
     bound_stream_tasks: Callable[[pytest.MonkeyPatch, int, int], None]
     """So many streams with a task, of one peer and in all."""
     bound_identify_time: Callable[[pytest.MonkeyPatch, float], None]
+    set_network: Callable[[pytest.MonkeyPatch, object], None]
+    """As if the machine's addresses and routes were this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ def _bound_stack_tasks(monkeypatch: pytest.MonkeyPatch, per_peer: int, total: in
 def _quicken_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     stack_hosts.quicken(monkeypatch)
     monkeypatch.setattr(reaper, "OWN_ADDRESSES_INTERVAL_S", reaper.REAP_INTERVAL_S)
+    monkeypatch.setattr(reaper, "NETWORK_INTERVAL_S", reaper.REAP_INTERVAL_S)
 
 
 def _held_by_stack(host: stack_hosts.StackHost) -> int:
@@ -133,6 +137,9 @@ OWN = Implementation(
     bound_stream_tasks=_bound_stack_tasks,
     bound_identify_time=lambda monkeypatch, seconds: monkeypatch.setattr(
         stack_identifying, "IDENTIFY_TIMEOUT_S", seconds
+    ),
+    set_network=lambda monkeypatch, state: monkeypatch.setattr(
+        stack_host, "network_state", lambda: state
     ),
 )
 
@@ -174,6 +181,9 @@ PY_LIBP2P = Implementation(
     bound_stream_tasks=_bound_libp2p_streams,
     bound_identify_time=lambda monkeypatch, seconds: monkeypatch.setattr(
         libp2p_identifying, "IDENTIFY_TIMEOUT_S", seconds
+    ),
+    set_network=lambda monkeypatch, state: monkeypatch.setattr(
+        libp2p_identifying, "network_state", lambda: state
     ),
 )
 

@@ -843,6 +843,25 @@ async def test_addresses_that_change_are_told_to_everybody(
     assert isinstance(said, PeerIdentified)
 
 
+@BOTH
+async def test_a_change_of_the_machines_network_is_told_also_if_own_addresses_stay(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject.implementation.quicken(monkeypatch)
+    subject.implementation.set_network(monkeypatch, "offline")
+    async with subject.host(announce=[Multiaddr("/ip4/192.0.2.7/tcp/4001")]) as host:
+        async with host.events() as events:
+            with trio.move_on_after(0.3) as quiet:
+                await anext(events)
+            subject.implementation.set_network(monkeypatch, "online")
+            with trio.fail_after(5):
+                event = await anext(events)
+        addrs = host.addrs
+
+    assert quiet.cancelled_caught
+    assert AddrsChanged(addrs) == event
+
+
 @pytest.mark.parametrize(
     "answer",
     [

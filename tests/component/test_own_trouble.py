@@ -208,6 +208,59 @@ def test_without_a_route_nothing_is_held_against_an_address(require_tool) -> Non
     assert not [text for _, text in said if "a moment ago" in text]
 
 
+BACK_ONLINE = """
+import os, subprocess, trio
+from multiaddr import Multiaddr
+from codio_dht.core.clock import Monotonic
+from codio_dht.crypto.keys import PrivateKey
+from codio_dht.errors import NetworkError
+from codio_dht.net.dial.failures import DialFailure
+from codio_dht.net.host import AddrsChanged
+from codio_dht.net.stack_host import make_stack_host, reaper
+
+reaper.REAP_INTERVAL_S, reaper.NETWORK_INTERVAL_S = 0.05, 0.1
+
+def ip(*words):
+    subprocess.run(["ip", *words], check=True)
+
+async def main():
+    peer = PrivateKey.generate_ed25519().peer_id()
+    addr = Multiaddr("/ip4/192.0.2.7/tcp/4001")
+    async with make_stack_host(
+        PrivateKey.generate_ed25519(), [], [Multiaddr("/ip4/192.0.2.9/tcp/4001")]
+    ) as host, host.events() as events:
+        moment = Monotonic(trio.current_time())
+        host._dialler._failed.add(addr.to_bytes(), peer, DialFailure.SILENT, moment)
+        ip("link", "set", "lo", "up")
+        ip("addr", "add", "10.9.9.1/32", "dev", "lo")
+        ip("route", "add", "default", "dev", "lo")
+        with trio.fail_after(5):
+            while not isinstance(await anext(events), AddrsChanged):
+                pass
+        try:
+            await host.connect(peer, [addr], Monotonic(trio.current_time() + 1))
+        except NetworkError as error:
+            print(str(error))
+
+trio.run(main)
+"""
+
+
+def test_back_online_what_failed_is_tried_again_at_once(require_tool) -> None:
+    require_tool("unshare")
+    require_tool("ip")
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", BACK_ONLINE],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "failed a moment ago" not in done.stdout
+
+
 # --- limits ---------------------------------------------------------------------------------------
 
 

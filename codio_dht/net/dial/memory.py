@@ -52,6 +52,10 @@ class FailedAddresses:
             key = _of_peer(addr, peer_id) if kind is DialFailure.STRANGER else addr
             self._failed.failed(key, _BACKOFFS[kind], moment)
 
+    def clear(self) -> None:
+        """This machine's network has changed: whatever failed before says nothing any more."""
+        self._failed.clear()
+
     def forget(self, addr: bytes, peer_id: PeerId) -> None:
         """A dial succeeded, or a person asks for one: whatever failed before counts no more."""
         self._failed.succeeded(addr)

@@ -206,6 +206,10 @@ class Dialler:
             return
         raise dial.out_of_time() if scope.cancelled_caught else dial.error()
 
+    def forget_failures(self) -> None:
+        """Forget what failed: this machine's network has changed."""
+        self._failed.clear()
+
     def is_reached(self, peer_id: PeerId) -> bool:
         """Whether somebody took a connection at an address where the peer is being dialled."""
         dial = self._dials.get(peer_id)

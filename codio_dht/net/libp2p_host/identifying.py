@@ -53,6 +53,7 @@ from codio_dht.net.libp2p_host.limits import (
     RECONCILE_INTERVAL_S,
 )
 from codio_dht.net.libp2p_host.stream import Libp2pStream
+from codio_dht.net.own_addresses import network_state
 from codio_dht.params import MAX_ADDRS_PER_PEER
 
 _log = get_logger(__name__)
@@ -165,14 +166,16 @@ class Libp2pIdentifier:
     async def run(self) -> None:
         """For as long as the host lives, notice what no notification told of: peers that left
         without one, and addresses of our own that changed with the machine's interfaces."""
-        told = self._addrs()
+        told, network = self._addrs(), network_state()
         while True:
             await trio.sleep(RECONCILE_INTERVAL_S)
             for peer in self.known:
                 self.disconnected(peer.peer_id)
-            if self._addrs() != told:
-                told = self._addrs()
+            before, told = told, self._addrs()
+            network_before, network = network, network_state()
+            if told != before or network != network_before:
                 self._bus.emit(AddrsChanged(told))
+            if told != before:
                 self.self_changed()
 
     async def _contained(self, work: Callable[..., Awaitable[None]], *args: Any) -> None:

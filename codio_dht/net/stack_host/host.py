@@ -12,7 +12,7 @@ Outside RUNNING every call that needs the network raises ``NotRunningError``. Ma
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
@@ -37,7 +37,7 @@ from codio_dht.net.inbound_links import InboundLinks
 from codio_dht.net.limits import Limits
 from codio_dht.net.link import Link, LinkContext, LinkState, Transport, now
 from codio_dht.net.observed_addrs import ObservedAddrs
-from codio_dht.net.own_addresses import told_addresses
+from codio_dht.net.own_addresses import network_state, told_addresses
 from codio_dht.net.ping import PING, PingHandler, round_trip
 from codio_dht.net.stack.channel import Channel, Served, ServedProtocols
 from codio_dht.net.stack.security import Authenticated, Security
@@ -82,6 +82,7 @@ class StackHost:
         self._unproven: tuple[Multiaddr, ...] = ()
         self._observed = ObservedAddrs()
         self._running = False
+        self._network: Hashable = None
         self._bus = EventBus(self._counters)
         self._connections = Connections(self._peer_id, limits, self._counters)
         self._admission = InboundLinks(gate, limits, self._counters)
@@ -119,6 +120,7 @@ class StackHost:
             limits=limits,
             counters=self._counters,
             look_at_own_addresses=self._look_at_own_addresses,
+            look_at_network=self._look_at_network,
         )
 
     # --- life -------------------------------------------------------------------------------------
@@ -132,6 +134,7 @@ class StackHost:
         """Serve the addresses that its transports listen on."""
         self._listening = list(listening)
         self._told = self._tell()
+        self._network = network_state()
         self._running = True
         for transport in self._transports:
             transport.start()
@@ -162,23 +165,36 @@ class StackHost:
         """Own addresses as told to others."""
         return self._told
 
-    def _look_at_own_addresses(self) -> None:
-        """Done now and then, so that no peer can make us tell everybody of changes all the time."""
+    def _look_at_own_addresses(self) -> bool:
+        """Tell everybody if our own addresses changed; whether they did. Done now and then, so that
+        no peer can make us tell everybody of changes all the time."""
         observed = {Multiaddr(each.addr): each.dialled for each in self._observed.addrs(now())}
         surely = self._tell(addr for addr in observed if observed[addr])
         told = self._tell(observed)
         unproven = tuple(addr for addr in told if addr not in surely)
         if (told, unproven) == (self._told, self._unproven):
-            return
+            return False
         if told != self._told:
             self._identifier.self_changed()
         self._told, self._unproven = told, unproven
         self._bus.emit(AddrsChanged(told, unproven))
+        return True
 
     def _tell(self, observed: Iterable[Multiaddr] = ()) -> tuple[Multiaddr, ...]:
         return told_addresses(
             self._listening, self._announce, observed, append_announce=self._append_announce
         )
+
+    def _look_at_network(self) -> None:
+        """After a change of the machine's addresses or routes, whatever failed before may work now,
+        and subscribers hear of it also if our own addresses are the same."""
+        before, self._network = self._network, network_state()
+        if before == self._network:
+            return
+        self._counters["network_changes"] += 1
+        self._dialler.forget_failures()
+        if not self._look_at_own_addresses():
+            self._bus.emit(AddrsChanged(self._told, self._unproven))
 
     def _on_observed(self, link: Link, addr: bytes) -> None:
         """The peer says where it sees us."""

@@ -59,7 +59,12 @@ LISTEN_BACKLOG: Final = 1_024
 """Connections that the system keeps for us to accept."""
 
 OWN_ADDRESSES_INTERVAL_S: Final = 30.0
-"""How often the machine's addresses, and those that peers see, are looked at, seconds."""
+"""How often the addresses that peers see are looked at, seconds: no peer can make us tell everybody
+of changes all the time."""
+
+NETWORK_INTERVAL_S: Final = 5.0
+"""How often the machine's own addresses and routes are looked at, seconds: after an outage, what
+failed is tried again this soon."""
 
 # --- streams --------------------------------------------------------------------------------------
 

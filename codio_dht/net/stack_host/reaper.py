@@ -21,6 +21,7 @@ from codio_dht.net.limits import Limits
 from codio_dht.net.link import Link, now
 from codio_dht.net.stack_host.connections import Connections
 from codio_dht.net.stack_host.limits import (
+    NETWORK_INTERVAL_S,
     OWN_ADDRESSES_INTERVAL_S,
     REAP_BATCH,
     REAP_INTERVAL_S,
@@ -40,13 +41,15 @@ class Reaper:
         connections: Connections,
         limits: Limits,
         counters: Counter[str],
-        look_at_own_addresses: Callable[[], None],
+        look_at_own_addresses: Callable[[], object],
+        look_at_network: Callable[[], None],
     ) -> None:
         self._admission = admission
         self._connections = connections
         self._limits = limits
         self._counters = counters
         self._look_at_own_addresses = look_at_own_addresses
+        self._look_at_network = look_at_network
 
     async def run(self) -> None:
         """For ever. A bug is logged and counted, and the next round comes all the same."""
@@ -74,6 +77,8 @@ class Reaper:
         self._shed(links, lambda link: link.stream_count, self._limits.max_streams, "streams")
         if rounds % int(OWN_ADDRESSES_INTERVAL_S / REAP_INTERVAL_S) == 0:
             self._look_at_own_addresses()
+        if rounds % int(NETWORK_INTERVAL_S / REAP_INTERVAL_S) == 0:
+            self._look_at_network()
 
     def _look_at(self, link: Link) -> None:
         moment = now()
