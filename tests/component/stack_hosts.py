@@ -57,9 +57,15 @@ def port_of(host: StackHost) -> int:
 class RawPeer:
     """A peer that does as the test says: the sans-I/O layers over a blocking-free socket."""
 
-    def __init__(self, sock: trio.SocketStream, *, expected: PeerId | None = None) -> None:
+    def __init__(
+        self,
+        sock: trio.SocketStream,
+        *,
+        expected: PeerId | None = None,
+        key: PrivateKey | None = None,
+    ) -> None:
         self.sock = sock
-        self.key = PrivateKey.generate_ed25519()
+        self.key = key or PrivateKey.generate_ed25519()
         self.connection = Connection(
             initiator=True,
             securities=[NoiseIdentity(self.key).security()],

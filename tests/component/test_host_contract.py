@@ -1012,6 +1012,21 @@ async def test_ping_works_both_ways(subject: Subject) -> None:
     assert 0.0 < back < 5.0
 
 
+@BOTH
+async def test_a_ping_that_is_answered_with_other_bytes_is_no_sign_of_life(
+    subject: Subject,
+) -> None:
+    async def answer_with_zeros(stream: Stream) -> None:
+        await stream.read(32)
+        await stream.write(bytes(32))
+
+    async with subject.host() as server, subject.host() as client:
+        server.serve_stream(PING, answer_with_zeros)
+        await connect(client, server)
+        with pytest.raises(StreamError, match="other bytes"):
+            await client.ping(server.peer_id, soon())
+
+
 @EVERYWHERE_AND_IP6
 async def test_connections_tell_who_where_and_which_way(subject: Subject) -> None:
     async with subject.pair() as (server, client):

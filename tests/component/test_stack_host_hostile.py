@@ -453,6 +453,36 @@ async def test_a_peer_that_does_not_read_is_answered_no_more_and_then_cut_off(
         assert 1 == server.stats()["connections_write_timeout"]
 
 
+async def test_what_waits_for_a_peer_that_does_not_read_ends_its_connection_at_a_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pump, "MAX_BACKLOG_BYTES", 1024 * 1024)
+    async with made_host() as server, raw_peer(server) as peer, trio.open_nursery() as nursery:
+        peer_id = peer.key.peer_id()
+
+        async def write() -> None:
+            with suppress(StreamError):
+                stream = await server.open_stream(peer_id, ECHO, soon())
+                await stream.write(bytes(64 * 1024))
+
+        await until(lambda: server.is_connected(peer_id))
+        for _ in range(200):  # 13 million bytes, of which the system takes a few
+            nursery.start_soon(write)
+        await until(lambda: not server.is_connected(peer_id))
+        assert 1 == server.stats()["connections_backlog_full"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_proves_our_own_identity_is_not_let_in() -> None:
+    key = PrivateKey.generate_ed25519()
+    async with made_host(key=key) as server, raw_socket(server) as sock:
+        peer = RawPeer(sock, key=key)
+        await peer.handshake()
+        await peer.receive_all()
+        await until(lambda: server.stats().get("peers_refused:own identity") == 1)
+        assert [] == server.connections()
+
+
 async def test_a_peer_that_reads_late_gets_everything_in_order() -> None:
     async with made_host() as server, raw_peer(server) as peer:
         server.serve("/generous", Echoes(Generous), idle_timeout_s=IDLE_S)

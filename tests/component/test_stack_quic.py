@@ -11,16 +11,19 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from multiaddr import Multiaddr
 
+from codio_dht.core.clock import Monotonic
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import DeadlineError, DialError
 from codio_dht.net.gate import Gate
 from codio_dht.net.limits import Limits
+from codio_dht.net.quic import connection
 from codio_dht.net.quic import endpoint as quic_endpoint
 from codio_dht.net.quic.limits import MAX_UNPROVEN_HANDSHAKES, MAX_UNPROVEN_PER_IP
+from codio_dht.net.quic.link import QuicLink
 from codio_dht.net.quic.transport import QuicTransport
-from codio_dht.net.stack_host import StackHost
+from codio_dht.net.stack_host import StackHost, connections
 from host_steps import ECHO, IDLE_S, QUIC, TCP, Echoes, connect, echo_of, identified, soon, until
-from stack_hosts import made_host
+from stack_hosts import made_host, quicken
 
 
 def port_of(addr: Multiaddr) -> int:
@@ -289,3 +292,51 @@ async def test_a_quiet_pair_sends_next_to_nothing(monkeypatch: pytest.MonkeyPatc
         )
         await trio.sleep(0.5)
         assert [] == sent
+
+
+# --- first packets and timers ---------------------------------------------------------------------
+
+
+async def test_a_first_datagram_that_is_too_short_gets_no_answer() -> None:
+    """Else a forged source would be sent more than was sent in its name (RFC 9000, 14.1)."""
+    unknown_version = b"\xc0\xba\xba\xba\xba\x08" + bytes(8) + b"\x08" + bytes(8)
+    async with made_host(QUIC) as server, Dialler(server, "127.0.0.1") as dialler:
+        await dialler.sock.sendto(unknown_version.ljust(1_199, b"\0"), dialler.server)
+        await dialler.sock.sendto((await dialler.first_packet())[:1_199], dialler.server)
+        with trio.move_on_after(0.3) as scope:
+            await dialler.sock.recvfrom(2_048)
+        assert scope.cancelled_caught
+        assert 0 == server.stats()["connections_pending"]
+        assert await dialler.send(unknown_version.ljust(1_200, b"\0"))  # the versions that we speak
+
+
+async def test_keep_alives_are_no_use_of_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    quicken(monkeypatch)
+    monkeypatch.setattr(connection, "QUIC_KEEP_ALIVE_INTERVAL_S", 0.05)
+    monkeypatch.setattr(connections, "DUPLICATE_IDLE_S", 0.3)
+    monkeypatch.setattr(connections, "IDLE_CONNECTION_S", 0.3)
+    async with made_host(QUIC) as server, made_host(QUIC) as client:
+        await connect(client, server)
+        await until(lambda: not client.connections(), 5.0)
+        assert 1 <= client.stats().get("connections_idle", 0) + server.stats()["connections_idle"]
+
+
+async def test_a_timer_that_stays_due_lets_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    fired = 0
+
+    def on_timeout(self: QuicLink, moment: float) -> None:
+        nonlocal fired
+        fired += 1
+        assert fired < 10_000, "nobody else would run"
+
+    async with made_host(QUIC) as server, made_host(QUIC) as client:
+        await connect(client, server)
+        monkeypatch.setattr(QuicLink, "on_timeout", on_timeout)
+        monkeypatch.setattr(QuicLink, "next_timeout", lambda self: Monotonic(0.0))
+        monkeypatch.setattr(QuicLink, "may_wait", lambda self, moment: False)
+        [link] = client._connections
+        assert isinstance(link, QuicLink)
+        link._endpoint.keep(link)
+        await trio.sleep(0.2)
+        assert 1 <= fired <= 400
+        monkeypatch.undo()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import CapacityError, ProtocolError
 from codio_dht.formats.protobuf import bytes_field
+from codio_dht.net.stack.limits import MAX_EARLY_MUXERS
 from codio_dht.net.stack.noise import Noise, NoiseIdentity
 from codio_dht.net.stack.noise_xx import MAX_NONCE, Handshake
 
@@ -98,6 +99,19 @@ def test_the_muxer_is_settled_early_if_both_sides_offer_some(of_dialler, of_list
     assert first.authenticated is not None
     assert second.authenticated is not None
     assert settled == first.authenticated.muxer == second.authenticated.muxer
+
+
+def test_no_more_muxers_of_a_peer_are_read_than_the_bound():
+    others = [f"/other/{number}" for number in range(MAX_EARLY_MUXERS)]
+    for proposed, settled in (([*others[1:], YAMUX], True), ([*others, YAMUX], False)):
+        first, second = dialler(muxers=[YAMUX]), listener(muxers=proposed)
+        second.receive(first.data_to_send())
+        if settled:
+            first.receive(second.data_to_send())
+            assert first.authenticated is not None
+            assert YAMUX == first.authenticated.muxer
+        else:
+            assert_refused(first, second.data_to_send(), "no muxer in common")
 
 
 def test_muxers_without_one_in_common_end_the_handshake():

@@ -1074,6 +1074,13 @@ def test_gaps_are_bounded():
     assert isinstance(ended(crafted.send(frames[-1])).error, ProtocolError)
 
 
+def test_gaps_in_late_handshake_data_are_bounded():
+    crafted = Crafted()
+    frames = [b"\x06" + varint(2 * index + 1) + b"\x01x" for index in range(MAX_QUIC_GAPS + 1)]
+    assert [] == crafted.send(b"".join(frames[:MAX_QUIC_GAPS]))
+    assert isinstance(ended(crafted.send(frames[-1])).error, ProtocolError)
+
+
 def test_connection_ids_without_end_end_the_connection(monkeypatch):
     """A peer that changes the ids it uses makes us change ours, again and again."""
     monkeypatch.setattr(quic_engine, "MAX_QUIC_CONNECTION_IDS", 50)

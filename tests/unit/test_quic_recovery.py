@@ -101,6 +101,16 @@ def test_round_trips_are_measured_without_the_peers_delay():
     assert 0.050125 == round(path.loss._rtt_smoothed, 6)
 
 
+def test_a_peer_that_claims_to_have_waited_longer_than_it_may_is_not_believed():
+    path = Path()
+    path.send(0, 1.0)
+    path.acked((0, 0), now=1.05)
+    path.send(1, 2.0)
+    path.acked((1, 1), now=2.55, delay=10.0)
+    believed = 0.55 - path.loss.max_ack_delay
+    assert round(0.05 + (believed - 0.05) / 8, 6) == round(path.loss._rtt_smoothed, 6)
+
+
 def test_slow_start_ends_with_the_first_loss_and_not_before():
     path = Path()
     for number in range(200):

@@ -584,3 +584,24 @@ def test_any_bytes_in_any_chunks_mean_the_same_and_never_raise(bytes_in, cuts):
 
 def test_every_error_names_its_layer_and_a_fixed_phrase():
     assert "yamux: reason" == str(ProtocolError("yamux", "reason"))
+
+
+# --- what is counted ------------------------------------------------------------------------------
+
+
+def test_streams_that_we_reset_count_among_the_answers_that_pile_up_unread():
+    mux = server(control_bytes=100)
+    for stream_id in range(1, 17, 2):
+        mux.reset(accepted(mux, stream_id))  # 8 times 12 bytes
+    assert_ended(mux, mux.receive(frame(PING, SYN, 0, 7), NOW), "answers pile up unread")
+
+
+def test_an_acknowledgement_of_a_stream_of_its_own_gives_a_peer_no_credit():
+    mux = server(ack_backlog=2)
+    first = accepted(mux, 1)
+    for _ in range(5):
+        mux.receive(frame(WINDOW, ACK, 1), NOW)
+    assert first is not None
+    assert {2, 4} == {mux.open_stream().id, mux.open_stream().id}
+    with pytest.raises(CapacityError):
+        mux.open_stream()
