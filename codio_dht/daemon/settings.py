@@ -78,11 +78,6 @@ class Settings:
             return ()
         return tuple(dict.fromkeys(chosen))
 
-    @property
-    def listen_is_default(self) -> bool:
-        """Nobody said where to listen."""
-        return not self.listen
-
 
 # --- a Kubo configuration -------------------------------------------------------------------------
 
@@ -167,6 +162,9 @@ def _kubo_config(root: _Section, text: str) -> KuboConfig:
         for name, values in unsupported
         if values
     ]
+    kind = root.section("Routing").text("Type")
+    if kind and kind not in _KUBO_MODES:
+        left_out.append(f"Routing.Type {kind} is no mode of a DHT node: the mode is auto")
     announce = _announced(addresses.texts("Announce"), left_out)
     append_announce = _announced(addresses.texts("AppendAnnounce"), left_out)
     bootstrap = _kubo_bootstrap(root, left_out)
@@ -176,7 +174,7 @@ def _kubo_config(root: _Section, text: str) -> KuboConfig:
         announce=announce,
         append_announce=append_announce,
         bootstrap=bootstrap,
-        mode=_KUBO_MODES.get(root.section("Routing").text("Type")),
+        mode=_KUBO_MODES.get(kind),
         left_out=tuple(left_out),
     )
 

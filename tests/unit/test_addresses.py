@@ -17,14 +17,17 @@ from codio_dht.formats import multiaddr
 from codio_dht.formats.ip import Reach
 from codio_dht.formats.multiaddr import (
     MAX_ADDR_BYTES,
+    MAX_ADDR_COMPONENTS,
     is_dns,
     is_loopback,
     is_private,
     is_public,
     is_readable,
     is_relay,
+    join,
     reach,
     split,
+    split_peer_id,
     strip_peer_id,
 )
 from codio_dht.formats.varint import encode_varint, length_prefixed
@@ -316,3 +319,24 @@ def test_a_node_is_public_by_one_public_address_or_dnsaddr_anywhere(
 
 def test_a_node_with_nothing_but_loopback_and_lan_addresses_is_not_public() -> None:
     assert not node_is_public(LOOPBACK, [], LOOPBACK)
+
+
+def test_an_address_has_only_so_many_components() -> None:
+    ws = binary("/ws")
+    assert is_readable(ws * MAX_ADDR_COMPONENTS)
+    assert not is_readable(ws * (MAX_ADDR_COMPONENTS + 1))
+
+
+@given(st.sampled_from(READABLE))
+def test_an_address_is_put_together_again_as_it_was(text: str) -> None:
+    addr = binary(text)
+    assert addr == join(split(addr))
+
+
+def test_the_peer_id_at_the_end_of_an_address_is_told_from_a_relays() -> None:
+    relay = binary(f"/ip4/1.2.3.4/tcp/1/p2p/{OTHER}/p2p-circuit")
+    own = binary(f"/p2p/{PEER}")
+    assert (relay, None) == split_peer_id(relay)
+    assert (relay, PEER.to_bytes()) == split_peer_id(relay + own)
+    assert (b"", PEER.to_bytes()) == split_peer_id(own)
+    assert (b"\xff", None) == split_peer_id(b"\xff")

@@ -88,6 +88,27 @@ def test_a_kubo_config_says_what_no_option_said(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        ("auto", "auto"),
+        ("dht", "auto"),
+        ("dhtserver", "server"),
+        ("dhtclient", "client"),
+        ("autoclient", "client"),
+        ("none", None),
+        ("", None),
+    ],
+)
+def test_the_routing_type_of_a_kubo_config_is_the_mode(
+    tmp_path: Path, kind: str, mode: str | None
+) -> None:
+    config = read_kubo_config(kubo(tmp_path / "config", Routing={"Type": kind}))
+    assert mode == config.mode
+    said = [sentence for sentence in config.left_out if "Routing.Type" in sentence]
+    assert (kind == "none") == bool(said)
+
+
 def test_a_kubo_config_without_bootstrap_peers_means_none(tmp_path: Path) -> None:
     config = read_kubo_config(kubo(tmp_path / "config", Bootstrap=None))
     assert apply_kubo_config(Settings(data_dir=HERE), config).bootstrap_addrs == ()

@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -118,3 +119,22 @@ def test_a_directory_that_is_not_there_is_an_error_that_names_it(tmp_path: Path)
         listening_socket(tmp_path / "gone"),
     ):
         pass
+
+
+def test_a_path_is_measured_in_bytes() -> None:
+    with TemporaryDirectory() as short:
+        room = MAX_SOCKET_PATH_BYTES - len(str(Path(short) / SOCKET_NAME)) - 1
+        data_dir = Path(short) / ("\N{SNOWMAN}" * room)
+        data_dir.mkdir()
+        assert len(str(data_dir / SOCKET_NAME)) == MAX_SOCKET_PATH_BYTES
+        with listening_socket(data_dir):
+            assert reached(data_dir)
+
+
+def test_where_the_system_offers_no_shorter_way_a_long_path_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codio_dht.daemon.datadir._OPEN_FDS", tmp_path / "none")
+    data_dir = tmp_path / ("x" * 120)
+    data_dir.mkdir()
+    assert_refused(data_dir, "choose a shorter --data-dir")

@@ -13,6 +13,8 @@ from codio_dht.core.multihash import multihash_of
 from codio_dht.core.peer import PeerId
 from codio_dht.daemon.parameters import parse_cid, parse_key, parse_peer
 from codio_dht.errors import FormatError, UsageError
+from codio_dht.formats.cid import RAW, format_cid
+from codio_dht.formats.multihash import encode_multihash
 from codio_dht.formats.text import MAX_TEXT_CHARS, read_cid, read_multiaddr, read_peer_id
 from codio_dht.node.arguments import multiaddr_argument, peer_argument
 
@@ -104,6 +106,15 @@ def test_text_that_names_no_content_is_refused_in_words_that_say_what_it_is(
     for read in (multihash_of, parse_cid):
         with pytest.raises(UsageError, match=rf"^content: .*{says}"):
             read(text, "content")
+
+
+def test_a_cid_longer_than_any_is_not_even_decoded() -> None:
+    longest, longer = (format_cid(RAW, encode_multihash(0, bytes(size))) for size in (600, 700))
+    assert 1 == read_cid(longest).cid.version
+    with pytest.raises(FormatError, match="is not a CID"):
+        read_cid(longer)
+    with pytest.raises(FormatError, match="is not a peer id"):
+        read_peer_id("1" * 1_025)
 
 
 # --- peer ids -------------------------------------------------------------------------------------
