@@ -176,7 +176,12 @@ class Providing:
 
     async def _note(self, key: bytes, result: ProvideResult) -> None:
         """The delivery is over, and with it the key's turn."""
-        self._changed.set()
+        try:
+            await self._note_end(key, result)
+        finally:
+            self._changed.set()
+
+    async def _note_end(self, key: bytes, result: ProvideResult) -> None:
         now = self._clock.unix()
         if not result.holders:
             self._schedule.failed(key, now)
@@ -190,7 +195,6 @@ class Providing:
             log.warning("mark_provided_failed", key=key.hex(), error=str(error))
         else:
             self._schedule.noted(key)
-            self._changed.set()
 
 
 async def _ignore(_result: ProvideResult) -> None:

@@ -37,8 +37,9 @@ def test_a_key_added_and_removed_is_known_at_once() -> None:
     assert (keys.provides(A, NOW), keys.provides(B, NOW), len(keys)) == (True, False, 1)
 
     keys.added(B, is_new=True)
+    keys.added(C, is_new=True)
     keys.removed(A)
-    assert (keys.provides(A, NOW), keys.provides(B, NOW), len(keys)) == (False, True, 1)
+    assert (keys.provides(A, NOW), keys.provides(B, NOW), len(keys)) == (False, True, 2)
 
 
 def test_after_a_start_the_store_is_asked_once_for_each_key() -> None:
