@@ -13,7 +13,7 @@ from typing import Protocol
 
 from codio_dht import params
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.messages import FailureReason, Request
+from codio_dht.core.messages import FailureReason, FindNode, Request
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_health import Outlook
@@ -54,6 +54,12 @@ class Requests:
         """
         dials = not self._contacts.is_connected(peer)
         return Ask(peer, request, now, Monotonic(now + timeout_s), dials)
+
+    def probe(self, peer: PeerId, now: Monotonic) -> Ask:
+        """A request to ``peer`` for its own id that starts now: is it alive, and a server? (GO
+        ``lookupCheck``)"""
+        request = FindNode(peer.to_bytes())
+        return self.begin(peer, request, now, timeout_s=params.PROBE_TIMEOUT_S)
 
     def answered(self, ask: Ask, now: Monotonic) -> None:
         """The peer answered ``ask``: it is alive, and took so long."""

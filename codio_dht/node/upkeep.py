@@ -16,6 +16,7 @@ from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.join_round import BOOTSTRAP_DIAL_TIMEOUT_S, Dial, JoinProbe, JoinRound
+from codio_dht.core.joining import AskNames, Joining, Unreachable
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.network import Network
 from codio_dht.core.peer import PeerInfo
@@ -23,13 +24,10 @@ from codio_dht.core.refresh import CplLookup, SelfLookup
 from codio_dht.core.rng import Rng
 from codio_dht.core.steps import Wait
 from codio_dht.core.upkeep import (
-    JOIN_BACKOFF,
     CandidateProbe,
     CheckAlive,
-    Joining,
     OwnIdQuery,
     RefreshLookup,
-    Unreachable,
     Upkeep,
 )
 from codio_dht.errors import NetworkError, NoPeersError, RemoteError
@@ -61,13 +59,8 @@ class UpkeepDriver:
         names: Sequence[Multiaddr] = (),
     ) -> None:
         """``bootstrap`` are the peers to join through, beside those that ``names`` list."""
-        self._rng = rng
-        self._machine = Upkeep(network, host, _entries(bootstrap), rng)
+        self._machine = Upkeep(network, host, _entries(bootstrap), rng, has_names=bool(names))
         self._names = names
-        self._named = bool(names)
-        """Whether a name listed somebody when it was asked last, or is being asked first."""
-        self._names_wanted = trio.Event()
-        """Set when the names should be asked again."""
         self._host = host
         self._rpc = rpc
         self._tasks: dict[JoinRound, list[trio.CancelScope]] = {}
@@ -80,10 +73,7 @@ class UpkeepDriver:
     @property
     def joining(self) -> Joining:
         """Where joining stands."""
-        joining = self._machine.joining
-        if self._names and joining is Joining.ALONE:  # nobody is known by name yet
-            return Joining.JOINING if self._named else Joining.UNREACHABLE
-        return joining
+        return self._machine.joiner.state
 
     def notify_changed(self) -> None:
         """Say that a peer was offered or lost, a request ended, or a refresh is wanted."""
@@ -96,7 +86,7 @@ class UpkeepDriver:
         """Return once the table has a peer, nobody is being dialled or probed, or at the
         deadline."""
         with trio.move_on_at(deadline):
-            while self._machine.awaits_peers or self._asks_names_first:
+            while self._machine.joiner.awaits_peers:
                 await self._changed.wait()
 
     async def with_named(
@@ -120,7 +110,7 @@ class UpkeepDriver:
 
     async def join(self, peers: Sequence[PeerInfo]) -> int:
         """Join through ``peers``, and return how many of them answered."""
-        begun = self._machine.join(_entries(peers))
+        begun = self._machine.joiner.join(_entries(peers))
         self._tasks[begun] = []
         self.notify_changed()
         try:
@@ -128,7 +118,7 @@ class UpkeepDriver:
                 await self._changed.wait()
             return begun.answered
         finally:
-            self._machine.abandon(begun)
+            self._machine.joiner.abandon(begun)
             for scope in self._tasks.pop(begun):
                 scope.cancel()
 
@@ -145,12 +135,12 @@ class UpkeepDriver:
 
     def network_changed(self) -> None:
         """Say that this node's own addresses or routes changed."""
-        self._machine.network_changed(_now())
+        self._machine.joiner.network_changed(_now())
         self.notify_changed()
 
     def remember(self, peers: Sequence[PeerInfo]) -> None:
         """Take peers of an earlier run as candidates."""
-        self._machine.remember(_entries(peers), _now())
+        self._machine.joiner.remember(_entries(peers), _now())
         self.notify_changed()
 
     # --- steps ------------------------------------------------------------------------------------
@@ -158,8 +148,6 @@ class UpkeepDriver:
     async def run(self, lookups: Lookups) -> None:
         """Do what the machine says, for ever; it bounds how much is under way."""
         async with trio.open_nursery() as nursery:
-            if self._names:
-                nursery.start_soon(self._keep_named)
             while True:
                 changed = self._changed
                 match step := self._machine.next(_now()):
@@ -172,35 +160,10 @@ class UpkeepDriver:
                         nursery.start_soon(self._ask, step)
                     case SelfLookup() | CplLookup():
                         nursery.start_soon(self._look_up, step, lookups)
-                    case Unreachable(retry_in_s):
-                        self._log_unreachable(retry_in_s)
-
-    @property
-    def _asks_names_first(self) -> bool:
-        return self.joining is Joining.JOINING and self._machine.joining is Joining.ALONE
-
-    async def _keep_named(self) -> None:
-        """Ask who the names stand for, at first and whenever a round reached nobody."""
-        failures = 0
-        while True:
-            self._names_wanted = trio.Event()
-            try:
-                named = await self.with_named((), self._names)
-            except NetworkError as error:
-                failures += 1
-                delay_s = JOIN_BACKOFF.delay_s(failures, self._rng)
-                self._named = False
-                self.notify_changed()
-                log.warning(
-                    "bootstrap_names_unresolved", reason=str(error), retry_in_s=round(delay_s, 1)
-                )
-                await trio.sleep(delay_s)
-                continue
-            failures = 0
-            self._named = True
-            self._machine.join_through_named(_entries(named))
-            self.notify_changed()
-            await self._names_wanted.wait()
+                    case AskNames():
+                        nursery.start_soon(self._ask_names, step)
+                    case Unreachable():
+                        self._log_unreachable(step)
 
     async def _join_through(self, step: Dial | JoinProbe) -> None:
         """A dial or a probe that ends when the caller who asked for its round goes away."""
@@ -241,6 +204,20 @@ class UpkeepDriver:
             self._machine.dropped(query, _now())
             self.notify_changed()
 
+    async def _ask_names(self, step: AskNames) -> None:
+        try:
+            named = await self.with_named((), self._names)
+        except NetworkError as error:
+            delay_s = self._machine.names_failed(failure_reason(error), _now())
+            log.warning(
+                "bootstrap_names_unresolved", reason=str(error), retry_in_s=round(delay_s, 1)
+            )
+        else:
+            self._machine.named(_entries(named))
+        finally:
+            self._machine.dropped(step, _now())
+            self.notify_changed()
+
     async def _look_up(self, lookup: RefreshLookup, lookups: Lookups) -> None:
         try:
             for preimage in self._machine.preimages(lookup):
@@ -253,9 +230,8 @@ class UpkeepDriver:
             self._machine.lookup_ended(lookup, _now())
             self.notify_changed()
 
-    def _log_unreachable(self, retry_in_s: float) -> None:
+    def _log_unreachable(self, step: Unreachable) -> None:
         """One line for the whole round, with each reason once."""
-        self._names_wanted.set()
         self.notify_changed()
         reasons = [
             error if count == 1 else f"{error} ({count} peers)"
@@ -264,9 +240,10 @@ class UpkeepDriver:
         self._failures.clear()
         log.warning(
             "bootstrap_unreachable",
-            peers=self._machine.bootstrap_peers,
-            remembered=self._machine.remembered_peers,
-            retry_in_s=round(retry_in_s, 1),
+            peers=self._machine.joiner.given_peers,
+            remembered=self._machine.joiner.remembered_peers,
+            rounds=step.rounds,
+            retry_in_s=round(step.retry_in_s, 1),
             reasons=reasons,
         )
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from codio_dht.core.join_round import Dial, JoinProbe
+from codio_dht.core.joining import AskNames, Unreachable
 from codio_dht.core.messages import FailureReason, PeerEntry, Reply
 from codio_dht.core.records import EXPIRY_INTERVAL_S
 from codio_dht.core.refresh import CplLookup, SelfLookup
@@ -19,7 +20,6 @@ from codio_dht.core.upkeep import (
     CheckAlive,
     OwnIdQuery,
     RefreshLookup,
-    Unreachable,
     Upkeep,
     UpkeepStep,
 )
@@ -52,7 +52,7 @@ class SimulatedUpkeep:
 
     def remember(self, peers: Sequence[Member]) -> None:
         """Take peers of an earlier life as candidates."""
-        self._machine.remember(_entries(peers), self._node.now)
+        self._machine.joiner.remember(_entries(peers), self._node.now)
         self.notify_changed()
 
     def notify_changed(self) -> None:
@@ -82,7 +82,7 @@ class SimulatedUpkeep:
                 node.caller.send(ask.peer, ask.request, ask.deadline, done)
             case SelfLookup() | CplLookup():
                 self._look_up(step)
-            case Unreachable() | Wait():
+            case AskNames() | Unreachable() | Wait():
                 pass
 
     def _dial_ended(self, dial: Dial, outcome: Outcome) -> None:

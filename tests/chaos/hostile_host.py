@@ -185,7 +185,7 @@ def left_open(node: DHTManager) -> dict[str, int]:
         "pending requests": parts.main.rpc.pending,
         "streams beside the kept ones": host_of(node).open_streams - len(parts.main.rpc._pool),
         "lookup slots": parts.main.lookups.turns.borrowed_tokens,
-        "joining": parts.main.upkeep._machine.rounds,
+        "joining": parts.main.upkeep._machine.joiner.rounds,
         "probes": parts.main.network.admission.probing,
         "deliveries": parts.main.deliveries.running,
         "keys under way": len(parts.providing._schedule._running),

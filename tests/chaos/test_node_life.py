@@ -9,10 +9,10 @@ import trio.testing
 
 from codio_dht import DHTConfig, DHTManager, params
 from codio_dht.core.clock import UnixTime
+from codio_dht.core.joining import LOW_PEERS_CHECK_S
 from codio_dht.core.messages import AddProvider
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.records import MAX_OVERTAKING_ROWS, ProviderRecords
-from codio_dht.core.upkeep import LOW_PEERS_CHECK_S
 from codio_dht.errors import NoPeersError, NotRunningError, StorageError, UsageError
 from codio_dht.node.runtime import SNAPSHOT_INTERVAL_S
 from hostile_host import (

@@ -41,7 +41,7 @@ def wait_for(condition, within_s=60.0):
 
 
 @pytest.mark.deadline_s(150)
-def test_a_daemon_without_a_route_stays_up_says_so_and_retries_with_back_off(
+def test_a_daemon_without_a_route_stays_up_says_so_and_retries_every_few_seconds(
     tmp_path, require_tool
 ):
     require_tool("unshare")
@@ -59,7 +59,7 @@ def test_a_daemon_without_a_route_stays_up_says_so_and_retries_with_back_off(
         retries = re.compile(rb'"retry_in_s": ?([0-9.]+)')
         wait_for(lambda: len(retries.findall(log.read_bytes())) >= 2, within_s=100)
         first, second = map(float, retries.findall(log.read_bytes())[:2])
-        assert second > first
+        assert max(first, second) < 7  # our own network is down: that is no reason to wait longer
         said = stats(tmp_path / "data")
         assert said["bootstrap"] == "unreachable"
         assert said["mode"] == "client"

@@ -10,11 +10,11 @@ import trio
 from structlog.testing import capture_logs
 
 from codio_dht import DHTConfig, DHTManager
+from codio_dht.core.joining import LOW_PEERS_CHECK_S
 from codio_dht.core.keyspace import key_of
 from codio_dht.core.outage import OUTAGE_FAILURES
 from codio_dht.core.peer import PeerId
 from codio_dht.core.refresh import LIVENESS_GRACE_S
-from codio_dht.core.upkeep import LOW_PEERS_CHECK_S
 from codio_dht.errors import DialError, NetworkError
 from codio_dht.net.host import AddrsChanged
 from codio_dht.node.clock import Clock

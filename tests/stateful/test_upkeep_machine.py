@@ -23,6 +23,7 @@ from codio_dht.core.join_round import (
     JoinProbe,
     JoinRound,
 )
+from codio_dht.core.joining import AskNames, Unreachable
 from codio_dht.core.messages import FailureReason, MessageType, PeerEntry, Reply
 from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.peer import PeerId
@@ -33,7 +34,6 @@ from codio_dht.core.upkeep import (
     CheckAlive,
     OwnIdQuery,
     RefreshLookup,
-    Unreachable,
     Upkeep,
 )
 from codio_dht.params import PROBE_TIMEOUT_S
@@ -51,11 +51,17 @@ def entry(number: int) -> PeerEntry:
 class UpkeepMachine(RuleBasedStateMachine):
     """A driver that does everything wrong that a driver may."""
 
-    @initialize(bootstrap=st.lists(PEERS, unique=True, max_size=12), seed=st.integers(0, 9))
-    def begun(self, bootstrap: list[int], seed: int) -> None:
+    @initialize(
+        bootstrap=st.lists(PEERS, unique=True, max_size=12),
+        seed=st.integers(0, 9),
+        has_names=st.booleans(),
+    )
+    def begun(self, bootstrap: list[int], seed: int, has_names: bool) -> None:
         self.clock = 0.0
         self.network = Network(entry(0).peer_id, protocol="/kad", policy=NetworkPolicy(KEEP_ALL))
-        self.upkeep = Upkeep(self.network, self, [entry(each) for each in bootstrap], Random(seed))
+        peers = [entry(each) for each in bootstrap]
+        self.upkeep = Upkeep(self.network, self, peers, Random(seed), has_names=has_names)
+        self.asks_names = False
         self.rounds: dict[JoinRound, None] = {}
         self.dials: list[Dial] = []
         self.queries: list[OwnIdQuery] = []
@@ -90,6 +96,9 @@ class UpkeepMachine(RuleBasedStateMachine):
                 case SelfLookup() | CplLookup():
                     assert step not in self.lookups
                     self.lookups.append(step)
+                case AskNames():
+                    assert not self.asks_names
+                    self.asks_names = True
                 case Unreachable(retry_in_s):
                     assert retry_in_s > 0
         raise AssertionError("the machine does not come to rest")
@@ -103,20 +112,20 @@ class UpkeepMachine(RuleBasedStateMachine):
 
     @rule(numbers=st.lists(PEERS, unique=True, max_size=12))
     def join(self, numbers: list[int]) -> None:
-        self.rounds[self.upkeep.join([entry(each) for each in numbers])] = None
+        self.rounds[self.upkeep.joiner.join([entry(each) for each in numbers])] = None
         self.perform()
 
     @rule(data=st.data())
     def abandon(self, data: st.DataObject) -> None:
         if self.rounds:
             begun = data.draw(st.sampled_from(list(self.rounds)))
-            self.upkeep.abandon(begun)
+            self.upkeep.joiner.abandon(begun)
             assert begun.over
             self.perform()
 
     @rule(numbers=st.lists(PEERS, unique=True, max_size=30))
     def remember(self, numbers: list[int]) -> None:
-        self.upkeep.remember([entry(each) for each in numbers], self.now)
+        self.upkeep.joiner.remember([entry(each) for each in numbers], self.now)
         self.perform()
 
     @rule(number=PEERS)
@@ -161,6 +170,18 @@ class UpkeepMachine(RuleBasedStateMachine):
             self.upkeep.failed(query, why, self.now)
         self.upkeep.dropped(query, self.now)
         self.reported.append(query)
+        self.perform()
+
+    @rule(numbers=st.lists(PEERS, max_size=4), ends=st.sampled_from(["named", "failed", "dropped"]))
+    def end_names(self, numbers: list[int], ends: str) -> None:
+        if not self.asks_names:
+            return
+        self.asks_names = False
+        if ends == "named":
+            self.upkeep.named([entry(each) for each in numbers])
+        elif ends == "failed":
+            assert self.upkeep.names_failed(FailureReason.UNREACHABLE, self.now) > 0
+        self.upkeep.dropped(AskNames(), self.now)
         self.perform()
 
     @rule(data=st.data())

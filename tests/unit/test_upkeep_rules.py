@@ -18,6 +18,15 @@ from codio_dht.core.join_round import (
     JoinProbe,
     JoinRound,
 )
+from codio_dht.core.joining import (
+    JOIN_BACKOFF,
+    LOW_PEERS_CHECK_S,
+    MAX_REMEMBERED_PEERS,
+    MAX_RETURN_ROUNDS,
+    AskNames,
+    Joining,
+    Unreachable,
+)
 from codio_dht.core.keyspace import cpl, key_of
 from codio_dht.core.messages import FailureReason, MessageType, PeerEntry, Reply
 from codio_dht.core.network import Network, NetworkPolicy
@@ -27,13 +36,8 @@ from codio_dht.core.peer_health import Condition
 from codio_dht.core.refresh import LIVENESS_GRACE_S, LOW_PEERS, CplLookup, SelfLookup
 from codio_dht.core.steps import Wait
 from codio_dht.core.upkeep import (
-    JOIN_BACKOFF,
-    LOW_PEERS_CHECK_S,
-    MAX_REMEMBERED_PEERS,
     CandidateProbe,
     CheckAlive,
-    Joining,
-    Unreachable,
     Upkeep,
     UpkeepStep,
 )
@@ -73,9 +77,13 @@ def reply(*closer: PeerEntry) -> Reply:
 class Node:
     """A machine with a network of its own, and what a test asks of it at one moment."""
 
-    def __init__(self, bootstrap: Sequence[PeerEntry] = (), seed: int = 1) -> None:
+    def __init__(
+        self, bootstrap: Sequence[PeerEntry] = (), seed: int = 1, *, has_names: bool = False
+    ) -> None:
         self.network = Network(peer(0), protocol="/kad", policy=NetworkPolicy(KEEP_ALL))
-        self.upkeep = Upkeep(self.network, FakeContacts(), bootstrap, Random(seed))
+        self.upkeep = Upkeep(
+            self.network, FakeContacts(), bootstrap, Random(seed), has_names=has_names
+        )
         self.out: list[UpkeepStep] = []
         """Steps that are to be reported."""
 
@@ -106,9 +114,9 @@ class Node:
                 self.upkeep.lookup_ended(lookup, now(at))
             self.steps(at)
 
-    def fail_all(self, dials: Sequence[Dial]) -> None:
+    def fail_all(self, dials: Sequence[Dial], why: FailureReason = UNREACHABLE) -> None:
         for dial in dials:
-            self.upkeep.dial_failed(dial, UNREACHABLE)
+            self.upkeep.dial_failed(dial, why)
 
 
 def condition(node: Node, number: int, at: float) -> Condition:
@@ -127,25 +135,25 @@ def until(steps: Sequence[UpkeepStep]) -> float | None:
 
 def test_a_node_that_was_given_nobody_waits_and_says_so() -> None:
     node = Node()
-    assert node.upkeep.joining is Joining.ALONE
+    assert node.upkeep.joiner.state is Joining.ALONE
     assert node.steps(0) == [Wait(now(LOW_PEERS_CHECK_S))]
-    assert not node.upkeep.awaits_peers
+    assert not node.upkeep.joiner.awaits_peers
 
 
 def test_itself_is_nobody_to_join_through() -> None:
     node = Node([entry(0)])
-    assert node.upkeep.joining is Joining.ALONE
+    assert node.upkeep.joiner.state is Joining.ALONE
     assert node.dials(0) == []
-    assert node.upkeep.join([entry(0)]).over
+    assert node.upkeep.joiner.join([entry(0)]).over
 
 
 def test_a_bootstrap_peer_is_dialled_then_probed_then_in_the_table() -> None:
     node = Node([entry(1)])
-    assert node.upkeep.joining is Joining.JOINING
+    assert node.upkeep.joiner.state is Joining.JOINING
     (dial,) = node.dials(0)
     assert (dial.peer, dial.addrs) == (peer(1), (addr(1),))
     assert dial.deadline == BOOTSTRAP_DIAL_TIMEOUT_S
-    assert node.upkeep.awaits_peers
+    assert node.upkeep.joiner.awaits_peers
     node.upkeep.dialled(dial)
     probe = node.upkeep.next(now(2))
     assert isinstance(probe, JoinProbe)
@@ -153,8 +161,8 @@ def test_a_bootstrap_peer_is_dialled_then_probed_then_in_the_table() -> None:
     node.upkeep.answered(probe, reply(entry(2)), now(3))
     assert node.network.table.peers() == [peer(1)]
     assert node.network.book.addrs(peer(2), now(3)) == (addr(2),)
-    assert node.upkeep.joining is Joining.JOINED
-    assert not node.upkeep.awaits_peers
+    assert node.upkeep.joiner.state is Joining.JOINED
+    assert not node.upkeep.joiner.awaits_peers
 
 
 def test_a_probe_tells_of_its_peers_health_whatever_its_kind() -> None:
@@ -195,7 +203,7 @@ def test_the_order_of_a_round_is_left_to_chance() -> None:
 
 def test_a_round_counts_who_answered_and_is_over_when_all_have_ended() -> None:
     node = Node()
-    begun = node.upkeep.join(entries(3))
+    begun = node.upkeep.joiner.join(entries(3))
     one, two, three = node.dials(0)
     node.upkeep.dial_failed(one, UNREACHABLE)
     node.upkeep.dialled(two)
@@ -205,13 +213,13 @@ def test_a_round_counts_who_answered_and_is_over_when_all_have_ended() -> None:
     node.upkeep.answered(answering, reply(), now(2))
     assert not begun.over
     node.upkeep.failed(failing, UNREACHABLE, now(2))
-    assert (begun.over, begun.answered, node.upkeep.rounds) == (True, 1, 0)
+    assert (begun.over, begun.answered, node.upkeep.joiner.rounds) == (True, 1, 0)
     assert node.network.table.peers() == [answering.ask.peer]
 
 
 def test_two_rounds_through_one_peer_each_wait_for_their_own_dial() -> None:
     node = Node()
-    a, b = node.upkeep.join([entry(1)]), node.upkeep.join([entry(1)])
+    a, b = node.upkeep.joiner.join([entry(1)]), node.upkeep.joiner.join([entry(1)])
     first, second = node.dials(0)
     node.upkeep.dial_failed(first, UNREACHABLE)
     assert (a.over, b.over) == (True, False)
@@ -223,17 +231,17 @@ def test_two_rounds_through_one_peer_each_wait_for_their_own_dial() -> None:
 
 def test_a_round_that_nobody_wants_any_more_dials_nobody_else() -> None:
     node = Node()
-    begun = node.upkeep.join(entries(10))
+    begun = node.upkeep.joiner.join(entries(10))
     (dial, *_) = node.dials(0)
-    node.upkeep.abandon(begun)
-    assert (begun.over, node.upkeep.rounds) == (True, 0)
+    node.upkeep.joiner.abandon(begun)
+    assert (begun.over, node.upkeep.joiner.rounds) == (True, 0)
     node.upkeep.dialled(dial)
     assert node.steps(5) == [Wait(now(LOW_PEERS_CHECK_S))]
 
 
 def test_late_and_repeated_reports_change_nothing() -> None:
     node = Node()
-    begun = node.upkeep.join(entries(2))
+    begun = node.upkeep.joiner.join(entries(2))
     one, two = node.dials(0)
     for _ in range(2):
         node.upkeep.dial_failed(one, UNREACHABLE)
@@ -253,7 +261,7 @@ def test_late_and_repeated_reports_change_nothing() -> None:
 
 def test_a_step_that_was_dropped_holds_nothing_up_and_says_nothing_of_the_peer() -> None:
     node = Node()
-    begun = node.upkeep.join(entries(2))
+    begun = node.upkeep.joiner.join(entries(2))
     one, two = node.dials(0)
     node.upkeep.dialled(one)
     (probe,) = (each for each in node.steps(1) if isinstance(each, JoinProbe))
@@ -288,7 +296,7 @@ def test_where_nobody_answers_rounds_follow_ever_less_often() -> None:
     at, delays = 0.0, []
     for failures in range(1, 10):
         node.fail_all(node.dials(at))
-        assert node.upkeep.joining is Joining.UNREACHABLE
+        assert node.upkeep.joiner.state is Joining.UNREACHABLE
         unreachable, wait = node.steps(at)
         assert isinstance(unreachable, Unreachable)
         delay_s = unreachable.retry_in_s
@@ -321,11 +329,15 @@ def test_a_round_that_reached_somebody_starts_the_back_off_over() -> None:
 
 def unreachable_after(node: Node, why: FailureReason, at: float) -> float:
     """Every dial of a round fails at ``at`` because of ``why``; the delay until the next one."""
-    for dial in node.dials(at):
+    dials = node.dials(at)
+    assert dials
+    for dial in dials:
         node.upkeep.dial_failed(dial, why)
-    step = node.upkeep.next(now(at))
-    assert isinstance(step, Unreachable)
-    return step.retry_in_s
+    node.steps(at)
+    wait = node.upkeep.joiner.next(now(at))
+    assert isinstance(wait, Wait)
+    assert wait.until is not None
+    return wait.until - at + 1e-6  # or rounding makes it a moment too early
 
 
 def test_failures_of_our_own_network_double_nothing() -> None:
@@ -337,6 +349,34 @@ def test_failures_of_our_own_network_double_nothing() -> None:
         at += delay_s
 
 
+def test_a_delay_that_does_not_grow_is_told_ever_less_often() -> None:
+    node = Node(entries(1))
+    at, told = 0.0, []
+    for _ in range(20):
+        node.fail_all(node.dials(at), FailureReason.CAPACITY)
+        steps = node.steps(at)
+        told += [each.rounds for each in steps if isinstance(each, Unreachable)]
+        at = until(steps) or at
+    assert told == [1, 2, 4, 8, 16]
+
+
+def test_a_node_that_lost_all_its_peers_tries_again_every_few_seconds_for_an_hour() -> None:
+    """Most likely it is its own way to the network that is broken."""
+    node = Node(entries(2))
+    node.enter(1, 2)
+    node.fail_all(node.dials(0))
+    node.settle(0)
+    for number in (1, 2):
+        node.network.admission.withdraw(peer(number), now(1))
+    at, delays = 1.0, []
+    for _ in range(MAX_RETURN_ROUNDS + 3):
+        delays.append(unreachable_after(node, UNREACHABLE, at))
+        at += delays[-1]
+    assert max(delays[:MAX_RETURN_ROUNDS]) <= 12.5
+    assert min(delays[MAX_RETURN_ROUNDS:]) >= 225
+    assert 1_800 < sum(delays[:MAX_RETURN_ROUNDS]) < 5_400
+
+
 def test_a_change_of_our_own_network_begins_the_next_round_at_once() -> None:
     node = Node(entries(2))
     at = 0.0
@@ -345,18 +385,18 @@ def test_a_change_of_our_own_network_begins_the_next_round_at_once() -> None:
     delay_s = unreachable_after(node, UNREACHABLE, at)
     assert delay_s > 200
     assert node.dials(at + 1) == []
-    node.upkeep.network_changed(now(at + 1))
+    node.upkeep.joiner.network_changed(now(at + 1))
     assert unreachable_after(node, UNREACHABLE, at + 1) < 10  # and the back-off starts over
 
 
 def test_remembered_peers_are_tried_at_once_when_our_network_changed() -> None:
     node = Node()
-    node.upkeep.remember([entry(1)], now(0))
+    node.upkeep.joiner.remember([entry(1)], now(0))
     (probe,) = (each for each in node.steps(0) if isinstance(each, CandidateProbe))
     node.upkeep.failed(probe, UNREACHABLE, now(0))
     assert not [each for each in node.steps(1) if isinstance(each, CandidateProbe)]
     assert condition(node, 1, 1) is Condition.DEAD
-    node.upkeep.network_changed(now(1))
+    node.upkeep.joiner.network_changed(now(1))
     assert condition(node, 1, 1) is Condition.UNKNOWN
     assert [each for each in node.steps(1) if isinstance(each, CandidateProbe)]
 
@@ -366,7 +406,7 @@ def test_a_change_of_our_own_network_is_nothing_while_peers_answer() -> None:
     node.enter(*range(1, LOW_PEERS + 1))
     node.settle(0)
     node.network.health.failed(peer(50), TIMEOUT, now(1))
-    node.upkeep.network_changed(now(1))
+    node.upkeep.joiner.network_changed(now(1))
     assert node.dials(1) == []
     assert condition(node, 50, 1) is Condition.DEAD
 
@@ -419,11 +459,92 @@ def test_it_waits_for_candidates_before_it_says_that_nobody_was_reached() -> Non
     steps = node.steps(0)
     (candidate,) = (each for each in steps if isinstance(each, CandidateProbe))
     node.fail_all([each for each in steps if isinstance(each, Dial)])
-    assert node.upkeep.awaits_peers
+    assert node.upkeep.joiner.awaits_peers
     assert until(node.steps(1)) == PROBE_TIMEOUT_S
     node.upkeep.failed(candidate, UNREACHABLE, now(2))
     assert isinstance(node.upkeep.next(now(2)), Unreachable)
-    assert not node.upkeep.awaits_peers
+    assert not node.upkeep.joiner.awaits_peers
+
+
+# --- peers given by name --------------------------------------------------------------------------
+
+
+def test_the_names_are_asked_at_once_and_whom_they_list_is_dialled() -> None:
+    node = Node(has_names=True)
+    assert node.upkeep.joiner.state is Joining.JOINING
+    assert node.upkeep.joiner.awaits_peers
+    assert node.steps(0)[0] == AskNames()
+    assert node.dials(0) == []
+    node.upkeep.named([entry(0), entry(1)])
+    assert [dial.peer for dial in node.dials(1)] == [peer(1)]
+    assert node.upkeep.joiner.given_peers == 1
+
+
+def test_names_that_cannot_be_read_are_asked_again_ever_less_often() -> None:
+    node = Node(has_names=True)
+    at = 0.0
+    for failures in range(1, 6):
+        assert AskNames() in node.steps(at)
+        assert AskNames() not in node.steps(at)
+        delay_s = node.upkeep.names_failed(UNREACHABLE, now(at))
+        assert delay_s == pytest.approx(JOIN_BACKOFF.delay_s(failures), rel=0.25)
+        assert node.upkeep.joiner.state is Joining.UNREACHABLE
+        assert not node.upkeep.joiner.awaits_peers
+        assert AskNames() not in node.steps(at + delay_s - 0.1)
+        at += delay_s
+    node.upkeep.joiner.network_changed(now(at - 1))
+    assert AskNames() in node.steps(at - 1)
+
+
+def test_while_it_is_our_network_that_fails_names_are_asked_every_few_seconds() -> None:
+    node = Node(has_names=True)
+    at = 0.0
+    for _ in range(10):
+        assert AskNames() in node.steps(at)
+        at += node.upkeep.names_failed(FailureReason.CAPACITY, now(at))
+    assert at < 10 * 1.25 * JOIN_BACKOFF.initial_s
+
+
+def test_a_question_for_the_names_that_was_dropped_is_asked_again() -> None:
+    node = Node(has_names=True)
+    assert AskNames() in node.steps(0)
+    for _ in range(2):
+        node.upkeep.dropped(AskNames(), now(0))
+    again = [at for at in range(20) if AskNames() in node.steps(at)]
+    assert len(again) == 1
+    node.upkeep.named([entry(1)])
+    node.upkeep.dropped(AskNames(), now(20))
+    assert AskNames() not in node.steps(40)
+
+
+def test_names_are_asked_anew_when_a_round_reached_nobody() -> None:
+    node = Node([entry(1)], has_names=True)
+    steps = node.steps(0)
+    assert AskNames() in steps
+    node.upkeep.named([entry(2)])
+    node.fail_all([each for each in steps if isinstance(each, Dial)])
+    asking = node.steps(1)
+    assert asking.count(AskNames()) == 1
+    node.upkeep.named([entry(3)])
+    at = until(asking)
+    assert at is not None
+    dials = node.dials(at)
+    assert {dial.peer for dial in dials} == {peer(1), peer(3)}
+    node.fail_all(dials)
+    assert node.steps(at).count(AskNames()) == 1
+    node.fail_all(node.dials(at + 30))
+    assert AskNames() not in node.steps(at + 30)  # they are being asked still
+
+
+def test_names_that_could_be_read_again_start_their_back_off_over() -> None:
+    node = Node([entry(1)], has_names=True)
+    steps = node.steps(0)
+    for _ in range(5):
+        node.upkeep.names_failed(UNREACHABLE, now(0))
+    node.upkeep.named([])
+    node.fail_all([each for each in steps if isinstance(each, Dial)])
+    delay_s = node.upkeep.names_failed(UNREACHABLE, now(1))
+    assert delay_s == pytest.approx(JOIN_BACKOFF.initial_s, rel=0.25)
 
 
 # --- remembered peers -----------------------------------------------------------------------------
@@ -431,7 +552,7 @@ def test_it_waits_for_candidates_before_it_says_that_nobody_was_reached() -> Non
 
 def test_remembered_peers_are_probed_before_they_enter() -> None:
     node = Node()
-    node.upkeep.remember(entries(3), now(0))
+    node.upkeep.joiner.remember(entries(3), now(0))
     probes = [each for each in node.steps(0) if isinstance(each, CandidateProbe)]
     assert [each.ask.peer for each in probes] == [peer(1), peer(2), peer(3)]
     assert len(node.network.table) == 0
@@ -441,14 +562,14 @@ def test_remembered_peers_are_probed_before_they_enter() -> None:
 
 def test_only_so_many_are_remembered() -> None:
     node = Node()
-    node.upkeep.remember(entries(MAX_REMEMBERED_PEERS + 5), now(0))
-    assert node.upkeep.remembered_peers == MAX_REMEMBERED_PEERS
+    node.upkeep.joiner.remember(entries(MAX_REMEMBERED_PEERS + 5), now(0))
+    assert node.upkeep.joiner.remembered_peers == MAX_REMEMBERED_PEERS
     assert node.network.admission.waiting == MAX_REMEMBERED_PEERS
 
 
 def test_remembered_peers_are_candidates_again_when_the_table_is_empty() -> None:
     node = Node()
-    node.upkeep.remember([entry(1)], now(0))
+    node.upkeep.joiner.remember([entry(1)], now(0))
     at, probed = 0.0, 0
     for _ in range(60):
         steps = node.steps(at)
@@ -463,7 +584,7 @@ def test_remembered_peers_are_candidates_again_when_the_table_is_empty() -> None
 def test_remembered_peers_are_left_in_peace_while_the_table_has_peers() -> None:
     node = Node([entry(9)])
     node.enter(1, 2)
-    node.upkeep.remember([entry(3)], now(0))
+    node.upkeep.joiner.remember([entry(3)], now(0))
     dial, *_ = steps = node.steps(0)
     assert isinstance(dial, Dial)
     node.upkeep.dial_failed(dial, UNREACHABLE)
@@ -525,7 +646,7 @@ def test_a_second_round_while_the_table_is_small_looks_around_again() -> None:
     node.enter(1)
     node.settle(0)
     runs = node.network.refresh.runs
-    node.upkeep.join([entry(2)])
+    node.upkeep.joiner.join([entry(2)])
     (dial,) = node.dials(5)
     node.upkeep.dialled(dial)
     (probe,) = (each for each in node.steps(5) if isinstance(each, JoinProbe))
@@ -539,7 +660,7 @@ def test_a_round_that_reached_nobody_looks_around_for_nothing() -> None:
     node.enter(1)
     node.settle(0)
     runs = node.network.refresh.runs
-    node.upkeep.join([entry(2)])
+    node.upkeep.joiner.join([entry(2)])
     node.fail_all(node.dials(5))
     node.settle(5)
     assert node.network.refresh.runs == runs
@@ -608,10 +729,10 @@ def test_the_end_of_a_refresh_is_told_to_admission_and_planned_for() -> None:
 
 def test_a_round_of_nobody_is_over_at_once() -> None:
     node = Node()
-    begun = node.upkeep.join([])
+    begun = node.upkeep.joiner.join([])
     assert isinstance(begun, JoinRound)
     assert begun.over
-    assert node.upkeep.rounds == 0
+    assert node.upkeep.joiner.rounds == 0
 
 
 # --- peers that come back -------------------------------------------------------------------------
