@@ -1,8 +1,8 @@
 """What the host sees of one connection, whatever carries it; and the seam for other transports.
 
 A :class:`Link` has the streams of one peer and says when they have something to send. The TCP link
-is :class:`~codio_dht.net.stack_host.pump.Pump`; a QUIC link would be the other. The host never
-looks below. States, as ``state`` tells::
+is :class:`~codio_dht.net.stack_host.pump.Pump`, the QUIC link is in :mod:`codio_dht.net.quic`. The
+host never looks below. States, as ``state`` tells::
 
     PENDING --authenticated--> OPEN --> ENDED
        +-------------------------------> ENDED
