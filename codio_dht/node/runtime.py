@@ -240,9 +240,7 @@ class NetworkRuntime:
         """
         host, failure = self.shared.host, None
         addrs = given or self.addrs_of(peer)
-        if host.is_connected(peer):
-            return
-        if addrs:
+        if addrs or host.is_connected(peer):  # the host may doubt a connection, and dials then
             try:
                 await host.connect(
                     peer,
