@@ -208,3 +208,11 @@ NOTHING_OPEN = dict.fromkeys(
     ),
     0,
 )
+
+
+async def nothing_open(node: DHTManager) -> None:
+    """Until nothing of a call is left (background work of its own may be under way for a while)."""
+    with trio.move_on_after(200):
+        while left_open(node) != NOTHING_OPEN:
+            await trio.sleep(0.5)
+    assert NOTHING_OPEN == left_open(node)

@@ -36,7 +36,6 @@ from codio_dht.params import KAD_PROTOCOL
 from codio_dht.wire.codec import decode_reply, encode_reply, encode_request
 from codio_dht.wire.framing import MAX_LARGE_FRAMES_BYTES, FrameReader, LargeFrames
 from hostile_host import (
-    NOTHING_OPEN,
     answering,
     closer,
     entry_of,
@@ -45,6 +44,7 @@ from hostile_host import (
     lab_addr,
     lab_node,
     left_open,
+    nothing_open,
     numbered_id,
     plant,
     request_of,
@@ -195,8 +195,7 @@ async def test_peers_that_break_the_protocol_do_not_keep_a_lookup_from_the_hones
             assert honest[0].peer_id in [info.peer_id for info in await node.find_providers(CID)]
             assert (await node.provide(CID)).holders >= 4
             assert trio.current_time() - began < 60
-            await trio.sleep(60)
-            assert NOTHING_OPEN == left_open(node)
+            await nothing_open(node)
             assert node.stats().failures == {}
 
 
@@ -214,8 +213,7 @@ async def test_a_peer_that_accepts_streams_and_never_reads_costs_its_deadline_on
             assert len([peer for peer in found if peer.standing is Standing.ANSWERED]) == 4
             assert (await node.provide(CID)).holders == 4
             assert trio.current_time() - began < 60
-            await trio.sleep(60)
-            assert NOTHING_OPEN == left_open(node)
+            await nothing_open(node)
 
 
 async def test_a_stream_that_brought_the_wrong_type_is_not_used_again(autojump_clock):
@@ -289,8 +287,7 @@ async def test_an_endless_walk_ends_within_its_bounds(autojump_clock, pause_s):
         await node.find_closest_peers(KEY)
         assert trio.current_time() - began <= params.QUERY_TIMEOUT_S
         assert asked <= MAX_LOOKUP_PEERS
-        await trio.sleep(200)
-        assert NOTHING_OPEN == left_open(node)
+        await nothing_open(node)
         stats = node._node.main.network.book.stats()
         assert stats.heard <= MAX_HEARD_PEERS
         assert stats.told <= MAX_TOLD_PEERS
@@ -384,7 +381,10 @@ async def test_peers_that_flap_between_server_and_client_get_no_more_probes_than
         await trio.sleep(60)
         # All of the table being silent, it looks like an outage: one is probed at a time.
         at_once = params.PROBE_TIMEOUT_S / OUTAGE_PROBE_INTERVAL_S + 1
-        assert node.stats().pending_queries <= at_once
+        # The own key is looked up now and then beside that, for the table is small.
+        stats = node.stats()
+        looked_up = left_open(node)["lookup slots"] * stats.routing_table_size
+        assert stats.pending_queries - looked_up <= at_once
 
 
 # --- clients that ask us --------------------------------------------------------------------------

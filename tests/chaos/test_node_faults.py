@@ -32,7 +32,6 @@ from codio_dht.store.sqlite import SqliteStore
 from codio_dht.wire.codec import decode_reply, encode_request
 from codio_dht.wire.framing import FrameReader
 from hostile_host import (
-    NOTHING_OPEN,
     LabHost,
     answering,
     closer,
@@ -40,7 +39,7 @@ from hostile_host import (
     hostile,
     lab_addr,
     lab_node,
-    left_open,
+    nothing_open,
     numbered_id,
     plant,
     run_inline,
@@ -65,14 +64,6 @@ def no_threads(monkeypatch):
 
 def key_number(number: int) -> bytes:
     return b"\x12\x20" + number.to_bytes(32, "big")
-
-
-async def nothing_open(node: DHTManager) -> None:
-    """Until nothing of a call is left (background work of its own may be under way for a while)."""
-    with trio.move_on_after(200):
-        while left_open(node) != NOTHING_OPEN:
-            await trio.sleep(0.5)
-    assert NOTHING_OPEN == left_open(node)
 
 
 # --- cancellation ---------------------------------------------------------------------------------
