@@ -1,7 +1,7 @@
 """The first module of the program: ``codio-dht`` and ``python -m codio_dht.cli``.
 
-From its first line to the last of the process, Ctrl-C ends the program without a traceback:
-importing the commands takes a moment, and so does the end, and Python would print one there.
+Ctrl-C ends the program without a traceback at any moment. Importing the commands takes a moment,
+and so does the end of the process. Without this module Python would print a traceback there.
 """
 
 import os
@@ -22,7 +22,7 @@ if _wanted := signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # 
 
 
 def main() -> NoReturn:
-    """Import the commands and run one. While it runs, Ctrl-C is its own matter."""
+    """Import the commands and run one. The command handles Ctrl-C while it runs."""
     from codio_dht.cli.main import main as run  # noqa: PLC0415 - what takes the moment
 
     try:

@@ -1,6 +1,6 @@
 """The client side of the control API on a plain blocking socket.
 
-Decides how the daemon is reached and when waiting ends; what is shown only the commands know. It
+Decides how the daemon is reached and when waiting ends. The commands decide what is shown. It
 imports neither trio nor libp2p, so that a command starts quickly.
 """
 
@@ -138,9 +138,11 @@ class Client:
     def call_many(
         self, method: str, subjects: Iterable[str], params: Callable[[str], Mapping[str, Any]]
     ) -> Iterator[Outcome]:
-        """One call per subject, several at once; outcomes in the order in which they come.
+        """Make one call for each subject, several at once. Gives outcomes in the order in which
+        they come.
 
-        ``subjects`` is read in another thread, so that outcomes are given while it waits.
+        ``subjects`` is read in another thread. So outcomes are given while it waits for the next
+        one.
         """
         sender = _Sender(self, method, subjects, params)
         sender.start()
@@ -194,7 +196,7 @@ class Client:
         return hello
 
     def send(self, method: str, params: Mapping[str, Any]) -> int:
-        """Ask without waiting; the id that answers will carry."""
+        """Send a request without waiting. Return the id that its answers will have."""
         self._sent += 1
         line = encode_request(Request(self._sent, method, params))
         try:
@@ -232,7 +234,7 @@ class Client:
             raise DaemonError(str(error)) from error
 
     def _left(self) -> float:
-        """Seconds that may still be waited; raises when there are none."""
+        """The seconds that are left to wait. Raises when there are none."""
         if self._deadline is None:
             return float("inf")
         left = self._deadline - time.monotonic()
@@ -241,7 +243,7 @@ class Client:
         return left
 
     def _wait(self, condition: threading.Condition) -> None:
-        """One tick of waiting for another thread."""
+        """Wait one tick for another thread."""
         condition.wait(max(0.001, min(TICK_S, self._left())))
         self._tick()
 
@@ -276,14 +278,14 @@ class _Sender:
             return bool(self._waiting)
 
     def done(self, request_id: RequestId) -> str:
-        """The request is answered; its subject."""
+        """Note that a request was answered. Return its subject."""
         with self._changed:
             subject = self._waiting.pop(request_id, "")
             self._changed.notify_all()
         return subject
 
     def finish(self) -> None:
-        """Raise what ended the sending too early, if anything."""
+        """Raise the error that ended the sending too early, if there was one."""
         if self._failed is not None:
             raise self._failed
 
@@ -305,7 +307,7 @@ class _Sender:
 
 
 def start_command(data_dir: Path) -> str:
-    """What to type to start a daemon in ``data_dir``."""
+    """The command that starts a daemon in ``data_dir``."""
     if data_dir == default_data_dir(os.environ):
         return "codio-dht daemon"
     return f"codio-dht daemon --data-dir {shlex.quote(str(data_dir))}"

@@ -1,7 +1,7 @@
-"""The commands that talk to a running daemon: what each asks for and how its answer reads.
+"""The commands that talk to a running daemon: their requests, and how they show the answers.
 
-Decides text and exit codes. What may be asked is the daemon's to say: arguments are handed over as
-they are, and a refusal comes back with its reason.
+Decides text and exit codes. The daemon decides what may be asked: arguments go to it unchanged, and
+a refusal comes back with its reason.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ SECTIONS: Final[Sequence[tuple[str, Sequence[click.Command]]]] = (
 
 
 def _provide(session: Session, method: str, cids: Sequence[str]) -> ExitCode:
-    """One request per CID; the first failure decides the exit code, the rest go on."""
+    """Make one request for each CID. The first failure decides the exit code. The others go on."""
     worst = ExitCode.OK
     with session.client() as client:
         for outcome in client.call_many(method, _subjects(cids), lambda cid: {"cid": cid}):
@@ -320,7 +320,8 @@ def _subjects(arguments: Sequence[str]) -> Iterator[str]:
 def _stdin_lines() -> Iterator[str]:
     """Lines of standard input as they come; blank ones and ``#`` comments are left out.
 
-    Unbuffered: this runs in a thread, and a buffer's lock would hang the exit of the process.
+    The reading is unbuffered, because this runs in a thread and the lock of a buffer would block
+    the exit of the process.
     """
     pending = b""
     with open(0, "rb", buffering=0, closefd=False) as stdin:
@@ -358,7 +359,7 @@ def _found(result: Any, nothing: str) -> ExitCode:
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """A tree of results as rows: plain values first, then what is nested."""
+    """A tree of results as rows: first plain values, then nested ones."""
     nested = []
     for name, item in value.items():
         if isinstance(item, dict):

@@ -1,4 +1,4 @@
-"""``codio-dht daemon`` and ``codio-dht demo``: options into settings; the rest is the daemon's."""
+"""``codio-dht daemon`` and ``codio-dht demo``: turns options into settings for the daemon."""
 
 from __future__ import annotations
 

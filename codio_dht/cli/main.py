@@ -1,4 +1,4 @@
-"""``codio-dht``: the group of all commands, and what every ending looks like.
+"""``codio-dht``: the group of all commands, and how each command ends.
 
 Decides exit codes (:class:`~codio_dht.cli.output.ExitCode`) and that an error is one line on
 stderr, never a traceback.
@@ -98,7 +98,7 @@ for _, _commands in _SECTIONS:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; its exit code."""
+    """Run one command. Return its exit code."""
     try:
         code = cli.main(list(arguments), prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
@@ -147,5 +147,5 @@ def _failed(error: CodioError | OSError) -> ExitCode:
 
 
 def main() -> NoReturn:
-    """The program."""
+    """Run the program."""
     sys.exit(run(sys.argv[1:]))

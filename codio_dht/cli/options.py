@@ -92,7 +92,7 @@ class Session:
         params: Mapping[str, Any],
         show: Callable[[Any], None] | None = None,
     ) -> Any:
-        """One request: every item is shown as it comes; the result is returned."""
+        """Make one request. Show each item as it comes, and return the result."""
         with self.client() as client:
             for answer in client.call(method, params):
                 if isinstance(answer, Result):

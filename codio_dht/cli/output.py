@@ -1,4 +1,4 @@
-"""What a person or a script sees: results on stdout, everything else on stderr, exit codes.
+"""The output of a command: results on stdout, everything else on stderr, and exit codes.
 
 Decides forms, not contents. Every result is flushed as it comes. With ``--json`` a result is one
 JSON object on a line (NDJSON); text gives one result a line. Progress is shown only on a terminal.
@@ -46,7 +46,7 @@ _EXIT_CODES: Final[Mapping[ErrorCode, ExitCode]] = {
 
 
 class ClosedPipeError(Exception):
-    """Whoever read our results has gone (``| head``): stop quietly."""
+    """The reader of the results has gone (``| head``). The command stops quietly."""
 
 
 def exit_code_of(code: ErrorCode) -> ExitCode:
@@ -55,12 +55,12 @@ def exit_code_of(code: ErrorCode) -> ExitCode:
 
 
 def printable(text: str) -> str:
-    """``text`` without control characters: a remote peer may have chosen it."""
+    """``text`` without control characters, because a remote peer may have chosen the text."""
     return "".join(char if char.isprintable() else "�" for char in text)
 
 
 def complain(message: str) -> None:
-    """One line on stderr."""
+    """Write one line to stderr."""
     try:
         sys.stderr.write(f"{PROGRAM}: {printable(message)}\n")
         sys.stderr.flush()
@@ -99,7 +99,7 @@ class Output:
             raise ClosedPipeError from error
 
     def tick(self) -> None:
-        """Show on a terminal that something is going on."""
+        """Show on a terminal that the command is still working."""
         elapsed = time.monotonic() - self._began
         if self._live and elapsed >= PROGRESS_AFTER_S:
             found = f", {self.count} so far" if self.count else ""
@@ -108,7 +108,7 @@ class Output:
             self._shown = True
 
     def clear(self) -> None:
-        """Take the progress line away."""
+        """Remove the progress line."""
         if self._shown:
             sys.stderr.write(_ERASE)
             sys.stderr.flush()
@@ -116,14 +116,14 @@ class Output:
 
 
 def discard_stdout() -> None:
-    """Let nothing fail any more when stdout is flushed at exit."""
+    """Discard stdout, so that flushing it at exit cannot fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 def walk_line(event: Mapping[str, Any]) -> str:
-    """One event of a lookup's walk: when, what, bits in common with the key, which peer, more."""
+    """One event of a lookup as a line: time, event, bits in common with the key, peer, details."""
     name = event["event"]
     if "peer_id" not in event:
         return f"{event['at']:7.3f} s  {_WALK.get(name, name):<9}  {_walk_news(event)}"
@@ -144,7 +144,7 @@ _WALK: Final[Mapping[str, str]] = {
 
 
 def _walk_news(event: Mapping[str, Any]) -> str:
-    """What an event says beside its peer; nothing for one that this release does not know."""
+    """The details of an event beside its peer. An unknown event has none."""
     took = milliseconds(event.get("seconds", 0.0))
     match event["event"]:
         case "asked":
@@ -171,5 +171,5 @@ def _walk_news(event: Mapping[str, Any]) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """A short time for people."""
+    """A short time as people read it."""
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"

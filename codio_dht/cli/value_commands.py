@@ -1,4 +1,5 @@
-"""The commands for values, IPNS names and their keys: what each asks for and how it reads.
+"""The commands for values, IPNS names and their keys: their requests, and how they show the
+answers.
 
 Decides text and exit codes; a refusal of the daemon comes back with its reason.
 """
@@ -119,7 +120,7 @@ def publish(session: Session, path: str, label: str, lifetime: float, ttl: float
 @_key
 @client_command("asking")
 def unpublish(session: Session, label: str) -> ExitCode:
-    """Keep a name published no more. Records that others hold expire in their time."""
+    """Stop publishing a name. Records that others hold expire in their time."""
     result = session.call("name.unpublish", {"key": label})
     session.out.result(result, f"{label} is not published any more")
     return ExitCode.OK

@@ -1,7 +1,7 @@
 """Server side of the control API: connections, running requests, bounds, cancellation.
 
-Decides who may still be served and when a request is cancelled; what a method does is
-:mod:`codio_dht.daemon.methods`', what stands on a line :mod:`codio_dht.daemon.protocol`'s.
+Decides which clients are served and when a request is cancelled. :mod:`codio_dht.daemon.methods`
+has the methods, and :mod:`codio_dht.daemon.protocol` has the format of the lines.
 
 A connection is one reader task and one task per running request. It ends, and with it all of its
 requests, when the client is gone, when a line is too long, or when the daemon stops::
@@ -10,9 +10,10 @@ requests, when the client is gone, when a line is too long, or when the daemon s
     READING --client only finished sending--> FINISHING (requests run on, then closed)
     FINISHING --client closed its socket--> GONE
 
-Bounds: :data:`MAX_CONNECTIONS`, :data:`MAX_REQUESTS_PER_CONNECTION`, :data:`MAX_LINE_BYTES`; past
-each the client is told. A client that does not read stops its own requests only: they wait in
-``emit``. The socket is the user's own (mode 0600), so nobody is disconnected for being slow.
+Bounds: :data:`MAX_CONNECTIONS`, :data:`MAX_REQUESTS_PER_CONNECTION`, :data:`MAX_LINE_BYTES`. A
+client that passes one gets an error. A client that does not read delays only its own requests,
+which wait in ``emit``. The socket is the user's own (mode 0600), so a slow client is not
+disconnected.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class ControlServer:
         return {"connections": self._connections, **self.counters}
 
     async def serve(self, listener: socket.socket) -> None:
-        """Accept for ever. ``listener`` stays the caller's to close."""
+        """Accept connections for ever. The caller closes ``listener``."""
         listener.setblocking(False)
         accepting = trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup()))
         await trio.serve_listeners(self._accepted, [accepting])
@@ -111,7 +112,8 @@ async def _refuse(stream: trio.SocketStream) -> None:
 
 
 class _Connection:
-    """One client. A writer task owns the sending side, so that a cancelled request cuts no line."""
+    """One client. A writer task owns the sending side, so a cancelled request does not cut a
+    line."""
 
     def __init__(self, server: ControlServer, stream: trio.SocketStream) -> None:
         self._server = server
@@ -161,7 +163,7 @@ class _Connection:
             return b""
 
     async def _take(self, line: bytes, nursery: trio.Nursery) -> None:
-        """Start the request on ``line``, or say why not."""
+        """Start the request on ``line``, or answer with an error."""
         try:
             request = decode_request(line)
             method = self._admit(request)
@@ -179,7 +181,7 @@ class _Connection:
         nursery.start_soon(self._run, request, method, scope)
 
     def _admit(self, request: Request) -> Method | None:
-        """The method to run; None for ``cancel``, which is the connection's own."""
+        """The method to run, or None for ``cancel``, which the connection handles itself."""
         if request.method == "cancel":
             return None
         if request.id in self._running:

@@ -1,8 +1,8 @@
 """The data directory as daemon and commands share it: where it is, and its socket.
 
-Decides the default place, and how a socket whose path is too long for the system is reached. That
-one node at a time owns a directory is the store's matter. Imports neither trio nor libp2p: every
-command uses it.
+Decides the default place, and how a socket whose path is too long for the system is reached. The
+store makes sure that one node at a time owns a directory. Imports neither trio nor libp2p, because
+every command uses it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class DataDirError(CodioError):
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
-    """``$CODIO_DHT_DATA``, else ``codio-dht`` in the user's data directory (XDG).
+    """The default directory: ``$CODIO_DHT_DATA``, or ``codio-dht`` in the user's data directory
+    (XDG).
 
     Raises:
         UsageError: the user has no home directory, as in many containers.
@@ -106,7 +107,8 @@ def socket_path(data_dir: Path) -> Iterator[str]:
 def listening_socket(data_dir: Path) -> Iterator[socket.socket]:
     """A listening control socket of mode 0600, removed when the context ends.
 
-    What a dead daemon left there is removed; a live one, or a file that is no socket, is respected.
+    A socket of a dead daemon is removed. The socket of a running daemon, and any other file, is
+    kept.
 
     Raises:
         DataDirError: the socket is alive or cannot be made.

@@ -1,8 +1,8 @@
-"""A private network in one process, to watch: start, join, provide, ask every node, find.
+"""A demonstration with a private network in one process: start, join, provide, ask all, find.
 
-Decides the story and how each step is told; everything in it is done by ordinary nodes over
-loopback sockets. The question who holds the record is asked over the wire by an outsider that is
-not part of the DHT, so that no node vouches for itself.
+Decides the steps and how each is shown. Ordinary nodes do all the work, over loopback sockets. A
+client that is not part of the DHT asks over the network which nodes hold the record, so no node
+answers for itself.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _LOOK_S: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step as it is told: ``facts`` for programs, ``text`` for people."""
+    """One step of the demo: ``facts`` for programs, ``text`` for people."""
 
     name: str
     seconds: float
@@ -71,9 +71,9 @@ Tell = Callable[[Step], None]
 
 
 def run(nodes: int, tell: Tell, tick: Callable[[], None] = lambda: None) -> bool:
-    """Run the demo with ``nodes`` nodes; whether everything worked.
+    """Run the demo with ``nodes`` nodes. Return whether everything worked.
 
-    ``tick`` is called now and then while nothing can be told.
+    ``tick`` is called now and then while there is nothing to show.
 
     Raises:
         KeyboardInterrupt: a signal ended it.
@@ -103,7 +103,7 @@ class _Demo:
         self._cid = raw_cid(self._multihash)
 
     async def run(self, stopping: Stopping) -> bool:
-        """The story, until it is told or a signal comes."""
+        """Run all steps, until the last one or a signal."""
         stop = stopping.attach()
         worked = False
         async with trio.open_nursery() as nursery:
@@ -152,7 +152,7 @@ class _Demo:
         )
 
     async def _join(self) -> bool:
-        """Until every node knows as many as it needs, or no node learns of another any more."""
+        """Wait until every node knows enough others, or until no node learns of another."""
         self._begin()
         wanted = min(K, self._count - 1)
         known, grown_at = self._known(), trio.current_time()
@@ -269,7 +269,8 @@ class _Demo:
         return sum(node.stats().pending_queries for node in self._nodes)
 
     async def _quiet(self, joining: bool) -> None:
-        """Let the newest node join before the next one starts: all share one processor core."""
+        """Let the newest node join before the next one starts, because all share one processor
+        core."""
         with trio.move_on_after(NODE_JOIN_LIMIT_S):
             while self._pending() or (joining and not self._known()[-1]):
                 await self._look()
@@ -290,7 +291,7 @@ async def _live(
     over: trio.Event,
     task_status: Any = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """One node's life: all of it is this task, so that all nodes close at the same time."""
+    """Run one node in one task, from start to close. So all nodes close at the same time."""
     async with DHTManager.open(
         DHTConfig(), data_dir=None, listen=[LOOPBACK], bootstrap=bootstrap
     ) as node:

@@ -1,9 +1,9 @@
-"""Where log lines go and how they look; foreign libraries' noise is counted and tamed.
+"""Where log lines go and how they look. Log records of other libraries are counted and shortened.
 
-Decides format and level. Our own lines are structlog events; py-libp2p and its dependencies log
-ordinary remote failures as errors, with tracebacks, some of them on the root logger: here their
-records become one short ``debug`` line each and a counter that ``stats`` shows, and only what a
-library says at ``critical`` keeps its level. Everything goes to stderr; stdout belongs to results.
+Decides format and level. Our own lines are structlog events. py-libp2p and its dependencies log
+ordinary remote failures as errors with tracebacks, some of them on the root logger. Each such
+record becomes one short ``debug`` line here, and a counter that ``stats`` shows. Only records of
+level ``critical`` keep their level. Everything goes to stderr, because stdout is for results.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ def _short_time(_: object, __: str, event: MutableMapping[str, Any]) -> Mapping[
 
 
 def _printable(_: object, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-    """Control characters, which a remote peer may have chosen, must not reach a terminal."""
+    """Text without control characters. A remote peer may have chosen them, so they must not reach a
+    terminal."""
     for key, value in event.items():
         if isinstance(value, str) and not value.isprintable() and key != "exception":
             event[key] = repr(value)

@@ -77,7 +77,7 @@ class Methods:
     """The control API's methods over one node.
 
     ``daemon_stats`` gives what the daemon itself counts; it becomes ``stats``' field ``daemon``.
-    ``bootstrap_addrs`` is what the daemon joins through when nobody says where.
+    ``bootstrap_addrs`` are the peers that the daemon joins through by default.
     """
 
     def __init__(
@@ -145,8 +145,8 @@ class Methods:
         }
 
     async def _found(self, peer: PeerId, *, asked: bool) -> Sequence[Multiaddr]:
-        """Where the network says that ``peer`` is. If it was not ``asked`` for that, to fail is to
-        know no address."""
+        """The addresses of ``peer`` that the network knows. Unless ``asked``, a failed search counts
+        as no address."""
         try:
             return await self._dht.find_peer(peer)
         except NetworkError:
@@ -307,7 +307,7 @@ class Methods:
         }
 
     async def _target(self, target: str) -> PeerId:
-        """Whom to ping; an address is connected to first."""
+        """The peer to ping. If the target is an address, connects to it first."""
         if target.startswith("/") and not target.startswith("/p2p/"):
             return await self._connect(target, "target")
         peer = parse_peer(target, "target")
@@ -408,8 +408,8 @@ def code_of(error: CodioError) -> ErrorCode:
 
 
 def _addrs_of(connections: Sequence[ConnectionInfo]) -> list[Multiaddr]:
-    """Where a peer says that it is; else where it was reached. A port that it came from is neither:
-    nobody can dial it."""
+    """The addresses that a peer says it listens on, or else the one at which it was reached. The
+    port that its connection came from is left out, because nobody can dial it."""
     said = [addr for info in connections for addr in info.said_addrs]
     return said or [info.addr for info in connections if info.addr is not None and not info.inbound]
 

@@ -1,4 +1,4 @@
-"""What the control API needs of a node, as a type. ``DHTManager`` has it; so has the tests' fake.
+"""The part of a node that the control API needs. ``DHTManager`` and the fake of the tests have it.
 
 Decides nothing. Meanings are documented on :class:`codio_dht.DHTManager`.
 """

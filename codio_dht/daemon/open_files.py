@@ -1,9 +1,8 @@
 """How many files the daemon may have open: every connection is one.
 
-Systems start programs with a low *soft* limit (often 1,024, for what cannot count higher) under a
-*hard* one that the program may claim. Decides to claim what the node's limits need, and no more.
-It is no fault where that cannot be had: the node cuts its limits to what there is, and the log
-says so.
+A program starts with a low *soft* limit (often 1,024, because some programs cannot count higher).
+It may raise it up to a *hard* limit. The daemon raises it to what the node's limits need, and no
+more. If that is not possible, the node cuts its limits to what is available, and the log says so.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ log = get_logger(__name__)
 
 
 def raise_open_files(wanted: int) -> int:
-    """Raise the soft limit to ``wanted``, or to the hard one if that is lower; what it is now.
+    """Raise the soft limit to ``wanted``, or to the hard limit if that is lower. Return the new
+    limit.
 
     Never lowers it.
     """

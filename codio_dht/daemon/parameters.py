@@ -1,8 +1,7 @@
 """Parameters of a control request, checked one by one as they are read.
 
-Decides what a well-formed parameter is; every complaint is a ``UsageError`` that names it, which a
-client is answered as a ``usage`` error. Texts are ASCII: peer ids, CIDs and multiaddrs are, and
-nothing else is ever asked.
+Decides what a valid parameter is. Each error is a ``UsageError`` that names the parameter, and the
+client gets it as a ``usage`` error. Texts are ASCII, as peer ids, CIDs and multiaddrs are.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _CHECKS: Final = Checks()
 
 
 class Params:
-    """Reads parameters by name; :meth:`done` refuses what nobody read.
+    """Reads parameters by name. :meth:`done` refuses parameters that were not read.
 
     Every reader raises ``UsageError`` for a parameter that is missing or not what it must be.
     """
@@ -37,7 +36,7 @@ class Params:
         self._unread = dict(values)
 
     def done(self) -> None:
-        """Every parameter has been read: refuse the rest."""
+        """Refuse parameters that were not read."""
         if self._unread:
             raise UsageError(f"unknown parameter {shown(min(self._unread))}")
 
@@ -75,7 +74,7 @@ class Params:
         return _CHECKS.flag(self._unread.pop(name, default), name)
 
     def base64(self, name: str) -> bytes:
-        """Required bytes, as base64; there may be none of them."""
+        """Required bytes in base64. They may be empty."""
         value = self.optional_base64(name)
         if value is None:
             raise UsageError(f"{name} is missing")
@@ -101,7 +100,8 @@ class Params:
 
 
 def _cleaned(value: object) -> object:
-    """Text without what people paste around it; anything else, and what is too long, as it is."""
+    """Text without the characters that people paste around it. Other values and long texts stay
+    unchanged."""
     return cleaned(value) if isinstance(value, str) and len(value) <= MAX_TEXT_CHARS else value
 
 
@@ -118,10 +118,10 @@ def parse_peer(text: str, name: str) -> PeerId:
 
 
 def parse_cid(text: str, name: str) -> tuple[str, bytes]:
-    """The CID that ``text`` names, as its own text, and its multihash.
+    """The text of the CID that ``text`` names, and its multihash.
 
     Raises:
-        UsageError: it is none, or one that no server takes.
+        UsageError: it is no CID, or one that no server accepts.
     """
     multihash = multihash_of(text, name)
     return read_cid(text).text, multihash

@@ -1,4 +1,4 @@
-"""Messages of the control API: what may stand on a line, and what it means. Sans I/O.
+"""Messages of the control API: the lines that may be sent, and their meaning. Does no I/O.
 
 Decides the syntax (newline-delimited JSON), the bounds and the error codes; it knows no method and
 no socket, and imports neither trio nor libp2p, because every command of the CLI imports it.
@@ -77,7 +77,7 @@ class ErrorCode(StrEnum):
 
 
 class ControlError(CodioError):
-    """A request that failed, as it is answered: a code for programs, a sentence for people."""
+    """The answer to a request that failed: a code for programs, a sentence for people."""
 
     def __init__(
         self, code: ErrorCode, message: str, *, request_id: RequestId | None = None
@@ -127,7 +127,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The request failed and is over; without an id, the line or the connection was refused."""
+    """The request failed and is over. Without an id, the line or the connection was refused."""
 
     id: RequestId | None
     code: str

@@ -1,4 +1,4 @@
-"""The daemon's process: start, tell that it is ready, run, stop cleanly.
+"""The process of the daemon: start, print the ready line, run, stop cleanly.
 
     CHECKING  settings                                 fails: one line, exit code 1 or 2
     OPENING   data directory, node, control socket     fails: one line, exit code 1
@@ -117,7 +117,8 @@ def open_node(settings: Settings) -> AbstractAsyncContextManager[Dht]:
 
 
 def adopt_identity(kubo_config: str, data_dir: Path) -> None:
-    """Make the key of a Kubo config this node's identity; it may be that already.
+    """Make the key of a Kubo config this node's identity. If it is the identity already, nothing
+    changes.
 
     Raises:
         IdentityError: it has no usable key, or the directory has another identity.
@@ -245,7 +246,7 @@ async def _limit_stop(
 
 
 async def _watch_bootstrap(dht: Dht) -> None:
-    """Log each change of the bootstrap state, for ever. The node itself retries."""
+    """Log each change of the bootstrap state, until cancelled. The node itself retries."""
     before = ""
     while True:
         state = dht.bootstrap_state  # looked at all the time; the counts only where it changed
@@ -269,7 +270,7 @@ def _log_bootstrap(stats: Any) -> None:
 
 
 def _welcome(settings: Settings, peer_id: str, addrs: list[str], ttl_s: float) -> str:
-    """What a person sees when the daemon is ready: what to copy, and what to try next."""
+    """The welcome when the daemon is ready: what to copy, and what to try next."""
     command = "codio-dht"
     option = "" if _is_default(settings.data_dir) else f" --data-dir {settings.data_dir}"
     bootstrap = ", ".join(settings.bootstrap_addrs) or "none: others have to connect to this node"

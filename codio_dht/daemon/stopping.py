@@ -40,8 +40,8 @@ _SIGNAL_BASE: Final = 128
 class Stopping:
     """Installs the handlers; one per process, from the main thread.
 
-    ``grace_s`` is what a clean stop may take before it is cancelled (for the caller to keep),
-    ``limit_s`` when the process ends all the same.
+    ``grace_s`` is the time that a clean stop may take; the caller cancels it afterwards. After
+    ``limit_s`` the process ends in any case.
     """
 
     def __init__(self, *, grace_s: float = STOP_GRACE_S, limit_s: float = STOP_LIMIT_S) -> None:
@@ -54,18 +54,18 @@ class Stopping:
         self._entering = False
 
     def install(self) -> None:
-        """From now on a signal ends the process cleanly."""
+        """Install the handlers: from now on a signal ends the process cleanly."""
         for number in _SIGNALS:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue  # started by nohup: a closed terminal is to be outlived
             signal.signal(number, self._on_signal)
 
     def enter(self) -> None:
-        """The event loop is about to start: a signal waits until :meth:`attach`."""
+        """Hold signals back until :meth:`attach`, because the event loop is about to start."""
         self._entering = True
 
     def attach(self) -> trio.Event:
-        """Called inside the event loop: from now on a signal sets the event returned."""
+        """Return an event that a signal sets from now on. Call it inside the event loop."""
         self._event = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
         if self.begun:

@@ -1,8 +1,8 @@
-"""The walk of a lookup, told to a client of the control API while it happens.
+"""The events of a lookup, sent to a client of the control API while the lookup runs.
 
-Decides how an event looks as JSON, and what becomes of events that the client is too slow for: up
-to ``MAX_UNREAD_EVENTS`` wait, further ones are counted and left out. The lookup is never held up by
-its reader: its watcher only puts events into a bounded channel, which another task empties.
+Decides how an event looks as JSON. If the client is slow, up to ``MAX_UNREAD_EVENTS`` events wait,
+and further ones are counted and left out. The reader never delays the lookup: the watcher puts
+events into a bounded channel, which another task empties.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ async def relay(
     look: Callable[[Callable[[LookupEvent], None]], Awaitable[T]],
     tell: Callable[[LookupEvent], Awaitable[None]],
 ) -> tuple[T, int]:
-    """Run ``look`` with a watcher, and ``tell`` what it watches as it happens. What ``look``
-    returned, and how many events were left out.
+    """Run ``look`` with a watcher, and pass each event to ``tell`` as it happens. Return the result
+    of ``look`` and the number of events that were left out.
 
     Raises:
-        CodioError: what ``look`` raises, once everything before it was told.
+        CodioError: the error of ``look``, after all earlier events were passed on.
     """
     send, receive = trio.open_memory_channel[LookupEvent](MAX_UNREAD_EVENTS)
     found: list[T] = []

@@ -37,7 +37,7 @@ Method = Callable[[Params, Emit], Awaitable[object]]
 
 
 class ValueMethods:
-    """See the module. ``unix_now`` says whether a record has expired."""
+    """The methods of the control API for values. ``unix_now`` decides whether a record expired."""
 
     def __init__(self, dht: Dht, unix_now: Callable[[], UnixTime]) -> None:
         self._dht = dht
@@ -120,8 +120,8 @@ class ValueMethods:
         }
 
     async def _inspect(self, params: Params, emit: Emit) -> object:
-        """A record that was handed over, or that of a name: everything in it, and whether it holds
-        under ``name``."""
+        """Everything in the record that was handed over, or in the record of a name. Says whether
+        the record is valid under ``name``."""
         name, data = params.optional_text("name"), params.optional_base64("record")
         params.done()
         peer = None if name is None else name_argument(name)[0]
@@ -150,7 +150,7 @@ class ValueMethods:
         }
 
     def _verdict(self, record: IpnsRecord, peer: PeerId | None) -> str:
-        """``yes``, or why the record does not hold."""
+        """``yes``, or why the record is not valid."""
         if peer is None:
             expired = record.eol_ns <= int(self._unix_now() * _NS)
             return "expired" if expired else "no name was given to verify it with"
