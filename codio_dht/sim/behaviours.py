@@ -1,6 +1,6 @@
-"""What a member says when it is asked: the truth, or one of the lies a DHT has to bear.
+"""The answers of a member: the truth, or one of the lies that a DHT has to survive.
 
-Decides the content of lies only. An honest answer comes from ``core.responder``; a liar's is made
+Decides only the content of lies. ``core.responder`` makes honest answers. A liar's answer is made
 here, as a ``Reply`` that goes through the same codec. Every lie but the flood names ``k`` peers.
 """
 
@@ -25,7 +25,7 @@ MAX_GHOSTS: Final = 50_000
 
 
 class Liars:
-    """See the module."""
+    """Makes the replies of lying members."""
 
     def __init__(self, population: Population, attacked: Key, k: int, seed: int) -> None:
         self._population = population
@@ -35,7 +35,7 @@ class Liars:
         self._ghosts: list[PeerEntry] = []
 
     def reply(self, liar: Member, request: Request) -> Reply | None:
-        """What ``liar`` answers; None if it answers this one as an honest member would."""
+        """The reply of ``liar``, or None if it answers this request honestly."""
         if isinstance(request, AddProvider):
             return None
         key = key_of(request.key)
@@ -58,7 +58,7 @@ class Liars:
         return Reply(expected_reply(request), echoed, closer_peers=tuple(named))
 
     def _far(self, key: Key) -> list[PeerEntry]:
-        """Random peers of the half of the keyspace in which ``key`` is not."""
+        """Random peers from the half of the keyspace that does not contain ``key``."""
         found: list[PeerEntry] = []
         while len(found) < self._k:
             entry = self._one()

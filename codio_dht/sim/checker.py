@@ -1,7 +1,7 @@
-"""When invariants are looked at: of the nodes an event touched, and of the network at intervals.
+"""When invariants are checked: for the nodes an event touched, and for the network at intervals.
 
-Decides when only; what must hold is in :mod:`codio_dht.sim.invariants`. Draws from a generator of
-its own, so that a run is the same whether it is watched or not.
+Decides only the time of the checks. :mod:`codio_dht.sim.invariants` has the checks themselves. Uses
+a random generator of its own, so a run is the same whether it is checked or not.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ MAX_STATIC_CHECKS: Final = 200
 
 
 class Checker:
-    """See the module. ``nodes`` and ``disks`` are by the index of the member, ``provided`` says who
-    provided what."""
+    """Checks invariants during a run. The keys of ``nodes`` and ``disks`` are indexes of members;
+    ``provided`` says who provided what."""
 
     def __init__(
         self,
@@ -45,12 +45,12 @@ class Checker:
         """Times that the invariants of a node or of the network were checked."""
 
     def begin(self) -> None:
-        """Plan the checks of the whole network."""
+        """Schedule the checks of the whole network."""
         if self._run.check_interval_s:
             self._world.queue.after(self._run.check_interval_s, self._at_intervals)
 
     def after_step(self) -> None:
-        """An event has happened: check whom it touched, if it is the turn of that."""
+        """Check the nodes that an event touched, if this event is one of those to check."""
         touched = self._world.touched
         if not touched:
             return

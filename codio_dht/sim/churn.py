@@ -53,7 +53,7 @@ class Sessions:
         return max(MIN_STAY_S, length_s)
 
     def steady(self) -> tuple[bool, float]:
-        """Whether the member is there at the start, and until when."""
+        """Whether the member is online at the start, and until when."""
         part = self._part
         moment = -WARM_UP_CYCLES * (part.session_median_s + part.downtime_median_s)
         online = self._rng.random() < 0.5
@@ -64,7 +64,7 @@ class Sessions:
             online = not online
 
     def leaves_gracefully(self) -> bool:
-        """How the session ends."""
+        """Whether the member stops cleanly at the end of its session."""
         return self._rng.random() < self._part.graceful
 
     def refuses_when_away(self) -> bool:
@@ -73,7 +73,7 @@ class Sessions:
 
 
 class Churn:
-    """Plans everybody's comings and goings."""
+    """Plans when each member leaves and comes back."""
 
     def __init__(self, world: World, *, leave: Leave, come: Callable[[Member], None]) -> None:
         self._world = world
@@ -81,7 +81,8 @@ class Churn:
         self._come = come
 
     def begin(self, staying: Sequence[Member]) -> None:
-        """Set who is there at the start, and plan what follows; those ``staying`` never leave."""
+        """Set which members are online at the start, and schedule the rest. Members in ``staying``
+        never leave."""
         scenario, population = self._world.scenario, self._world.population
         rng = Random(f"{scenario.seed}/churn")
         for member in population.members[: population.servers]:

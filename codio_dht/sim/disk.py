@@ -1,6 +1,6 @@
 """A virtual disk: does what ``core`` asks of a store, at once or after a delay.
 
-Decides nothing. It is what of a node's records and own keys outlives the node.
+Decides nothing. It holds the records and own keys of a node that outlive the node.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class VirtualDisk:
         self.rows: dict[bytes, dict[bytes, ProviderRow]] = {}
 
     def write(self, batch: Flush) -> int:
-        """Write ``batch``; how many of its rows had no older version."""
+        """Write ``batch``. Return how many of its rows had no older version."""
         added = 0
         for row in batch.rows:
             rows = self.rows.setdefault(row.key, {})
@@ -52,7 +52,7 @@ class VirtualDisk:
         return ((key, len(rows)) for key, rows in self.rows.items())
 
     def delete_expired(self, now: UnixTime, limit: int) -> list[bytes]:
-        """Delete up to ``limit`` expired rows; the key of each."""
+        """Delete up to ``limit`` expired rows. Return the key of each."""
         deleted: list[bytes] = []
         for key in list(self.rows):
             rows = self.rows[key]
@@ -84,7 +84,7 @@ class KeyKeeper:
         self.known.loaded(key, own=key in self._keys)
 
     def due(self, now: UnixTime) -> tuple[list[bytes], UnixTime | None]:
-        """The keys to provide now, and when the next one is due if none is."""
+        """The keys to provide now, and if there is none, the time when the next one is due."""
         limit = self._schedule.begin_read()
         in_order = sorted(self._keys.items(), key=lambda each: each[1] or -1.0) if limit else []
         stored = [OwnKey(key, now, last) for key, last in in_order[:limit]]
@@ -120,7 +120,7 @@ class RecordKeeper:
         self._stopped = False
 
     def stored(self) -> None:
-        """A record may have come in: it is written within the flush interval."""
+        """Note that a record may have arrived. It is written within the flush interval."""
         if not self._flush_planned and self.records.stats().unsaved:
             self._flush_planned = True
             self._queue.after(FLUSH_INTERVAL_S, self._flush)
@@ -143,7 +143,7 @@ class RecordKeeper:
         self._queue.after(READ_S, read)
 
     def expire(self) -> int:
-        """Delete what has expired; how many rows."""
+        """Delete expired rows. Return their number."""
         keys = self._disk.delete_expired(self._queue.unix, EXPIRY_BATCH)
         self.records.expired(keys)
         if self.records.rebuild_due(self._queue.unix):
@@ -151,7 +151,7 @@ class RecordKeeper:
         return len(keys)
 
     def stop(self, *, graceful: bool) -> None:
-        """The node ends; if it was told to, everything is written first."""
+        """Stop the node. If it is ``graceful``, everything is written first."""
         if graceful:
             self._flush()
         self._stopped = True

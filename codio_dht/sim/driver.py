@@ -1,7 +1,7 @@
 """Runs searches and deliveries on the virtual clock: the counterpart of ``node.lookups``.
 
-Decides nothing of Kademlia: it performs the steps of a machine, reports how each ended, and checks
-what must hold at every step. It keeps count of what the report needs.
+Decides nothing of Kademlia. It performs the steps of a machine, reports how each ended, and checks
+the invariants at every step. It counts what the report needs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from codio_dht.sim.invariants import check_ask, check_done, check_wait
 
 @dataclass(slots=True)
 class SearchReport:
-    """How one search went. Times are virtual seconds."""
+    """The outcome of one search. Times are virtual seconds."""
 
     target: Key
     done: Done
@@ -44,7 +44,7 @@ class SearchReport:
 
 
 class Drive:
-    """One machine under way. ``over`` is called once, when it has ended."""
+    """One running machine. ``over`` is called once, when the machine has ended."""
 
     def __init__(
         self,
@@ -69,12 +69,12 @@ class Drive:
         self._alarm.set(self._began)
 
     def cancel(self) -> None:
-        """The node is gone."""
+        """Stop the machine, because its node has stopped."""
         self._is_over = True
         self._drop(list(self._exchanges))
 
     def report(self, search: Search[Found], done: Done) -> SearchReport:
-        """How ``search``, which is over, went."""
+        """The outcome of ``search``, which has ended."""
         nearest = next(iter(done.answered), None)
         return SearchReport(
             target=search.target,
@@ -138,7 +138,8 @@ class Drive:
                 self._caller.running -= 1
 
     def _ended(self, step: Ask | Give, outcome: Outcome) -> None:
-        """An answer that comes when the search is over serves the next ones."""
+        """Report how a request ended. An answer after the end of the search still helps later
+        searches."""
         del self._exchanges[step]
         self._caller.running -= 1
         now, machine = self._queue.now, self._machine

@@ -1,8 +1,9 @@
-"""The virtual clock, and the trace of what happened: two runs are the same if their digests are.
+"""The virtual clock and the trace. Two runs are equal if the digests of their traces are equal.
 
-Actions happen in the order of (time, sequence), those of one moment in the order in which they were
-planned. A line of the trace has the moment, what happened, and numbers of nodes; never an object's
-address, a hash or anything else that differs between processes. Lines are kept only on request.
+Actions run in the order of (time, sequence). Actions of the same moment run in the order in which
+they were scheduled. A line of the trace has the moment, the event, and numbers of nodes. It never
+has an object's address, a hash or anything else that differs between processes. Lines are kept only
+on request.
 
 Must never: go back in time, or read a real clock.
 """
@@ -25,7 +26,7 @@ Sink = Callable[[str], object]
 
 
 class EventQueue:
-    """See the module."""
+    """The virtual clock: a queue of actions, each with its moment."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Action]] = []
@@ -53,10 +54,10 @@ class EventQueue:
         return Now(self.now, self.unix)
 
     def at(self, moment: float, action: Action) -> None:
-        """Let ``action`` happen at ``moment``.
+        """Schedule ``action`` for ``moment``.
 
         Raises:
-            UsageError: that is over already.
+            UsageError: ``moment`` is in the past.
         """
         if moment < self._now:
             raise UsageError(f"moment: {moment} is over, it is {self._now}")
@@ -64,11 +65,11 @@ class EventQueue:
         self._sequence += 1
 
     def after(self, delay_s: float, action: Action) -> None:
-        """Let ``action`` happen in ``delay_s`` seconds."""
+        """Schedule ``action`` in ``delay_s`` seconds."""
         self.at(self._now + delay_s, action)
 
     def step(self, until: float) -> bool:
-        """Let the next action happen if it is due by ``until``; whether there was one."""
+        """Run the next action if it is due by ``until``. Return whether there was one."""
         heap = self._heap
         if not heap or heap[0][0] > until:
             return False
@@ -79,14 +80,14 @@ class EventQueue:
         return True
 
     def run(self, until: float) -> None:
-        """Let everything happen that is due by ``until``; the clock stands there afterwards."""
+        """Run all actions that are due by ``until``, and set the clock to ``until``."""
         while self.step(until):
             pass
         self._now = max(self._now, until)
 
 
 class Alarm:
-    """Lets one ``action`` happen at a moment, at the earliest one that was asked for."""
+    """Runs one ``action`` at the earliest moment that was set."""
 
     def __init__(self, queue: EventQueue, action: Action) -> None:
         self._queue = queue
@@ -94,7 +95,8 @@ class Alarm:
         self._at: float | None = None
 
     def set(self, moment: float | None) -> None:
-        """Let it happen at ``moment``, or at once if that is over; not at all for None."""
+        """Schedule the action for ``moment``, or at once if that is past. None schedules
+        nothing."""
         if moment is None or (self._at is not None and self._at <= moment):
             return
         self._at = moment = max(moment, self._queue.now)
@@ -107,7 +109,7 @@ class Alarm:
 
 
 class Trace:
-    """What happened, as one digest. ``sink`` is given every line."""
+    """A digest of all events of a run. ``sink`` receives every line."""
 
     def __init__(self, sink: Sink | None = None) -> None:
         self._hash = sha256()
@@ -116,7 +118,7 @@ class Trace:
         """Lines so far."""
 
     def note(self, moment: float, what: str, *numbers: float) -> None:
-        """``what`` happened at ``moment``."""
+        """Note that ``what`` happened at ``moment``."""
         line = f"{moment!r} {what} {' '.join(map(repr, numbers))}\n"
         self._hash.update(line.encode("ascii"))
         self.lines += 1

@@ -49,7 +49,7 @@ Done = Callable[[Outcome], None]
 
 
 class Caller:
-    """One member's way to the others, and what its host can say of its connections."""
+    """Sends the requests of one member to others, and answers questions about its connections."""
 
     def __init__(
         self, world: World, member: Member, addrs_of: Callable[[PeerId], Sequence[bytes]]
@@ -78,14 +78,14 @@ class Caller:
         return member is not None and self.world.connections.are_open(self.member, member)
 
     def is_reached(self, peer: PeerId) -> bool:
-        """Whether ``peer`` gave a sign of life: a connection, or one coming up."""
+        """Whether ``peer`` gave a sign of life: a connection is open or is being set up."""
         return self.reached[peer] > 0 or self.is_connected(peer)
 
     def send(
         self, peer: PeerId, request: Request | None, deadline: Monotonic, done: Done
     ) -> Exchange:
-        """Begin an exchange; without a ``request`` it is the dial alone. ``done`` is called once,
-        never from within this call, and not at all after a ``cancel``."""
+        """Begin an exchange. Without a ``request`` it only dials. ``done`` is called once, but not
+        from within this call, and not after a ``cancel``."""
 
         def report(outcome: Outcome) -> None:
             if isinstance(outcome, Reply | Receipt):
@@ -99,7 +99,7 @@ class Caller:
 
 
 class _Meeting(Enum):
-    """What a dial leads to."""
+    """The outcome of a dial."""
 
     THROUGH = "through"
     REFUSED = "refused"
@@ -109,7 +109,7 @@ class _Meeting(Enum):
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """See the module."""
+    """One request of one member to another, from dial to answer."""
 
     caller: Caller
     peer: PeerId
@@ -122,13 +122,13 @@ class Exchange:
     _over: bool = False
 
     def begin(self) -> None:
-        """Start it."""
+        """Start the exchange."""
         self._world = self.caller.world
         self._target = self._world.population.by_id(self.peer)
         self._connect()
 
     def cancel(self) -> bool:
-        """Nobody waits for it any more; whether it was still under way."""
+        """Stop the exchange. Return whether it was still running."""
         was_under_way, self._over = not self._over, True
         return was_under_way
 
@@ -142,7 +142,8 @@ class Exchange:
             self._dial()
 
     def _dial(self) -> None:
-        """All addresses at once: the one that is the peer's decides, else the slowest failure."""
+        """Dial all addresses at once. The peer's own address decides, or else the slowest
+        failure."""
         world, caller = self._world, self.caller
         now = world.queue.now
         limit_s = max(0.0, min(params.DIAL_TIMEOUT_S, self.deadline - now))
@@ -169,7 +170,7 @@ class Exchange:
         world.queue.after(min(taken_s, limit_s), lambda: self._finish(FailureReason.UNREACHABLE))
 
     def _meet(self, owner: Member | None) -> tuple[_Meeting, float]:
-        """What becomes of a dial to an address of ``owner``, and after how long."""
+        """The outcome of a dial to an address of ``owner``, and how long it takes."""
         world, member = self._world, self.caller.member
         swallowed = _Meeting.SWALLOWED, params.DIAL_TIMEOUT_S
         if owner is None or world.links.are_parted(member, owner, world.queue.now):
@@ -238,7 +239,7 @@ class Exchange:
         queue.at(max(queue.now, min(self.deadline, queue.now + limit_s)), timed_out)
 
     def _try_again(self, why: FailureReason) -> None:
-        """Send the request once more, or end with ``why`` if it was."""
+        """Send the request once more. If this was done already, end with ``why``."""
         gift = isinstance(self.request, AddProvider)
         if gift or self._tries >= _TRIES or self._world.queue.now >= self.deadline:
             self._finish(why)
@@ -246,7 +247,7 @@ class Exchange:
             self._connect()
 
     def _is_current(self, this_try: int, target: Member) -> bool:
-        """Whether both can still talk, and the try is the last one."""
+        """Whether both members can still talk, and this try is the latest one."""
         member, now = self.caller.member, self._world.queue.now
         if self._over or this_try != self._tries or not (member.online and target.online):
             return False

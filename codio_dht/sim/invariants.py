@@ -1,4 +1,4 @@
-"""What must hold at every moment, whatever the network does to a node, and when it is looked at.
+"""The invariants of the simulation. They hold whatever the network does to a node.
 
 Each check raises ``InvariantError`` and changes nothing. Those of a lookup are made at its every
 step; those of a node when an event touched it; those of the whole network at intervals.
@@ -27,7 +27,7 @@ from codio_dht.sim.population import Population
 
 
 class InvariantError(AssertionError):
-    """Something that must never happen has happened."""
+    """An invariant was broken."""
 
 
 def require(condition: bool, what: str, *details: object) -> None:
@@ -42,20 +42,23 @@ def require(condition: bool, what: str, *details: object) -> None:
 def check_ask(
     ask: tuple[PeerId, Request], local: PeerId, asked: Container[tuple[PeerId, Request]]
 ) -> None:
-    """A search asks, and a delivery gives, nobody the same thing twice, and never itself."""
+    """Check that no peer is asked twice by a search or given a record twice by a delivery.
+
+    A node never asks itself either.
+    """
     peer, _ = ask
     require(ask not in asked, "a lookup asks a peer twice:", peer)
     require(peer != local, "a lookup asks its own node:", peer)
 
 
 def check_wait(until: Monotonic | None, now: Monotonic, in_flight: int) -> None:
-    """A lookup waits for something: a moment to come, or a report."""
+    """Check that a lookup waits for something: for a later moment, or for a report."""
     require(until is None or until > now, "a lookup waits for a moment that is over:", until, now)
     require(until is not None or in_flight > 0, "a lookup waits for nothing, for ever")
 
 
 def check_done(done: Done, target: Key, local: PeerId, answered: Container[PeerId]) -> None:
-    """A result is in order, without repetition, and says no more of a peer than is true."""
+    """Check that a result is sorted, has no peer twice, and says only what is true of each peer."""
     peers = [each.peer for each in (*done.closest, *done.next_closest)]
     distances = [distance(peer.key, target) for peer in peers]
     require(distances == sorted(distances), "a lookup's result is not nearest first")
@@ -70,7 +73,7 @@ def check_done(done: Done, target: Key, local: PeerId, answered: Container[PeerI
 
 
 def check_table(table: RoutingTable, rng: Random) -> None:
-    """Buckets hold whom they should, no more than they may, and are searched exactly."""
+    """Check that buckets hold the right peers, keep their limits, and are searched exactly."""
     peers = table.peers()
     require(all(peer.key != table.local for peer in peers), "a table holds its own node")
     require(len(dict.fromkeys(peers)) == len(peers), "a table holds a peer twice")
@@ -89,7 +92,7 @@ def check_table(table: RoutingTable, rng: Random) -> None:
 
 
 def check_node(network: Network, records: ProviderRecords, rng: Random, now: Monotonic) -> None:
-    """The state of one active node."""
+    """Check the state of one active node."""
     check_table(network.table, rng)
     for peer in network.table.peers():
         require(bool(network.book.addrs(peer, now)), "in the table without an address:", peer)
@@ -124,7 +127,7 @@ def check_entries(
 def check_disk(
     disk: VirtualDisk, holder: PeerId, provided: Container[tuple[bytes, PeerId]]
 ) -> None:
-    """A holder keeps only what its provider gave out, and not under its own name."""
+    """Check that a holder has only records that their provider handed out, and none of its own."""
     for key, rows in disk.rows.items():
         for row in rows.values():
             require(row.key == key, "a record lies under another key")

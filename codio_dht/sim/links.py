@@ -1,4 +1,4 @@
-"""The ways between members: delay, loss, partitions, and which connections are open.
+"""The links between members: delay, loss, partitions, and the open connections.
 
 Decides how long a flight takes and whether it arrives; never what is said. Streams are reliable, so
 a lost flight is one that is sent again, later. Connections are known to both ends at once; where
@@ -29,7 +29,7 @@ NOTICE_S: Final = 40.0
 
 
 class Links:
-    """See the module."""
+    """The links between members: how long each message takes, and whether it arrives."""
 
     def __init__(self, scenario: Scenario, population: Population, rng: Random) -> None:
         self._part: LinksPart = scenario.links
@@ -72,29 +72,29 @@ class Links:
         return taken_s
 
     def round_trips_s(self, a: Member, b: Member, trips: float) -> float:
-        """So many round trips over the bare delay, without jitter and loss. Draws nothing."""
+        """The time of ``trips`` round trips without jitter and loss. Draws no random number."""
         return 2 * trips * self.one_way_s(a, b)
 
     def are_parted(self, a: Member, b: Member, now: float) -> bool:
-        """Whether a partition keeps ``a`` and ``b`` apart now. Clients are in no share."""
+        """Whether a partition separates ``a`` and ``b`` now. Clients belong to no side."""
         return any(
             part.start_s <= now < part.end_s and (a.index in apart) != (b.index in apart)
             for part, apart in self._partitions
         )
 
     def _extra(self, member: Member) -> float:
-        """What makes a slow member slow, in the pair model too."""
+        """The additional delay of a slow member, also in the pair model."""
         return member.one_way_s if member.one_way_s > self._part.rtt_max_s / 2 else 0.0
 
     def _of_pair(self, a: int, b: int) -> float:
-        """Half of the pair's own round trip, the same in both directions."""
+        """The one-way delay of a pair: half of its round trip, the same in both directions."""
         normal = Random(f"{self._seed}/pair/{min(a, b)}/{max(a, b)}").gauss()
         rtt_s = self._part.rtt_median_s * exp(self._part.rtt_sigma * normal)
         return min(rtt_s, self._part.rtt_max_s) / 2
 
 
 def _apart(seed: int, number: int, members: int, share: float) -> frozenset[int]:
-    """Who is on the one side of a partition; only asked for members, never iterated."""
+    """The members on one side of a partition. The set is only queried, never iterated."""
     rng = Random(f"{seed}/partition/{number}")
     return frozenset(index for index in range(members) if rng.random() < share)
 
@@ -113,11 +113,12 @@ class ConnectionTable:
         self._of: dict[int, OrderedDict[int, None]] = {}
 
     def are_open(self, a: Member, b: Member) -> bool:
-        """Whether both are connected."""
+        """Whether the two members are connected."""
         return b.index in self._of.get(a.index, ())
 
     def open(self, a: Member, b: Member) -> None:
-        """Connect both; at either end the connection used least recently makes room."""
+        """Connect two members. If one of them is full, its least recently used connection is
+        closed."""
         for one, other in ((a, b), (b, a)):
             peers = self._of.setdefault(one.index, OrderedDict())
             peers[other.index] = None
@@ -125,7 +126,7 @@ class ConnectionTable:
                 self.close(one, self._members[next(iter(peers))])
 
     def used(self, a: Member, b: Member) -> None:
-        """A message goes between both."""
+        """Note that a message passed between two members."""
         self._of[a.index].move_to_end(b.index)
         self._of[b.index].move_to_end(a.index)
 

@@ -1,7 +1,7 @@
 """One active node: the real state and machines of ``core``, driven by the virtual clock.
 
-Puts a ``Network``, records, a responder and the makers of searches together as ``node.assembly``
-does, and runs searches and deliveries on them. Decides no rule of Kademlia.
+Connects a ``Network``, records, a responder and the makers of searches as ``node.assembly`` does.
+Runs searches and deliveries on them. Decides no rule of Kademlia.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from codio_dht.sim.world import Respond, World
 
 
 class SimNode:
-    """See the module. Lives from its making until :meth:`stop`; ``disk`` outlives it."""
+    """One active node. It runs from its creation until :meth:`stop`. ``disk`` outlives it."""
 
     def __init__(self, world: World, member: Member, disk: VirtualDisk) -> None:
         scenario = world.scenario
@@ -66,30 +66,30 @@ class SimNode:
 
     @property
     def now(self) -> Monotonic:
-        """The virtual clock."""
+        """The time of the virtual clock."""
         return self.world.queue.now
 
     # --- being met by others ----------------------------------------------------------------------
 
     def answer(self, asker: Member, request: Request, respond: Respond) -> None:
-        """See :class:`~codio_dht.sim.world.Contact`. Clients serve nothing."""
+        """Answer a request (:class:`~codio_dht.sim.world.Contact`). Clients answer nothing."""
         if self.member.is_server and not self.stopped:
             self._answering.answer(asker, request, respond)
 
     def connected(self, other: Member) -> None:
-        """A connection to ``other`` is open, and identify has told what it speaks."""
+        """Note that a connection to ``other`` is open and that identify has told its protocols."""
         protocols = (params.KAD_PROTOCOL,) if other.is_server else ()
         self.network.identified(other.peer, protocols, (other.addr,), self.now)
         self.notify_changed()
 
     def disconnected(self, other: Member) -> None:
-        """The connection to ``other`` is over."""
+        """Note that the connection to ``other`` has ended."""
         self.network.gone(other.peer, self.now)
 
     # --- searches and deliveries ------------------------------------------------------------------
 
     def closest(self, preimage: bytes, over: Callable[[SearchReport], None]) -> None:
-        """Search the peers closest to ``preimage``."""
+        """Search for the peers closest to ``preimage``."""
         self._search(self.searches.closest(preimage, self.now), over)
 
     def providers(
@@ -99,7 +99,7 @@ class SimNode:
         local: Sequence[PeerEntry],
         over: Callable[[SearchReport], None],
     ) -> None:
-        """Search ``count`` providers of ``key``; ``local`` are known here."""
+        """Search for ``count`` providers of ``key``. This node already knows ``local``."""
         self._search(self.searches.providers(key, count, local, self.now), over)
 
     def provide(self, key: bytes, over: Callable[[Delivered], None]) -> None:
@@ -135,7 +135,7 @@ class SimNode:
             self.given[member.peer] = None
 
     def stop(self, *, graceful: bool) -> None:
-        """The node ends. What is under way is dropped; if told to, records are saved first."""
+        """Stop the node and drop its running work. If it is ``graceful``, records are saved first."""
         self.stopped = self.caller.stopped = True
         self.notify_changed = _nothing
         for drive in self._drives:

@@ -1,4 +1,4 @@
-"""Everybody there is, and what is true: who is nearest to a key, what a perfect table would hold.
+"""All members, and the truth about them: who is nearest to a key, and what a perfect table holds.
 
 Decides, from the scenario's seed alone, ids, addresses, delays and characters. Ids are identity
 multihashes of what looks like Ed25519 keys (there is nobody to sign for); addresses are public
@@ -50,12 +50,12 @@ class Character(Enum):
 
     @property
     def is_dead(self) -> bool:
-        """Never there."""
+        """Whether the member is never online."""
         return self in (Character.SILENT, Character.REFUSING)
 
     @property
     def lies(self) -> bool:
-        """Answers with something else than the truth."""
+        """Whether the member answers with lies."""
         return self not in _TRUTHFUL
 
 
@@ -82,17 +82,17 @@ class Member:
 
     @property
     def answers(self) -> bool:
-        """Whether it is there and answers whoever reaches it."""
+        """Whether the member is online and answers every peer that reaches it."""
         return self.online and self.is_server and self.character is not Character.MUTE
 
     @property
     def serves(self) -> bool:
-        """Whether anybody can reach it now and is answered."""
+        """Whether any peer can reach the member now and gets an answer."""
         return self.answers and not self.nat
 
 
 class Population:
-    """See the module."""
+    """All members of the simulated network, and the truth about them."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
@@ -121,26 +121,26 @@ class Population:
         return self._by_id.get(peer.to_bytes())
 
     def by_addr(self, addr: bytes) -> Member | None:
-        """Whose address that is; None if nobody's."""
+        """The member that has this address, or None."""
         return self._by_addr.get(addr)
 
     def add_client(self) -> Member:
-        """One more machine, which answers nobody and has no delay of its own."""
+        """Add a machine that answers no requests and has no delay of its own."""
         member = self._add(self._draw_id(), Character.HONEST, 0.0)
         member.is_server = False
         return member
 
     def make_ghost(self, rng: Random) -> tuple[PeerId, bytes]:
-        """An id and an address of nobody."""
+        """An id and an address that belong to no member."""
         return PeerId(_ED25519_ID + rng.randbytes(32)), self._draw_addr(rng)
 
     # --- what is true -----------------------------------------------------------------------------
 
     def nearest(self, key: Key, n: int, keep: Callable[[Member], bool]) -> list[Member]:
-        """The ``n`` servers nearest to ``key`` of those that ``keep`` keeps, nearest first. Exact.
+        """The exact ``n`` nearest servers to ``key`` that ``keep`` accepts, nearest first.
 
-        All servers that share some bits with ``key`` are nearer than all others, and stand side by
-        side in the order of keys: so that range is widened until it has enough.
+        Servers that share leading bits with ``key`` are nearer than all others, and are neighbours
+        in the order of keys. So the range of shared bits is widened until it has enough servers.
         """
         for bits in range(max(0, len(self._keys).bit_length() - n.bit_length()), -1, -1):
             found = [member for member in self._sharing(key, bits) if keep(member)]
@@ -153,7 +153,7 @@ class Population:
         """What a perfect routing table of ``member`` holds: of every CPL up to ``k`` servers, a
         random choice where there are more (go's buckets). The same at every call.
 
-        ``online_only``: nobody who is away now; but for that, the dead are in it as well.
+        ``online_only`` leaves out members that are away now. Dead members are included in any case.
         """
         rng = Random(f"{self._scenario.seed}/table/{member.index}")
         local = member.peer.key
@@ -178,7 +178,7 @@ class Population:
         return (self.members[self._order[place]] for place in range(low, high))
 
     def _range(self, key: Key, bits: int) -> tuple[int, int]:
-        """Where the servers stand that share ``bits`` leading bits with ``key``."""
+        """The range of servers that share ``bits`` leading bits with ``key``."""
         shift = KEY_BITS - bits
         prefix = key >> shift
         low = bisect_left(self._keys, prefix << shift)
@@ -202,7 +202,7 @@ class Population:
         return PeerId(_ED25519_ID + self._rng.randbytes(32))
 
     def _grind(self, key: Key) -> PeerId:
-        """An id nearer to ``key`` than any of an honest network is likely to be."""
+        """An id that is nearer to ``key`` than honest ids are likely to be."""
         bits = self._scenario.network.nodes.bit_length() + _GRIND_MARGIN_BITS
         shift = KEY_BITS - bits
         while True:

@@ -1,6 +1,7 @@
-"""Keeps an active node's own keys provided, by the real schedule: counterpart of
-``node.providing``. Decides nothing: ``core.reprovide`` says what is due, ``core.delivery`` who gets
-it."""
+"""Reprovides an active node's own keys by the real schedule, as ``node.providing`` does in a node.
+
+Decides nothing: ``core.reprovide`` says which keys are due, ``core.delivery`` says who gets the
+record."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ class SimulatedProviding:
         self._alarm = Alarm(self._queue, self.provide_due)
 
     def provide_due(self) -> None:
-        """Provide what is due, and plan to look again."""
+        """Provide the keys that are due, and schedule the next check."""
         node = self._node
         if node.stopped:
             return

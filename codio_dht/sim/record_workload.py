@@ -25,7 +25,7 @@ from codio_dht.sim.scenario import Scenario
 
 
 class RecordWorkload:
-    """See the module."""
+    """Provides keys and searches for them, over hours of churn."""
 
     def __init__(self, scenario: Scenario, queue: EventQueue) -> None:
         self._part = scenario.records
@@ -57,7 +57,7 @@ class RecordWorkload:
         return member.index in self._keys_of
 
     def start(self, node: SimNode) -> None:
-        """``node`` begins, or begins again: it provides its keys when they are due."""
+        """Start ``node``, or start it again. It provides its keys when they are due."""
         keys = self._keys_of.get(node.member.index)
         if keys is None:
             return
@@ -78,7 +78,7 @@ class RecordWorkload:
                 self._search(node, key)
 
     def figures(self) -> RecordFigures:
-        """What came of it."""
+        """The figures of the run."""
         figures = self._figures
         figures.searches = len(self.searches)
         figures.found = sum(found for _, found in self.searches)
@@ -88,7 +88,7 @@ class RecordWorkload:
         return figures
 
     def _search(self, node: SimNode, key: bytes) -> None:
-        """This node's own rows first, as a node does."""
+        """Search for a key. The node first reads its own rows, as a real node does."""
         began_s = self._queue.now
 
         def search() -> None:
@@ -102,7 +102,8 @@ class RecordWorkload:
         search()
 
     def _ended(self, node: SimNode, key: bytes, began_s: float, report: SearchReport) -> None:
-        """A search counts when it is over: one that the end of the run cuts off does not."""
+        """Count a search that has ended. A search that the end of the run interrupts does not
+        count."""
         publisher = self._publisher_of[key]
         found = any(each.peer_id == publisher for each in report.providers)
         node.world.trace.note(

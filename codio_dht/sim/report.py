@@ -1,4 +1,4 @@
-"""What a simulation found out.
+"""The results of a simulation.
 
 Decides which figures describe a set of lookups. A report is values only, so that it can be written
 as JSON and compared; ``scripts/simulate`` shows it. Times are virtual seconds, shares from 0 to 1.
@@ -14,7 +14,8 @@ from typing import Any, Final
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest of ``values`` that at least ``share`` of them do not exceed; 0 of none."""
+    """The smallest of ``values`` that at least ``share`` of them do not exceed. 0 if there is
+    none."""
     ordered = sorted(values)
     return ordered[max(0, ceil(share * len(ordered)) - 1)] if ordered else 0.0
 

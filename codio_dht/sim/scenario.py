@@ -189,7 +189,7 @@ class RunPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """One simulation. See the parts.
+    """One simulation. See its parts.
 
     Raises:
         ConfigError: a value is impossible; the message names the field.

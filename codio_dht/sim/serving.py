@@ -1,10 +1,10 @@
 """Members that answer with the real responder.
 
-A ``StaticServer`` is made when it is first asked, from what a perfect table of it would hold, and
-nothing ever changes its table; that makes networks of 100,000 affordable, for only those exist that
-a lookup meets. All static servers share one address book: in a static network everybody's address
-is known and right. One that holds records is kept; of the others the least recently asked is
-forgotten, and made again, the same, when asked again.
+A ``StaticServer`` is made when it is first asked. Its table is a perfect table and never changes.
+So a network of 100,000 nodes is affordable, because only the servers that a lookup meets exist. All
+static servers share one address book, because in a static network every address is known and right.
+A server that holds records is kept. Of the others, the least recently asked one is dropped. If it
+is asked again, it is made again, and is the same.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NOBODY: Final = PeerId(bytes((0x00, 0x04)) + b"book")
 
 
 class Answering:
-    """Asks a responder, and the disk where it says so."""
+    """Asks a responder, and reads the disk if the responder needs it."""
 
     def __init__(self, world: World, responder: Responder, keeper: RecordKeeper) -> None:
         self._world = world
@@ -40,7 +40,7 @@ class Answering:
         self.keeper = keeper
 
     def answer(self, asker: Member, request: Request, respond: Respond) -> None:
-        """See :class:`~codio_dht.sim.world.Contact`."""
+        """Answer a request (:class:`~codio_dht.sim.world.Contact`)."""
         self._try(asker, request, respond, MAX_LOADS_PER_REQUEST)
 
     def _try(self, asker: Member, request: Request, respond: Respond, loads: int) -> None:
@@ -57,7 +57,7 @@ class Answering:
 
 
 class StaticServer(Answering):
-    """See the module."""
+    """A member with a perfect table that never changes. The real responder answers for it."""
 
     def __init__(self, world: World, member: Member, book: PeerBook) -> None:
         k = world.scenario.network.k
@@ -82,14 +82,14 @@ class StaticServer(Answering):
         super().__init__(world, responder, keeper)
 
     def connected(self, other: Member) -> None:
-        """Its table is static."""
+        """Do nothing, because the table is static."""
 
     def disconnected(self, other: Member) -> None:
-        """Its table is static."""
+        """Do nothing, because the table is static."""
 
 
 class StaticServers:
-    """Makes static servers as they are needed. See the module."""
+    """Makes static servers when they are needed, and drops the least recently asked ones."""
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -1,7 +1,7 @@
-"""One run: makes the hosts a scenario asks for, lets everything happen, and reports.
+"""One run: makes the hosts of a scenario, runs all events, and makes the report.
 
-Decides who is active (runs the whole of ``core``) and who only answers, and when invariants are
-looked at. A broken invariant ends the run with the moment, and with the command that replays it.
+Decides who is active (runs all of ``core``) and who only answers, and when invariants are checked.
+A broken invariant ends the run. The error names the moment and the command that replays it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_VIRTUAL_S = 30 * 24 * 3600.0
 
 
 class Simulation:
-    """See the module.
+    """One run of a scenario.
 
     Raises:
         UsageError: the scenario leaves nobody to join through.
@@ -62,10 +62,10 @@ class Simulation:
     # --- the run ----------------------------------------------------------------------------------
 
     def run(self) -> Report:
-        """Let everything happen.
+        """Run the scenario to its end.
 
         Raises:
-            InvariantError: something that must never happen has happened.
+            InvariantError: an invariant was broken.
         """
         queue = self.world.queue
         until = self.scenario.run.duration_s or MAX_VIRTUAL_S
@@ -94,7 +94,7 @@ class Simulation:
             self.lookups.begin()
 
     def _begin_all(self) -> None:
-        """Everybody who is there runs the whole of ``core``."""
+        """Start all of ``core`` on every member that is online."""
         if self.scenario.churn.share:
             stable = self.scenario.records.stable_publishers
             staying = [
@@ -190,7 +190,7 @@ class Simulation:
             )
 
     def _noticed(self, member: Member, others: list[Member]) -> None:
-        """The others find out that ``member`` has vanished, unless it is back."""
+        """Let the others notice that ``member`` has vanished, unless it is back."""
         if not member.online:
             for other in others:
                 self.world.connections.close(member, other)
@@ -216,7 +216,7 @@ class Simulation:
         return node
 
     def activate_filled(self, member: Member) -> SimNode:
-        """The same, with a perfect table if it was just made."""
+        """The active node of ``member``. A node that is made now gets a perfect table."""
         is_new = member.index not in self.nodes
         node = self.activate(member)
         if is_new:

@@ -43,20 +43,19 @@ class SimulatedUpkeep:
         self._run_again = False
 
     def begin(self, joined: Callable[[], None] | None = None) -> None:
-        """Go on for as long as the node lives. ``joined`` is called when the first refresh is
-        over."""
+        """Run the upkeep while the node runs. ``joined`` is called when the first refresh ends."""
         self._joined = joined
         self._node.notify_changed = self.notify_changed
         self._queue.after(0.0, self.notify_changed)
         self._queue.after(EXPIRY_INTERVAL_S, self._expire)
 
     def remember(self, peers: Sequence[Member]) -> None:
-        """Take peers of an earlier life as candidates."""
+        """Take the peers of an earlier session as candidates."""
         self._machine.joiner.remember(_entries(peers), self._node.now)
         self.notify_changed()
 
     def notify_changed(self) -> None:
-        """Do what the machine says now. To be called whenever something may have changed."""
+        """Perform the steps that are due. Call it whenever something may have changed."""
         self._run_again = True
         if self._running:
             return

@@ -1,8 +1,8 @@
-"""What is asked of the network: lookups of random keys, from clients or from its members.
+"""The lookups of a run: random keys, from clients or from members.
 
-Decides who looks up what and when, and compares each result with the truth at the moment it came,
-and its time with that of an oracle: a client with the same connections that is told the closest
-peers when the lookup begins, and only connects to them and asks them, all at once.
+Decides who looks up which key and when. Compares each result with the truth at the moment of the
+result, and its time with that of an oracle. The oracle is a client with the same connections. It
+knows the closest peers when the lookup begins. It only connects to them and asks them, all at once.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class LookupWorkload:
 
     @property
     def over(self) -> bool:
-        """Whether all have ended."""
+        """Whether all lookups have ended."""
         return len(self.results) >= self._part.count
 
     def begin(self) -> None:
-        """Plan them."""
+        """Schedule the lookups."""
         queue, part = self._world.queue, self._part
         if not part.count:
             return
@@ -76,12 +76,12 @@ class LookupWorkload:
                 return self._activate(member)
 
     def _true(self, node: SimNode, target: Key) -> list[Member]:
-        """The closest peers that ``node`` can find now, nearest first."""
+        """The closest peers that ``node`` can find now, sorted by XOR distance."""
         k = self._world.scenario.network.k
         return self._world.population.nearest(target, k, partial(_is_within_reach, node))
 
     def _oracle(self, node: SimNode, target: Key) -> list[float]:
-        """After how long each answer would be there for the oracle, the first first."""
+        """The times of the oracle's answers, sorted."""
         world, member = self._world, node.member
         dial = world.scenario.links.dial_round_trips
         return sorted(

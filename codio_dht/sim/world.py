@@ -1,7 +1,7 @@
-"""What all members share: the clock, the ways, the wire, who is connected, who answers for whom.
+"""What all members share: clock, links, wire format, connections, and contacts.
 
-Decides nothing of its own; :mod:`codio_dht.sim.exchange` moves requests through it, and
-:mod:`codio_dht.sim.simulation` puts it together.
+Decides nothing. :mod:`codio_dht.sim.exchange` moves requests through it, and
+:mod:`codio_dht.sim.simulation` makes it.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ dial's last flight is there first."""
 
 
 class Contact(Protocol):
-    """The part of a member that others meet."""
+    """The part of a member that other members can reach."""
 
     def answer(self, asker: Member, request: Request, respond: Respond) -> None:
-        """Call ``respond`` with the answer, now or later, or never."""
+        """Call ``respond`` with the answer now, later or never."""
         ...
 
     def connected(self, other: Member) -> None:
-        """A connection to ``other`` is open, and it said what it is."""
+        """Note that a connection to ``other`` is open and identified."""
         ...
 
     def disconnected(self, other: Member) -> None:
-        """The connection to ``other`` is over."""
+        """Note that the connection to ``other`` has ended."""
         ...
 
 
@@ -60,7 +60,7 @@ class WirePath:
 
     @property
     def estimated_bytes(self) -> int:
-        """What all messages took, if those not encoded were like the others."""
+        """The size of all messages, if those that were not encoded had the average size."""
         return self.encoded_bytes * self.messages // self.encoded if self.encoded else 0
 
     def request(self, request: Request) -> Request:
@@ -94,7 +94,7 @@ class WirePath:
 
 
 class World:
-    """See the module. ``contact_of`` is set by the simulation, which makes the nodes."""
+    """What all members share. The simulation, which makes the nodes, sets ``contact_of``."""
 
     def __init__(self, scenario: Scenario, trace: Trace) -> None:
         self.scenario = scenario
@@ -120,8 +120,8 @@ class World:
         self.contact_of: Callable[[Member], Contact | None] = lambda _: None
 
     def connect(self, a: Member, b: Member) -> None:
-        """``a`` dialled ``b`` and got through: both are told when identify has told them who is
-        there, which takes a round trip more."""
+        """Connect ``a``, which dialled, to ``b``. Both learn of it after identify, one round trip
+        later."""
         self.connections.open(a, b)
         self.trace.note(self.queue.now, "connected", a.index, b.index)
         told_after_s = 2 * self.links.one_way_s(a, b) + IDENTIFY_S
@@ -135,7 +135,7 @@ class World:
                 contact.connected(other)
 
     def ask(self, member: Member, asker: Member, request: Request, respond: Respond) -> None:
-        """``request`` has arrived: let ``member`` answer it, by a lie or as it should."""
+        """Let ``member`` answer the arrived ``request``, honestly or with a lie."""
         self.touched.append(member)
         lie = self.liars.reply(member, request) if member.character.lies else None
         if lie is not None:
