@@ -70,7 +70,7 @@ class _List:
 
 
 class Gate:
-    """See the module.
+    """Deny and allow lists, which decide which addresses and peers this node talks to.
 
     Raises:
         UsageError: an entry is neither an IP, nor a network, nor a peer id.

@@ -24,7 +24,8 @@ from codio_dht.net.targets import Ip
 
 
 class InboundLinks:
-    """See the module. Each admitted link is given back once, with ``ended``."""
+    """Counts inbound links and decides which are served. Call ``ended`` once for each admitted
+    link."""
 
     def __init__(self, gate: Gate, limits: Limits, counters: Counter[str]) -> None:
         self._gate = gate

@@ -55,7 +55,7 @@ def now() -> Monotonic:
 
 
 class LinkState(Enum):
-    """See the module."""
+    """The state of a link: pending, open or ended."""
 
     PENDING = auto()
     OPEN = auto()

@@ -37,7 +37,7 @@ class Place:
 
 
 class DialBudget:
-    """See the module."""
+    """Limits the number of addresses that are dialled at once, in all and per network."""
 
     def __init__(self, limits: Limits, counters: Counter[str]) -> None:
         self._limits = limits

@@ -1,4 +1,4 @@
-"""Who is connected and has said who it is.
+"""The connected peers that have identified themselves.
 
 Decides what is kept of a peer's message, and what a host tells its subscribers. A peer is *known*
 from its first message to the end of its last connection.

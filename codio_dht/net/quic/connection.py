@@ -72,7 +72,7 @@ _PROTOCOL_VIOLATION: Final = 0x1003
 
 
 class QuicState(Enum):
-    """See the module."""
+    """The state of a QUIC connection: handshake, open or ended."""
 
     HANDSHAKE = auto()
     OPEN = auto()

@@ -182,7 +182,7 @@ def configuration(own: OwnCertificate, *, initiator: bool) -> QuicConfiguration:
 
 
 class Engine(Receiving):
-    """See the module."""
+    """aioquic's connection with the handshake of libp2p, and with enforced bounds."""
 
     def __init__(
         self,

@@ -55,7 +55,7 @@ class LinkEndpoint(Protocol):
 
 
 class QuicLink(Link):
-    """See the module."""
+    """One QUIC connection as a link of the host."""
 
     __slots__ = ("_drained", "_endpoint", "_quic", "_working", "due", "registered", "unproven")
 

@@ -33,7 +33,7 @@ _WILDCARDS: Final = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: 
 
 
 class QuicTransport:
-    """See the module; a :class:`~codio_dht.net.link.Transport`."""
+    """QUIC as a :class:`~codio_dht.net.link.Transport`."""
 
     def __init__(
         self,

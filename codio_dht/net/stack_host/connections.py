@@ -30,7 +30,7 @@ from codio_dht.net.stack_host.limits import (
 
 
 class Connections:
-    """See the module. ``own`` is the host's identity."""
+    """The open connections of a host, by peer. ``own`` is the identity of the host."""
 
     def __init__(self, own: PeerId, limits: Limits, counters: Counter[str]) -> None:
         self._own = own

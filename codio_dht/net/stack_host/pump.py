@@ -48,7 +48,8 @@ _PIECE_BYTES: Final = 4 * 1024
 
 
 class Pump(Link):
-    """See the module. ``run`` must be started once, as a task of the context's nursery."""
+    """Carries one connection over one TCP socket. Start ``run`` once, in a nursery of the
+    context."""
 
     __slots__ = (
         "_backlog",
