@@ -145,8 +145,8 @@ class Methods:
         }
 
     async def _found(self, peer: PeerId, *, asked: bool) -> Sequence[Multiaddr]:
-        """The addresses of ``peer`` that the network knows. Unless ``asked``, a failed search counts
-        as no address."""
+        """The addresses of ``peer`` that the network knows. Unless ``asked``, a failed search
+        counts as no address."""
         try:
             return await self._dht.find_peer(peer)
         except NetworkError:

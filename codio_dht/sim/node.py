@@ -135,7 +135,8 @@ class SimNode:
             self.given[member.peer] = None
 
     def stop(self, *, graceful: bool) -> None:
-        """Stop the node and drop its running work. If it is ``graceful``, records are saved first."""
+        """Stop the node and drop its running work. If it is ``graceful``, records are saved
+        first."""
         self.stopped = self.caller.stopped = True
         self.notify_changed = _nothing
         for drive in self._drives:
