@@ -5,13 +5,13 @@ written ``dnsaddr=<multiaddr>``; only those that end with what follows the host 
 address (the ``/p2p/<id>``) are meant, and they may be names again (multiformats/multiaddr,
 protocols/DNSADDR).
 
-A host name means what it means to the system: its hosts file comes first, its search domains are
-tried, ``localhost`` is this machine, and an IP address in the place of a name is itself. A file of
-the system's configuration that changes while the node runs is read again.
+A host name is resolved as the system resolves it. The hosts file comes first, and the search
+domains are tried. ``localhost`` is this machine. An IP address in place of a name is taken as it
+is. If a file of the system's configuration changes while the node runs, it is read again.
 
-Whoever owns a name decides what it says, so everything is bounded; past a bound the rest is left
-out. So is an entry that names another peer than the one asked for, and a name that fails: it hides
-no other. Never blocks the event loop: dnspython on trio asks the servers.
+The owner of a name decides what it lists, so everything is bounded. What exceeds a bound is left
+out. An entry that names another peer than the one asked for is left out too. A name that fails does
+not hide the others. Never blocks the event loop: dnspython on trio asks the servers.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def is_name(addr: Multiaddr) -> bool:
 
 
 def entries_of(texts: Iterable[str], peer_id: PeerId | None = None) -> list[Multiaddr]:
-    """The multiaddrs of a TXT answer, each once; what is none is left out. Of more than
+    """The multiaddrs of a TXT answer, each once. Other texts are left out. If there are more than
     ``MAX_TXT_ENTRIES``, those that name ``peer_id`` are read first."""
     candidates = [
         text.removeprefix(_PREFIX)
@@ -141,7 +141,7 @@ def _peer_of(addr: Multiaddr) -> PeerId | None:
 
 
 class NameServers(Protocol):
-    """Who answers questions about names."""
+    """Answers questions about names."""
 
     async def texts(self, name: str) -> list[str]:
         """The TXT records of ``name``, each joined to one text.
@@ -164,7 +164,7 @@ _T = TypeVar("_T")
 
 
 class _File(Generic[_T]):
-    """What ``read`` makes of a file, made again when the file has changed."""
+    """The result of ``read`` for a file. The file is read again when it has changed."""
 
     def __init__(self, path: Path, read: Callable[[Path], _T]) -> None:
         self._path = path
@@ -285,8 +285,8 @@ def _knows_no_edns(error: dns.resolver.NoNameservers) -> bool:
 
 
 def _is_local(error: Exception) -> bool:
-    """Whether a question failed for want of a network or of name servers, which says nothing of
-    the name."""
+    """Whether a question failed because there is no network or no name server. Such a failure says
+    nothing about the name."""
     if isinstance(error, dns.resolver.NoNameservers):
         tries = _tries(error)
         return bool(tries) and all(isinstance(each[3], OSError) for each in tries)
@@ -325,7 +325,7 @@ _Found = list["Multiaddr | _Found"]
 
 @dataclass(slots=True)
 class _Run:
-    """One list of addresses being resolved: what was spent on it, and what failed."""
+    """The resolution of one list of addresses: its cost so far, and its failures."""
 
     servers: NameServers
     peer_id: PeerId | None
@@ -340,7 +340,7 @@ class _Run:
         return True
 
     def failed(self, reason: str) -> None:
-        """A name is not what it should be."""
+        """Note that a name failed."""
         self.errors.append(NetworkError(reason))
 
     def result(self, found: _Found, *, out_of_time: bool, otherwise: str) -> list[Multiaddr]:
@@ -361,13 +361,14 @@ async def resolve(
     peer_id: PeerId | None = None,
     servers: NameServers,
 ) -> list[Multiaddr]:
-    """``addrs`` without names: those with an IP as they are, the names resolved, all at once.
+    """Resolve the names in ``addrs``, all at once. Addresses with an IP are returned as they are.
 
     With ``peer_id``, addresses that name another peer are left out.
 
     Raises:
-        NetworkError: nothing came of it; the message says why for each name. ``local`` if all of it
-            is for want of a network or of name servers.
+        NetworkError: there is no result; the message says why for each name. ``local`` if every
+            name
+            failed because there is no network or no name server.
         DeadlineError: the deadline passed first, and nothing was found before.
     """
     run, found = _Run(servers, peer_id), list["Multiaddr | _Found"]()
@@ -437,7 +438,7 @@ async def _resolve_all(run: _Run, addrs: Sequence[Multiaddr], depth: int, found:
 
 
 async def _noting_errors(run: _Run, work: Callable[..., Awaitable[None]], *args: object) -> None:
-    """``work``, whose failure is no end of the others."""
+    """Run ``work``, and note its failure without ending the other work."""
     try:
         await work(*args)
     except NetworkError as error:
@@ -470,7 +471,7 @@ async def _resolve_dnsaddr(run: _Run, name: str, suffix: str, depth: int, found:
 
 
 async def _resolve_host(run: _Run, code: int, name: str, suffix: bytes, found: _Found) -> None:
-    """Each IP version is asked for by itself: what becomes of one says nothing of the other."""
+    """Resolve a host name. Each IP version is asked for separately, because one can fail alone."""
     async with trio.open_nursery() as nursery:
         for version in _IP_VERSIONS[code]:
             of_version: _Found = []

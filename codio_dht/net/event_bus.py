@@ -1,4 +1,4 @@
-"""Host events for any number of subscribers, none of whom can hold up the host.
+"""Host events for any number of subscribers. No subscriber can delay the host.
 
 Each subscriber has a queue of ``MAX_EVENTS_PER_SUBSCRIBER``; when it is full the oldest event is
 dropped and counted.
@@ -62,7 +62,7 @@ class EventBus:
         self._ended = False
 
     def emit(self, event: HostEvent) -> None:
-        """Tell everyone, at once and without waiting."""
+        """Give the event to every subscriber, without waiting."""
         for subscriber in self._subscribers:
             subscriber.put(event)
 
@@ -79,7 +79,7 @@ class EventBus:
             self._subscribers.discard(subscriber)
 
     def end(self) -> None:
-        """No more events: every iterator ends after what it still has."""
+        """End the events. Every iterator gives what it still has, and then ends."""
         self._ended = True
         for subscriber in self._subscribers:
             subscriber.end()

@@ -1,9 +1,9 @@
-"""Whom this node talks to: deny and allow lists by IP, network (CIDR) and peer id.
+"""The peers that this node talks to: deny and allow lists by IP, network (CIDR) and peer id.
 
-Who is on an allow list is let in whatever the deny lists say, and is not counted by the limits per
-IP and subnet. So ``Gate(deny=["0.0.0.0/0", "::/0"], allow=["192.0.2.0/24"])`` talks to one network
-only. Applies to both directions; looked at before a socket is served, before one is dialled, and
-when a peer has proved who it is.
+The allow list wins over the deny list. A peer on it is not counted by the limits per IP and subnet.
+So ``Gate(deny=["0.0.0.0/0", "::/0"], allow=["192.0.2.0/24"])`` talks to one network only. The gate
+applies to both directions. It is checked before an inbound socket is served, before a dial, and
+when a peer has proved its id.
 """
 
 from __future__ import annotations

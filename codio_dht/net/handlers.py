@@ -29,7 +29,7 @@ from codio_dht.core.peer import PeerId
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """Send ``data``, then feed the handler nothing until its load from the store is there.
+    """Send ``data``, and feed the handler nothing until its load from the store is complete.
 
     The host calls ``on_ready`` once with a callback, which is called when the load is there; the
     host then feeds the handler ``b""``.
@@ -50,15 +50,15 @@ class StreamHandler(Protocol):
     """One inbound stream of a request-response protocol, sans I/O."""
 
     def feed(self, data: bytes, now: Monotonic) -> bytes | Parked | Reset:
-        """Take ``data`` as it arrived; say what to do."""
+        """Take ``data`` that arrived, and say what to do next."""
         ...
 
     def eof(self, now: Monotonic) -> bytes | Parked | Reset:
-        """The peer has finished sending."""
+        """Note that the peer has finished sending. Return the bytes that are still to send."""
         ...
 
     def closed(self) -> None:
-        """The stream is over, for whatever reason; called exactly once."""
+        """Note that the stream is over, for any reason. Called exactly once."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Who may connect to us: inbound connections counted before and after their handshake.
+"""Which inbound connections are served. They are counted before and after their handshake.
 
 Decides, for each socket that is accepted, whether it is served: the gate, the limits per IP and
 subnet, how often one IP may come, and the number of handshakes under way, of which the oldest makes

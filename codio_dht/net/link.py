@@ -1,8 +1,9 @@
-"""What the host sees of one connection, whatever carries it; and the seam for other transports.
+"""The host's view of one connection over any transport, and the interface for transports.
 
 A :class:`Link` has the streams of one peer and says when they have something to send. The TCP link
-is :class:`~codio_dht.net.stack_host.pump.Pump`, the QUIC link is in :mod:`codio_dht.net.quic`. The
-host never looks below. States, as ``state`` tells::
+is :class:`~codio_dht.net.stack_host.pump.Pump`, the QUIC link is
+:class:`~codio_dht.net.quic.link.QuicLink`. The host uses nothing below them. ``state`` has these
+states::
 
     PENDING --authenticated--> OPEN --> ENDED
        +-------------------------------> ENDED
@@ -66,15 +67,15 @@ class ChannelUser(Protocol):
     """The local end of a channel. Called from inside the link; must not raise or wait."""
 
     def on_ready(self) -> None:
-        """The peer agreed to the protocol."""
+        """Note that the peer agreed to the protocol."""
         ...
 
     def on_refused(self) -> None:
-        """The peer does not speak it; the channel is over."""
+        """Note that the peer does not speak the protocol. The channel is over."""
         ...
 
     def on_data(self, data: bytes) -> None:
-        """Bytes arrived; whoever takes them consumes them."""
+        """Note that bytes arrived. The user that takes them must consume them."""
         ...
 
     def on_eof(self) -> None:
@@ -86,12 +87,12 @@ class ChannelUser(Protocol):
         ...
 
     def on_writable(self) -> None:
-        """What waited for the peer's window has left."""
+        """Note that everything that waited for the peer's window has been sent."""
         ...
 
 
 class Question(Protocol):
-    """An exchange of the host's own on a link, with an end in time: identify."""
+    """An exchange that the host itself makes on a link, with a deadline. Identify is one."""
 
     deadline: Monotonic
 
@@ -101,10 +102,10 @@ class Question(Protocol):
 
 
 class LinkOwner(Protocol):
-    """Whom a link tells what happens to it. Called from inside the link; must not raise or wait."""
+    """Receives the events of a link. Called from inside the link; must not raise or wait."""
 
     def admit(self, link: Link, authenticated: Authenticated) -> bool:
-        """Whether to go on with this peer."""
+        """Whether to go on with the connection to this peer."""
         ...
 
     def on_established(self, link: Link) -> None:

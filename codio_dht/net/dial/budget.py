@@ -1,9 +1,9 @@
-"""How many addresses are dialled at once: in all, and of one network.
+"""The limit on addresses that are dialled at once: in all, and in one network.
 
-Decides who goes first: those that wait get their turn in order of arrival within their network, and
-networks take turns, so that many dead addresses of one network delay nobody else. When there are no
-places left at all, a dial that has been without an answer for ``GIVE_WAY_AFTER_S`` loses its own to
-who waits. Local addresses are not counted by network.
+Decides which dial is next. Within a network the first that waits is the first to go, and networks
+take turns. So many dead addresses of one network do not delay the others. When no place is left, a
+dial without an answer for ``GIVE_WAY_AFTER_S`` loses its place to one that waits. Local addresses
+are not counted by network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from codio_dht.net.targets import Ip
 
 
 class Place:
-    """One dial under way, or one that waits for its turn."""
+    """One dial that is running, or one that waits for its turn."""
 
     __slots__ = ("begun_at", "gave_way", "granted", "group", "scope")
 
@@ -53,7 +53,7 @@ class DialBudget:
 
     @asynccontextmanager
     async def place(self, ip: Ip) -> AsyncIterator[Place]:
-        """The block is one dial to ``ip``; waits for its turn.
+        """Wait for a place, and hold it during the block, which is one dial to ``ip``.
 
         Raises:
             DialFailedError: it lost its place to others.
@@ -112,7 +112,7 @@ class DialBudget:
         self._grant()
 
     def _grant(self) -> None:
-        """Let in who may, networks in turn."""
+        """Give the free places to waiting dials, one network after the other."""
         for group in list(self._waiting):
             queue = self._waiting[group]
             place, granted = queue[0]

@@ -1,4 +1,4 @@
-"""Why an address did not lead to a peer, and whether that says anything of the peer.
+"""Why an address did not lead to a peer, and whether the failure says anything about the peer.
 
 An error of this machine (no file descriptors, no route, a limit of this node's own) is *local*: it
 says nothing of the other end, is not remembered, and is never held against a peer.

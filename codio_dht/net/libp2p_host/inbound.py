@@ -38,7 +38,7 @@ _log = get_logger(__name__)
 
 
 def now() -> Monotonic:
-    """This moment on the host's clock."""
+    """The time of the host's clock."""
     return Monotonic(trio.current_time())
 
 

@@ -169,7 +169,8 @@ def _build(key_pair: KeyPair) -> BasicHost:
 
 
 async def _dial_nobody() -> None:
-    """Upstream's auto-connector dials whoever is known; whom to dial is for the DHT to say."""
+    """Do nothing, in place of upstream's auto-connector, which dials every known peer. The DHT
+    decides which peers to dial."""
 
 
 def _transports(key_pair: KeyPair) -> list[ITransport]:

@@ -1,4 +1,4 @@
-"""A bounded shield: for the last words of something that must be said also when cancelled."""
+"""A bounded shield, for short work that must be finished also when it is cancelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one QUIC stream has to send and has received, in place of aioquic's.
+"""The send and receive buffers of one QUIC stream. They replace aioquic's.
 
 Decides what of a stream is sent next, what is kept until the peer has it, and when a side is over.
 aioquic goes through every stream for every packet, and through sets of ranges for every frame; here
@@ -25,7 +25,7 @@ from aioquic.quic.stream import QuicStream, QuicStreamReceiver, QuicStreamSender
 
 
 class Ledger:
-    """What the streams of one connection owe it, written by them."""
+    """What the streams of one connection have to report. The streams write it themselves."""
 
     __slots__ = ("ended", "kept", "ready")
 
@@ -39,7 +39,7 @@ class Ledger:
 
 
 class SendBuffer(QuicStreamSender):
-    """One side's data, until the peer has it."""
+    """The data that this side sends, kept until the peer has it."""
 
     def __init__(self, stream_id: int, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -193,7 +193,7 @@ class SendBuffer(QuicStreamSender):
 
 
 class ReceiveBuffer(QuicStreamReceiver):
-    """The other side's data, put in order."""
+    """The data that the peer sends, put in order."""
 
     def __init__(self, stream_id: int, ledger: Ledger) -> None:
         super().__init__(stream_id, readable=True)

@@ -394,7 +394,7 @@ def _refusal(code: QuicErrorCode, frame_type: int, reason: str) -> QuicConnectio
 
 
 class _Silent:
-    """A logger that is none."""
+    """A logger that logs nothing."""
 
     def debug(self, *_: object) -> None:
         """Nothing."""

@@ -210,7 +210,7 @@ class QuicLink(Link):
         super()._on_established(peer_id, security)
 
     def _closed(self) -> None:
-        """Say goodbye, and be found no more."""
+        """Tell the peer that the connection is closed, and remove the link from its endpoint."""
         self._endpoint.send(self._quic.datagrams_to_send(now()))
         self._endpoint.settled(self)
         self._endpoint.forget(self)

@@ -1,4 +1,4 @@
-"""What a QUIC connection makes of datagrams once it has keys.
+"""How a QUIC connection reads datagrams once it has keys.
 
 Decides which datagrams are plain: a short-header packet to the id and from the address in use, of
 the present key phase or the one before (a peer uses old keys until it has heard of new ones, and
@@ -52,7 +52,7 @@ _MICROSECOND: Final = 1e-6
 
 
 class Receiving(Sending):
-    """See the module."""
+    """The receiving half of a QUIC connection that has keys."""
 
     def __init__(self, configuration: QuicConfiguration, **options: Any) -> None:
         """See ``QuicConnection``."""

@@ -1,4 +1,4 @@
-"""What a QUIC connection sends once it has keys: aioquic's ``_write_application``, done again.
+"""How a QUIC connection sends once it has keys. It replaces aioquic's ``_write_application``.
 
 Decides which frames go into the next packets, and which streams are served first. aioquic visits
 all streams for every packet it builds, and builds every packet as if it were a handshake's. Here
@@ -60,7 +60,7 @@ _PATH_TIMEOUT_FACTOR: Final = 3
 
 
 class Sending(Windows):
-    """See the module."""
+    """The sending half of a QUIC connection that has keys."""
 
     _loss: Recovery
 
@@ -154,7 +154,7 @@ class Sending(Windows):
         super().handle_timer(now)
 
     def _settle_idle(self) -> None:
-        """The time-out of silence, reckoned once for all packets of a turn."""
+        """Update the idle time-out, once for all packets of a turn."""
         if self._idle_since is not None and self._state is QuicConnectionState.CONNECTED:
             self._close_at = self._idle_since + self._idle_timeout()
         self._idle_since = None
@@ -282,7 +282,7 @@ class Sending(Windows):
             path.remote_challenges.popleft()
 
     def _write_control(self, builder: QuicPacketBuilder) -> None:
-        """What is seldom said."""
+        """Write the control frames, which are rare."""
         if self._handshake_complete:
             if self._handshake_done_pending:
                 self._write_handshake_done_frame(builder)
@@ -323,7 +323,7 @@ class Sending(Windows):
                 ready[stream_id] = None  # behind all others
 
     def _write_stream(self, builder: QuicPacketBuilder, stream: BufferedStream) -> bool:
-        """What one stream has to say, as far as it fits; whether there is more that may be sent.
+        """Write the frames of one stream, as far as they fit. Return whether more may be sent.
 
         Raises:
             QuicPacketBuilderStop: something does not fit.

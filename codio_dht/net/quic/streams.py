@@ -45,7 +45,7 @@ _RESET_WITH_CODE: Final = "reset by peer with an error code"
 
 
 class QuicStream(MuxStream):
-    """A stream and what it owes. Written by :class:`QuicStreams` only."""
+    """A stream and its unsettled state. Only :class:`QuicStreams` writes it."""
 
     __slots__ = ("credit", "granted", "over", "remote_closed", "write_closed")
 

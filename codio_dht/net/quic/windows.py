@@ -44,7 +44,7 @@ _STEP: Final = 4
 
 
 class Windows(QuicConnection):
-    """See the module."""
+    """The flow-control windows and the stream limits of a QUIC connection."""
 
     def __init__(self, **options: Any) -> None:
         """See ``QuicConnection``."""

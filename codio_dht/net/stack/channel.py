@@ -1,4 +1,4 @@
-"""A channel is a stream with its protocol; here are channels, what is served, and what happens.
+"""Channels (a stream with its protocol), the served protocols, and the events of channels.
 
 Values only; :mod:`streams` decides everything.
 """

@@ -33,7 +33,7 @@ class Authenticated:
 
 
 class SecurityLayer(Protocol):
-    """See the module."""
+    """A security layer, which authenticates the peer and encrypts the connection."""
 
     @property
     def authenticated(self) -> Authenticated | None:

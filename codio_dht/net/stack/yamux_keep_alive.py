@@ -1,4 +1,4 @@
-r"""Whether the peer of a Yamux connection is still there: when it is pinged, and when given up.
+r"""Whether the peer of a Yamux connection is alive: when to ping it, and when to give it up.
 
 Decides by the time of the last bytes received. One ping is under way at most; its answer gives the
 round trip. An answer to no question of ours is ignored. States::
@@ -15,7 +15,8 @@ from codio_dht.net.stack.yamux_frame import MAX_UINT32
 
 
 class KeepAlive:
-    """See the module. Whoever receives sets ``heard``, whoever sends sends the pings."""
+    """Decides when the peer is pinged. The receiving side sets ``heard``; the sending side sends
+    pings."""
 
     __slots__ = ("_asked", "_id", "_interval_s", "_timeout_s", "heard", "rtt")
 

@@ -1,4 +1,5 @@
-"""Every open connection of a host, by peer; and which ones go when there are too many.
+"""Every open connection of a host, by peer, and the choice of those to close when there are too
+many.
 
 Above ``high_water`` connections are closed down to ``low_water``: never those younger than the
 grace period or those of protected peers; surplus ones of one peer first, then those on which

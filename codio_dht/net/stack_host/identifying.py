@@ -1,5 +1,4 @@
-"""Runs identify and identify push over links: who the peers are, and what we tell them. No task per
-peer.
+"""Runs identify and identify push over links, without a task per peer.
 
 Every connection is identified as soon as it is open; our question leaves with the handshake's last
 flight. A peer that does not say who it is, is asked ``IDENTIFY_ATTEMPTS`` times in all: it could
@@ -86,7 +85,7 @@ class LinkIdentifier:
     # --- answering --------------------------------------------------------------------------------
 
     def answer(self, link: Link, channel: Channel) -> None:
-        """Say who we are, at once."""
+        """Send our identify message at once."""
         streams = link.streams
         channel.user = _Finished()
         try:
@@ -169,10 +168,10 @@ class _Question:
         self._parts = MessageParts()
 
     def on_ready(self) -> None:
-        """It will say."""
+        """Note that the peer agreed to identify itself."""
 
     def on_refused(self) -> None:
-        """It does not speak identify; it stays connected all the same."""
+        """Note that the peer does not speak identify. It stays connected."""
         self._fail(again=False)
 
     def on_data(self, data: bytes) -> None:
@@ -187,7 +186,7 @@ class _Question:
             self._streams.consume(self._channel, len(data))
 
     def on_eof(self) -> None:
-        """That was all."""
+        """Read the message, which is complete."""
         if self._link.question is not self:
             return
         self._link.question = None
@@ -197,14 +196,14 @@ class _Question:
             self._fail()
 
     def on_reset(self, reason: str) -> None:
-        """It did not say."""
+        """Note that the peer reset the stream without a message."""
         self._fail()
 
     def on_writable(self) -> None:
-        """Nothing more is said."""
+        """Do nothing, because nothing more is sent."""
 
     def expire(self) -> None:
-        """It takes too long, or says too much."""
+        """End the exchange, because it takes too long or is too large."""
         self._streams.reset(self._channel)
         self._fail()
 
@@ -235,7 +234,7 @@ class _PushHandler:
         return b""
 
     def eof(self, now: Monotonic) -> bytes | Parked | Reset:
-        """That was all."""
+        """Read the message, which is complete."""
         if not self._identifier.learn(self._peer_id, self._parts):
             return self._fail("not an identify message")
         return b""
