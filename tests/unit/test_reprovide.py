@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from hypothesis import given
@@ -28,6 +29,7 @@ class Plan:
             | settings
         )
         self.store = SqliteStore()
+        weakref.finalize(self, self.store.close)
         self.keys = self.store.keys
         self.turns = 0
 
