@@ -7,7 +7,8 @@ sources, so that what a package manager leaves beside them is never in the tree.
 
 A further implementation is one more entry of ``PEERS``: a directory, the tools it needs, and the
 command that leaves its program in a given place. Its program speaks the lines of
-``go-peer/protocol.go``. Whatever else is to be built the same way is a ``Source`` of its own.
+``go-peer/protocol.go``; Kubo, which is nobody's library, is driven by its own commands
+(``kubo.py``). Whatever else is to be built the same way is a ``Source`` of its own.
 
 Run as a program, builds all peers whose tools the machine has, and says which it has not; with
 ``CI=true`` a missing tool is an error.
@@ -66,6 +67,9 @@ class Source:
     """Variables that name directories of the cache which builds of other hashes share."""
 
 
+_GO_ENVIRONMENT = (("GOFLAGS", "-mod=readonly -buildvcs=false"), ("CGO_ENABLED", "0"))
+
+
 def go_source(name: str, directory: Path) -> Source:
     """A Go program whose dependencies are locked by ``go.sum``."""
     return Source(
@@ -74,7 +78,7 @@ def go_source(name: str, directory: Path) -> Source:
         tools=("go",),
         program=directory.name,
         command=("go", "build", "-trimpath", "-o", directory.name, "."),
-        environment=(("GOFLAGS", "-mod=readonly -buildvcs=false"), ("CGO_ENABLED", "0")),
+        environment=_GO_ENVIRONMENT,
     )
 
 
@@ -95,6 +99,15 @@ PEERS: dict[str, Source] = {
         program="peer.js",
         command=("npm", "install", "--no-package-lock", "--no-audit", "--no-fund"),
         runner=("node",),
+    ),
+    # The ipfs program itself; it speaks no lines.
+    "kubo": Source(
+        name="kubo",
+        directory=HERE / "kubo",
+        tools=("go",),
+        program="ipfs",
+        command=("go", "build", "-trimpath", "-o", "ipfs", "github.com/ipfs/kubo/cmd/ipfs"),
+        environment=_GO_ENVIRONMENT,
     ),
 }
 
