@@ -17,6 +17,7 @@ from codio_dht.crypto.keys import PrivateKey
 from codio_dht.crypto.public_key_records import public_key_key
 from codio_dht.errors import NoPeersError, NotRunningError, UsageError
 from codio_dht.formats.text import format_name
+from hostile_host import run_inline
 from nodes import EPOCH, memory_net, open_nodes, settle, until
 from value_fakes import ApplicationValidator
 
@@ -27,9 +28,9 @@ NAME_KEY = ipns_key(NAME.peer_id())
 
 
 @pytest.fixture(autouse=True)
-def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A virtual clock does not wait for the threads on which validators judge."""
-    monkeypatch.setattr("codio_dht.node.validating.VALIDATOR_TIMEOUT_S", float("inf"))
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The virtual clock does not wait for threads, so nothing is done on one."""
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
 
 
 def record_of(sequence: int) -> bytes:
