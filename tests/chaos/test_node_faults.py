@@ -410,7 +410,8 @@ BOUNDS = {
     "PeerBook._heard": MAX_HEARD_PEERS,
     "Admission._queue": MAX_ADMISSION_QUEUE,
     "Admission._probing": MAX_ADMISSION_PROBES,
-    "Admission._failed": MAX_ADMISSION_MEMORY,
+    "BackoffMemory._failed": MAX_ADMISSION_MEMORY,  # the door's; no other is as large
+    "GroupLimits._members": params.KEY_BITS * params.K,
     "RoutingTable._entries": params.KEY_BITS * params.K,
     "RoutingTable._per_cpl": params.KEY_BITS,
     "RoutingTable._buckets": params.KEY_BITS,
@@ -539,7 +540,7 @@ async def test_ten_thousand_peers_that_come_and_go_leave_every_container_within_
             "PeerBook._slots",
             "PeerBook._told",
             "PeerBook._heard",
-            "Admission._failed",
+            "BackoffMemory._failed",
             "PeerHealth._met",
             "PeerHealth._strangers",
             "_RecentTimes._times",
@@ -548,6 +549,7 @@ async def test_ten_thousand_peers_that_come_and_go_leave_every_container_within_
             "Outage._due",
             "RoutingTable._entries",
             "TableProtection._peers",
+            "GroupLimits._members",
         }
         grown = {
             where: (before.get(where, 0), size)
