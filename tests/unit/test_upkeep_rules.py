@@ -349,6 +349,16 @@ def test_failures_of_our_own_network_double_nothing() -> None:
         at += delay_s
 
 
+def test_one_failure_that_is_not_our_own_makes_a_round_count() -> None:
+    node = Node(entries(2))
+    at = 0.0
+    for _ in range(4):
+        for dial, why in zip(node.dials(at), (UNREACHABLE, FailureReason.CAPACITY), strict=True):
+            node.upkeep.dial_failed(dial, why)
+        at = until(node.steps(at)) or at
+    assert at > 0.75 * (5 + 10 + 20 + 40)
+
+
 def test_a_delay_that_does_not_grow_is_told_ever_less_often() -> None:
     node = Node(entries(1))
     at, told = 0.0, []
