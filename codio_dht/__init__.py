@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from codio_dht.core.peer import PeerId as PeerId
     from codio_dht.core.peer import PeerInfo as PeerInfo
     from codio_dht.errors import CodioError as CodioError
+    from codio_dht.node.libp2p_routing import Libp2pRouting as Libp2pRouting
     from codio_dht.node.manager import DHTManager as DHTManager
     from codio_dht.node.results import DHTStats as DHTStats
     from codio_dht.node.results import FoundPeer as FoundPeer
@@ -35,6 +36,7 @@ _HOMES = {
     "DHTManager": "codio_dht.node.manager",
     "DHTStats": "codio_dht.node.results",
     "FoundPeer": "codio_dht.node.results",
+    "Libp2pRouting": "codio_dht.node.libp2p_routing",
     "Mode": "codio_dht.core.mode",
     "PeerId": "codio_dht.core.peer",
     "PeerInfo": "codio_dht.core.peer",
@@ -48,6 +50,7 @@ __all__ = [
     "DHTManager",
     "DHTStats",
     "FoundPeer",
+    "Libp2pRouting",
     "Mode",
     "PeerId",
     "PeerInfo",
