@@ -28,6 +28,7 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError
 from codio_dht.logger import get_logger
+from codio_dht.net.bugs import BugLog
 from codio_dht.net.limits import DOUBT_AFTER_S, Limits
 from codio_dht.net.stack.channel import (
     Channel,
@@ -131,6 +132,7 @@ class LinkContext:
     served: ServedProtocols
     limits: Limits
     counters: Counter[str]
+    bugs: BugLog
 
 
 class Transport(Protocol):

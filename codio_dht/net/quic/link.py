@@ -18,15 +18,12 @@ from trio.lowlevel import checkpoint
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError
-from codio_dht.logger import get_logger
 from codio_dht.net.link import Link, LinkContext, LinkState, now
 from codio_dht.net.quic.connection import Address, Datagram, Quic, QuicIdentity
 from codio_dht.net.quic.limits import QUIC_KEEP_ALIVE_BYTES
 from codio_dht.net.stack.security import Authenticated
 from codio_dht.net.stack.streams import Streams
 from codio_dht.net.targets import Target
-
-_log = get_logger(__name__)
 
 
 class LinkEndpoint(Protocol):
@@ -57,7 +54,8 @@ class LinkEndpoint(Protocol):
 class QuicLink(Link):
     """One QUIC connection as a link of the host."""
 
-    __slots__ = ("_drained", "_endpoint", "_quic", "_working", "due", "registered", "unproven")
+    __slots__ = ("_drained", "_endpoint", "_quic", "_working", "due", "registered",
+                 "reset_token", "unproven")  # fmt: skip
 
     def __init__(
         self,
@@ -92,6 +90,8 @@ class QuicLink(Link):
         """When the endpoint will look at the timer; the endpoint's."""
         self.registered: set[bytes] = set()
         """Connection ids under which the endpoint finds it; the endpoint's."""
+        self.reset_token: bytes | None = None
+        """The peer's, under which the endpoint finds it; the endpoint's."""
 
     @property
     def on_listener(self) -> bool:
@@ -124,6 +124,15 @@ class QuicLink(Link):
     def ids(self) -> set[bytes]:
         """Connection ids by which its datagrams are found."""
         return self._quic.ids
+
+    @property
+    def promised_token(self) -> bytes | None:
+        """The token that the peer's stateless reset would end with."""
+        return self._quic.reset_token
+
+    def forgotten(self) -> None:
+        """The peer forgot the connection."""
+        self.handle(self._quic.forgotten())
 
     def next_timeout(self) -> Monotonic | None:
         """When ``on_timeout`` wants to be called."""
@@ -231,8 +240,7 @@ class QuicLink(Link):
                 self.handle(self._quic.work(now()))
                 self.flush()
         except Exception as error:  # noqa: BLE001 - a connection's outermost edge
-            self.context.counters["connection_bugs"] += 1
-            _log.error("connection failed", exc_info=error)
+            self.context.bugs.report("connection failed", error, now())
             self.end()
         finally:
             self._working = False

@@ -25,6 +25,7 @@ from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import CapacityError, DialError, NotRunningError, StreamError
 from codio_dht.formats.multiaddr import strip_peer_id
+from codio_dht.net.bugs import BugLog
 from codio_dht.net.dial.budget import DialBudget
 from codio_dht.net.dial.race import Dialler
 from codio_dht.net.dnsaddr import NameServers, peers_named_by
@@ -99,7 +100,9 @@ class StackHost:
             observed=self._on_observed,
         )
         self._served.add(Served(PING, PingHandler, PING_IDLE_S))
-        context = LinkContext(self, nursery, securities, self._served, limits, self._counters)
+        context = LinkContext(
+            self, nursery, securities, self._served, limits, self._counters, BugLog(self._counters)
+        )
         self._nursery = nursery
         self._transports = [
             make(context, self._admission, lambda: self._connections.make_room(now()))
