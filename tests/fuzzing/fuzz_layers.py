@@ -469,7 +469,7 @@ def run_kad_stream(pieces: Pieces) -> None:
         if isinstance(answer, Reset):
             break
     stream.closed()
-    if loads.waiting or server.large_requests.count(0, 0):
+    if loads.waiting:
         raise FindingError("the stream is over and still held something")
 
 

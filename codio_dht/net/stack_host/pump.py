@@ -131,18 +131,30 @@ class Pump(Link):
             if events or self._capacity_freed is not None:
                 self.handle(events)
             self.flush()
+            pause_s = self.settle(moment)
+            if pause_s > 0:
+                await self._pause(pause_s)
             if connection.work_left:
                 await self._work_off()
+
+    async def _pause(self, seconds: float) -> None:
+        """Leave the socket unread: the origin of this connection has not paid yet."""
+        self.context.counters["turns_delayed"] += 1
+        await trio.sleep(seconds)
 
     async def _work_off(self) -> None:
         """Do what is left, a ration at a time, others running in between."""
         connection = self._connection
         while connection.work_left:
             await checkpoint()
-            events = connection.work(now())
+            began = now()
+            events = connection.work(began)
             if events:
                 self.handle(events)
             self.flush()
+            pause_s = self.settle(began)
+            if pause_s > 0:
+                await self._pause(pause_s)
 
     # --- work that becomes ready ------------------------------------------------------------------
 
