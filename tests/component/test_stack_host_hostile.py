@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
@@ -639,7 +640,7 @@ async def test_a_peer_that_tells_changes_all_the_time_is_not_heard() -> None:
                 channel = peer.connection.streams.open([IDENTIFY_PUSH], now(), b"\x00")
                 peer.connection.streams.close_write(channel)
                 await peer.flush()
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
             await until(lambda: "stream_reset:too many pushes" in server.stats())
 
 

@@ -2,23 +2,24 @@ from __future__ import annotations
 
 import trio
 from structlog.testing import capture_logs
+from trio.testing import MockClock
 
 from codio_dht.core.origins import OriginLedger, Stock
 from codio_dht.net.stack_host.load_watch import MIN_REPORTED_TIMES, LoadWatch
 
 
 async def test_a_late_event_loop_presses_the_heavy_origins_and_one_in_time_does_not(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: MockClock,
 ) -> None:
-    late_s = 0.5
+    late_s, lost_s = 0.5, 0.0
 
     def clock() -> float:
         """Runs ahead of trio's, as it does while something blocks the loop."""
-        nonlocal late
-        late += late_s
-        return trio.current_time() + late
+        nonlocal lost_s
+        lost_s += late_s
+        return trio.current_time() + lost_s
 
-    origins, late = OriginLedger(), 0.0
+    origins = OriginLedger()
     watch = LoadWatch(origins, clock)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch.run)

@@ -54,8 +54,8 @@ class LinkEndpoint(Protocol):
 class QuicLink(Link):
     """One QUIC connection as a link of the host."""
 
-    __slots__ = ("_drained", "_endpoint", "_quic", "_working", "due", "registered",
-                 "reset_token", "unproven")  # fmt: skip
+    __slots__ = ("_drained", "_endpoint", "_paused_until", "_quic", "_spent_s", "_working", "due",
+                 "registered", "reset_token", "unproven")  # fmt: skip
 
     def __init__(
         self,
@@ -83,6 +83,8 @@ class QuicLink(Link):
             retry_id=retry_id,
         )
         self._working = False
+        self._spent_s = 0.0
+        self._paused_until = 0.0
         self._drained: trio.Event | None = None
         self.unproven = False
         """The peer may not be where it says; the endpoint's."""
@@ -106,19 +108,28 @@ class QuicLink(Link):
         self.flush()
 
     def receive(self, data: bytes, addr: Address, moment: Monotonic) -> None:
-        """Take a datagram; ``respond`` follows when a turn's datagrams are all taken."""
+        """Take a datagram; ``respond`` follows when a turn's datagrams are all taken. It is dropped
+        while the origin of this link has not paid yet: the peer then sends less."""
         self.heard_at = moment
+        if moment < self._paused_until:
+            self.context.counters["turns_delayed"] += 1
+            return
         if len(data) > QUIC_KEEP_ALIVE_BYTES:
             self.last_active = moment
+        began = now()
         self._quic.feed(data, addr, moment)
+        self._spent_s += now() - began
 
     def respond(self, moment: Monotonic) -> None:
         """Do what the datagrams taken ask for, and send what there is to send."""
+        began = Monotonic(now() - self._spent_s)
+        self._spent_s = 0.0
         events = self._quic.digest(moment)
         if events or self._capacity_freed is not None:
             self.handle(events)
         if self.state is not LinkState.ENDED:
             self.flush()
+        self._paused_until = moment + self.settle(began)
 
     @property
     def ids(self) -> set[bytes]:
@@ -237,8 +248,12 @@ class QuicLink(Link):
         try:
             while self._quic.work_left:
                 await checkpoint()
-                self.handle(self._quic.work(now()))
+                began = now()
+                self.handle(self._quic.work(began))
                 self.flush()
+                pause_s = self.settle(began)
+                if pause_s > 0:
+                    await trio.sleep(pause_s)
         except Exception as error:  # noqa: BLE001 - a connection's outermost edge
             self.context.bugs.report("connection failed", error, now())
             self.end()

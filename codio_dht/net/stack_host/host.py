@@ -25,8 +25,8 @@ from codio_dht.core.origins import OriginLedger
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import CapacityError, DialError, NotRunningError, StreamError
-from codio_dht.net.bugs import BugLog
 from codio_dht.formats.multiaddr import is_public, strip_peer_id
+from codio_dht.net.bugs import BugLog
 from codio_dht.net.charging import Charging
 from codio_dht.net.dial.budget import DialBudget
 from codio_dht.net.dial.race import Dialler
