@@ -20,6 +20,7 @@ from multiaddr import Multiaddr
 from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
+from codio_dht.crypto.keys import PrivateKey
 from codio_dht.net.handlers import StreamHandlerFactory
 
 # --- streams --------------------------------------------------------------------------------------
@@ -119,6 +120,12 @@ class Host(Protocol):
     @property
     def peer_id(self) -> PeerId:
         """Own identity."""
+        ...
+
+    @property
+    def private_key(self) -> PrivateKey | None:
+        """The key of the identity, which signs this node's IPNS records. None if the host does not
+        hand it out."""
         ...
 
     @property
@@ -227,8 +234,7 @@ class Host(Protocol):
 
     def events(self) -> AbstractAsyncContextManager[AsyncIterator[HostEvent]]:
         """Subscribe. The first events describe the peers already identified. A subscriber that
-        falls behind gets the latest of each peer and of the host itself, not every change; see
-        :mod:`codio_dht.net.event_bus`.
+        falls behind by more than the host's event bound loses the oldest events and nothing else.
         """
         ...
 

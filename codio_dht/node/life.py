@@ -29,8 +29,7 @@ from codio_dht.node.arguments import binary
 from codio_dht.node.assembly import NetworkPlan, Node, make_node
 from codio_dht.node.calls import Calls
 from codio_dht.node.clock import Clock
-from codio_dht.node.hosting import KEY_FILE, open_store
-from codio_dht.store.identity import load_identity
+from codio_dht.node.hosting import open_store
 from codio_dht.store.name_keys import NameKeys
 
 MakeHost = Callable[[], AbstractAsyncContextManager[Host]]
@@ -139,7 +138,7 @@ class NodeLife:
                 self.rng,
                 public=self._is_public(host),
                 provider_ttl_s=self._provider_ttl_s(),
-                name_keys=await self._name_keys(host),
+                name_keys=NameKeys(self._data_dir, host.private_key),
             )
             shared = node.shared
             await shared.storage.open()
@@ -168,15 +167,6 @@ class NodeLife:
             for network in self._node.networks:
                 network.stop()
         self._node = None
-
-    async def _name_keys(self, host: Host) -> NameKeys:
-        """The keys of IPNS names: those of the data directory, the host's own identity among them
-        if its key is there."""
-        if self._data_dir is None:
-            return NameKeys(None)
-        key = await trio.to_thread.run_sync(load_identity, self._data_dir / KEY_FILE)
-        own = key is not None and key.peer_id() == host.peer_id
-        return NameKeys(self._data_dir, key if own else None)
 
     def _is_public(self, host: Host) -> bool:
         plan = self._plans[0]

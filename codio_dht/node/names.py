@@ -5,7 +5,6 @@ Decides the sequence number of a new record, and how far a chain of names is fol
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -69,11 +68,8 @@ class Names:
         self._keys = keys
         self._call = call
         self._clock = clock
-        self._turns: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
-        """By label of the key: two records of one sequence number and different values must never
-        be made. Bounded by the keys (``MAX_NAME_KEYS``)."""
-        self._asked: set[bytes] = set()
-        """Names whose last record in the network is known since this node started; as bounded."""
+        self._one_at_a_time = trio.Lock()
+        """Two records of one sequence number and different values must never be made."""
 
     # --- keys -------------------------------------------------------------------------------------
 
@@ -93,14 +89,8 @@ class Names:
         key: PrivateKey | None = await self._call(partial(self._keys.get, label))
         if key is None:
             return False
-        dht_key = ipns_key(key.peer_id())
-        await self._republishing.stop(dht_key)  # also ends a publication that has the turn
-        async with self._turns[label]:
-            await self._republishing.stop(dht_key)
-            removed: bool = await self._call(partial(self._keys.remove, label))
-        self._asked.discard(dht_key)
-        if not self._turns[label].statistics().tasks_waiting:
-            del self._turns[label]
+        removed: bool = await self._call(partial(self._keys.remove, label))
+        await self._republishing.stop(ipns_key(key.peer_id()))
         return removed
 
     # --- publishing -------------------------------------------------------------------------------
@@ -110,9 +100,8 @@ class Names:
     ) -> PublishedName:
         """Let the name of the key called ``label`` stand for ``path``, and keep it published.
 
-        The sequence number is one more than that of the last record known; it stays if the value
-        does (Kubo). The network is asked too before the first publication since the node started:
-        the data directory may be an old copy, or the key may publish elsewhere.
+        The sequence number is one more than that of the last record known here or, if this node
+        never published the name, in the network; it stays if the value does (Kubo).
 
         Raises:
             UsageError: there is no such key, or the record would not be valid.
@@ -122,13 +111,9 @@ class Names:
         key: PrivateKey | None = await self._call(partial(self._keys.get, label))
         if key is None:
             raise UsageError(f"key: there is no key called {label!r}")
-        async with self._turns[label]:
-            key = await self._call(partial(self._keys.get, label))
-            if key is None:  # removed while this waited for its turn
-                raise UsageError(f"key: there is no key called {label!r}")
-            dht_key = ipns_key(key.peer_id())
+        async with self._one_at_a_time:
+            dht_key, now = ipns_key(key.peer_id()), self._clock.unix()
             last = await self._last(dht_key)
-            now = self._clock.unix()
             sequence = 0 if last is None else last.sequence + (last.value != path.encode())
             record = create_ipns_record(
                 key, path, sequence=sequence, now=now, lifetime_s=lifetime_s, ttl_s=ttl_s
@@ -152,11 +137,10 @@ class Names:
         held = await self._values.held(dht_key)
         if held is not None:
             known.append(held.value)
-        if dht_key not in self._asked:
+        if own is None:
             with suppress(NetworkError):
                 found = await self._values.search(dht_key, VALUE_QUORUM, _ignore)
                 known += [] if found is None else [found]
-                self._asked.add(dht_key)
         records = [parse_ipns_record(value) for value in known]
         return max(records, key=lambda record: record.order, default=None)
 

@@ -55,6 +55,8 @@ class MemoryNet:
 
 
 class MemoryHost:
+    private_key = None
+
     def __init__(self, net: MemoryNet, peer_id: PeerId, addr: Multiaddr) -> None:
         self.net = net
         self.peer_id = peer_id

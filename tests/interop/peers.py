@@ -101,6 +101,7 @@ class PeerOptions:
     values: Literal["any", "amino"] = "any"
     limits: Literal["none", "default"] = "none"
     refresh: bool = True
+    apart: bool = False
 
     def arguments(self) -> list[str]:
         flags = ["--count", str(self.count), "--mode", self.mode, "--security", self.security]
@@ -113,6 +114,8 @@ class PeerOptions:
             flags += ["--seed", self.seed]
         if not self.refresh:
             flags += ["--no-refresh"]
+        if self.apart:
+            flags += ["--apart"]
         return flags
 
 
@@ -345,6 +348,14 @@ class Peer:
 
     async def get_value(self, key: bytes) -> bytes:
         return bytes.fromhex((await self.command("get_value", key_hex=key.hex()))["value_hex"])
+
+    async def publish_name(self, path: str) -> None:
+        """Let the peer's own IPNS name stand for ``path``."""
+        await self.command("publish_name", path=path)
+
+    async def resolve_name(self, peer_id: str) -> str:
+        """The path that the IPNS name of ``peer_id`` stands for."""
+        return str((await self.command("resolve_name", peer_id=peer_id))["path"])
 
     async def routing_table(self) -> tuple[str, ...]:
         return tuple((await self.command("routing_table"))["peers"])

@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 
 import trio
 from libp2p.abc import IHost, INetConn, INetStream
+from libp2p.crypto.keys import KeyType as Libp2pKeyType
 from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.host.basic_host import BasicHost
 from libp2p.network.swarm import Swarm
@@ -30,9 +31,11 @@ from codio_dht import __version__
 from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
+from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import (
     DeadlineError,
     DialError,
+    IdentityError,
     NotRunningError,
     StreamError,
     UnsupportedProtocolError,
@@ -87,6 +90,7 @@ class Libp2pHost:
         self._agent = agent or AGENT
         self._name_servers = name_servers or SystemNameServers()
         self._peer_id = PeerId.coerce(ihost.get_id())
+        self._private_key = _private_key(ihost, self._peer_id)
         self._active = ActiveStreams()
         self._budget = Budget()
         self._lingering = Lingering()
@@ -147,6 +151,11 @@ class Libp2pHost:
     def peer_id(self) -> PeerId:
         """Own identity."""
         return self._peer_id
+
+    @property
+    def private_key(self) -> PrivateKey | None:
+        """The key of the identity; None if it is of a type that signs no IPNS records."""
+        return self._private_key
 
     @property
     def addrs(self) -> tuple[Multiaddr, ...]:
@@ -388,3 +397,17 @@ class _Running:
         self.nursery = nursery
         self.bus = bus
         self.identifier = identifier
+
+
+def _private_key(ihost: BasicHost, peer_id: PeerId) -> PrivateKey | None:
+    """The host's key. py-libp2p writes an Ed25519 key as its seed alone, where the specification
+    has seed and public key."""
+    key = ihost.get_private_key()
+    try:
+        if key.get_type() is Libp2pKeyType.Ed25519:
+            found = PrivateKey.from_ed25519_seed(key.to_bytes())
+        else:
+            found = PrivateKey.from_protobuf(key.serialize())
+    except IdentityError:
+        return None
+    return found if found.peer_id() == peer_id else None

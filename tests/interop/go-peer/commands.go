@@ -30,6 +30,8 @@ type arguments struct {
 	Framed     bool   `json:"framed"`
 	HalfClose  bool   `json:"half_close"`
 	NoReply    bool   `json:"no_reply"`
+	Path       string `json:"path"`
+	Sequence   uint64 `json:"sequence"`
 }
 
 type fields = map[string]any
@@ -46,6 +48,8 @@ var commands = map[string]command{
 	"find_providers": findProviders, // cid, count (0: all) -> providers
 	"put_value":      putValue,      // key or key_hex, value_hex
 	"get_value":      getValue,      // key or key_hex -> value_hex
+	"publish_name":   publishName,   // path, sequence; the node's own name (names.go)
+	"resolve_name":   resolveName,   // peer_id -> path
 	"routing_table":  routingTable,  // -> peers
 	"refresh":        refresh,       // all of the routing table, and waits for it
 	"peers":          peers,         // -> peers that are connected

@@ -35,6 +35,7 @@ func main() {
 	flag.StringVar(&options.limits, "limits", "none", "none, or default: go-libp2p's own resource manager")
 	flag.BoolVar(&options.noRefresh, "no-refresh", false, "refresh the routing table only on command")
 	flag.BoolVar(&options.optimistic, "optimistic-provide", false, "return from provide once enough peers have it")
+	flag.BoolVar(&options.apart, "apart", false, "join nobody: the nodes of this process are strangers")
 	count := flag.Int("count", 1, "nodes in this process, each with its own identity and port")
 	flag.Parse()
 

@@ -33,7 +33,7 @@ const (
 type nodeOptions struct {
 	listen, bootstrap                    list
 	mode, seed, security, values, limits string
-	noRefresh, optimistic                bool
+	noRefresh, optimistic, apart         bool
 }
 
 // node is one libp2p host with its DHT, and the streams a test asked it to hold.
@@ -47,7 +47,7 @@ type node struct {
 type swarm struct{ nodes []*node }
 
 // startSwarm starts count nodes and has each of them join through the bootstrap addresses, or,
-// where none were given, through the first node.
+// where none were given, through the first node; none of them joins if they are to be apart.
 func startSwarm(ctx context.Context, options nodeOptions, count int) (*swarm, error) {
 	if count < 1 {
 		return nil, errors.New("--count must be at least 1")
@@ -68,7 +68,7 @@ func startSwarm(ctx context.Context, options nodeOptions, count int) (*swarm, er
 	var joining sync.WaitGroup
 	for i, n := range s.nodes {
 		through := options.bootstrap
-		if len(through) == 0 && i > 0 {
+		if len(through) == 0 && i > 0 && !options.apart {
 			through = s.nodes[0].fullAddrs()
 		}
 		joining.Add(1)

@@ -4,6 +4,7 @@
 import { peerIdFromString } from '@libp2p/peer-id'
 import { multiaddr } from '@multiformats/multiaddr'
 import { CID } from 'multiformats/cid'
+import { publishName, resolveName } from './names.js'
 import { fromHex, toHex } from './protocol.js'
 import { closeStream, holdStream, rawRpc } from './streams.js'
 
@@ -52,9 +53,12 @@ async function provide (node, { cid }, signal) {
 }
 
 async function putValue (node, args, signal) {
-  const value = fromHex(args.value_hex)
-  await sent(node.dht.put(recordKey(args), value, { signal }), 'PUT_VALUE')
+  await putRecord(node, recordKey(args), fromHex(args.value_hex), signal)
   return {}
+}
+
+export function putRecord (node, key, value, signal) {
+  return sent(node.dht.put(key, value, { signal }), 'PUT_VALUE')
 }
 
 async function sent (events, message) {
@@ -80,8 +84,12 @@ async function findProviders (node, { cid, count }, signal) {
 }
 
 async function getValue (node, args, signal) {
-  for await (const event of node.dht.get(recordKey(args), { signal })) {
-    if (event.name === 'VALUE') return { value_hex: toHex(event.value) }
+  return { value_hex: toHex(await getRecord(node, recordKey(args), signal)) }
+}
+
+export async function getRecord (node, key, signal) {
+  for await (const event of node.dht.get(key, { signal })) {
+    if (event.name === 'VALUE') return event.value
   }
   throw new Error('not found')
 }
@@ -128,6 +136,8 @@ export const commands = {
   find_providers: findProviders,
   put_value: putValue,
   get_value: getValue,
+  publish_name: publishName,
+  resolve_name: resolveName,
   routing_table: routingTable,
   refresh,
   peers,

@@ -29,7 +29,8 @@ const MANY = 100_000
 export class Node {
   static async start (options, index) {
     const node = new Node()
-    node.libp2p = await createLibp2p(await settings(options, index))
+    node.privateKey = await identity(options.seed, index)
+    node.libp2p = await createLibp2p(settings(options, node.privateKey))
     node.held = new Map()
     return node
   }
@@ -54,10 +55,10 @@ export class Node {
   }
 }
 
-async function settings (options, index) {
+function settings (options, privateKey) {
   const unlimited = options.limits === 'none'
   return {
-    privateKey: await identity(options.seed, index),
+    privateKey,
     nodeInfo: { userAgent: 'codio-dht-test-js-peer' },
     addresses: { listen: options.listen },
     transports: [tcp(), quic()],

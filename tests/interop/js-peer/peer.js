@@ -18,12 +18,16 @@ process.on('unhandledRejection', error => console.error('unhandled:', error))
 function flags (given) {
   const options = {
     count: 1, listen: [], bootstrap: [], mode: 'server', seed: null, security: 'noise,tls',
-    values: 'any', limits: 'none', refresh: true
+    values: 'any', limits: 'none', refresh: true, apart: false
   }
   for (let at = 0; at < given.length; at++) {
     const name = given[at].replace(/^--?/, '')
     if (name === 'no-refresh') {
       options.refresh = false
+      continue
+    }
+    if (name === 'apart') {
+      options.apart = true
       continue
     }
     const value = given[++at]
@@ -36,13 +40,15 @@ function flags (given) {
   return options
 }
 
-/** Each node joins through the bootstrap addresses, or, where none were given, through the first. */
+/** Each node joins through the bootstrap addresses, or, where none were given and the nodes are not
+ * to be apart, through the first. */
 async function startNodes (options) {
   const nodes = []
   for (let index = 0; index < options.count; index++) {
     const node = await Node.start(options, index)
     nodes.push(node)
-    const through = options.bootstrap.length > 0 || index === 0 ? options.bootstrap : nodes[0].addrs
+    const alone = options.apart || index === 0
+    const through = options.bootstrap.length > 0 || alone ? options.bootstrap : nodes[0].addrs
     await node.join(through)
   }
   return nodes

@@ -13,6 +13,7 @@ use libp2p_stream::Control;
 use serde_json::{Value, json};
 
 use crate::{
+    names,
     node::{Node, Order, Wanted, describe, id_texts},
     protocol::{Arguments, Outcome, Reply},
     streams,
@@ -38,6 +39,8 @@ impl Node {
             "find_providers" => self.query(reply, |node| node.find_providers(&args)),
             "put_value" => self.query(reply, |node| node.put_value(&args)),
             "get_value" => self.query(reply, |node| node.get_value(&args)),
+            "publish_name" => self.query(reply, |node| node.publish_name(&args)),
+            "resolve_name" => self.query(reply, |node| node.resolve_name(&args)),
             "refresh" => self.query(reply, |node| {
                 let id = node.swarm.behaviour_mut().kad.bootstrap().map_err(text)?;
                 Ok((id, Wanted::Done))
@@ -174,10 +177,25 @@ impl Node {
 
     fn put_value(&mut self, args: &Arguments) -> Result<Query, String> {
         let value = hex::decode(&args.value_hex).map_err(text)?;
-        let record = kad::Record::new(record_key(args)?, value);
+        self.put(record_key(args)?, value)
+    }
+
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<Query, String> {
+        let record = kad::Record::new(key, value);
         let kad = &mut self.swarm.behaviour_mut().kad;
         let id = kad.put_record(record, kad::Quorum::One).map_err(text)?;
         Ok((id, Wanted::Done))
+    }
+
+    fn publish_name(&mut self, args: &Arguments) -> Result<Query, String> {
+        let record = names::sign(&self.key, &args.path, args.sequence)?;
+        self.put(names::record_key(&self.peer_id()), record)
+    }
+
+    fn resolve_name(&mut self, args: &Arguments) -> Result<Query, String> {
+        let name = peer_id(args)?;
+        let key = kad::RecordKey::new(&names::record_key(&name));
+        Ok((self.swarm.behaviour_mut().kad.get_record(key), Wanted::Path(name)))
     }
 
     fn get_value(&mut self, args: &Arguments) -> Result<Query, String> {

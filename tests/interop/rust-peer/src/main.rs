@@ -3,6 +3,7 @@
 //! has what can be asked. Its log is stderr. It ends when its stdin ends.
 
 mod commands;
+mod names;
 mod node;
 mod protocol;
 mod streams;
@@ -52,7 +53,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 type Orders = mpsc::UnboundedSender<Order>;
 
 /// Starts the nodes and has each join through the bootstrap addresses, or, where none were given,
-/// through the first node. Says that it is ready.
+/// through the first node, unless they are to be apart. Says that it is ready.
 async fn start_nodes(options: &NodeOptions, count: usize) -> Result<Vec<Orders>, Box<dyn Error>> {
     let mut nodes = vec![];
     let mut described: Vec<Value> = vec![];
@@ -66,7 +67,7 @@ async fn start_nodes(options: &NodeOptions, count: usize) -> Result<Vec<Orders>,
         };
         node.join(through);
         described.push(json!({"peer_id": node.peer_id().to_string(), "addrs": addrs}));
-        if index == 0 {
+        if index == 0 && !options.apart {
             first_addrs = addrs;
         }
         let (orders, inbox) = mpsc::unbounded_channel();
@@ -98,6 +99,10 @@ fn flags(mut given: impl Iterator<Item = String>) -> Result<(NodeOptions, usize)
     while let Some(flag) = given.next() {
         if flag == "--no-refresh" {
             options.refresh = false;
+            continue;
+        }
+        if flag == "--apart" {
+            options.apart = true;
             continue;
         }
         let value = given.next().ok_or(format!("{flag} wants a value"))?;

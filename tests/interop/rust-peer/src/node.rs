@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use crate::{
+    names,
     protocol::{Arguments, Reply},
     streams::HeldStreams,
 };
@@ -43,6 +44,8 @@ pub struct NodeOptions {
     pub seed: Option<String>,
     pub security: String,
     pub refresh: bool,
+    /// Whether the nodes of this process do not join each other.
+    pub apart: bool,
 }
 
 impl Default for NodeOptions {
@@ -54,6 +57,7 @@ impl Default for NodeOptions {
             seed: None,
             security: "noise,tls".into(),
             refresh: true,
+            apart: false,
         }
     }
 }
@@ -77,13 +81,19 @@ pub struct Behaviour {
 pub enum Wanted {
     ClosestPeers,
     Peer(PeerId),
-    Providers { count: usize, found: BTreeSet<PeerId> },
+    Providers {
+        count: usize,
+        found: BTreeSet<PeerId>,
+    },
     Value,
+    /// What the IPNS name stands for.
+    Path(PeerId),
     Done,
 }
 
 pub struct Node {
     pub swarm: Swarm<Behaviour>,
+    pub key: Keypair,
     pub security: String,
     pub queries: HashMap<kad::QueryId, (Wanted, Reply)>,
     pub dials: HashMap<ConnectionId, Reply>,
@@ -107,7 +117,8 @@ impl Node {
             None => Keypair::generate_ed25519(),
         };
         Ok(Node {
-            swarm: new_swarm(key, options)?,
+            swarm: new_swarm(key.clone(), options)?,
+            key,
             security: options.security.clone(),
             queries: HashMap::new(),
             dials: HashMap::new(),
@@ -266,6 +277,9 @@ impl Node {
             }
             (GetRecord(Ok(kad::GetRecordOk::FoundRecord(found))), Wanted::Value) => {
                 Some(Ok(json!({"value_hex": hex::encode(found.record.value)})))
+            }
+            (GetRecord(Ok(kad::GetRecordOk::FoundRecord(found))), Wanted::Path(name)) => {
+                Some(names::path_of(name, &found.record.value).map(|path| json!({"path": path})))
             }
             (GetRecord(Err(why)), _) => Some(Err(why.to_string())),
             (StartProviding(Err(why)), _) => Some(Err(why.to_string())),

@@ -43,6 +43,8 @@ pub struct Arguments {
     pub framed: bool,
     pub half_close: bool,
     pub no_reply: bool,
+    pub path: String,
+    pub sequence: u64,
     /// The command's, from beside the arguments.
     #[serde(skip)]
     pub timeout: Duration,
