@@ -1,7 +1,8 @@
 """A data directory owned by one node: the lock, private files, damaged files set aside.
 
 Decides that two nodes never share a directory, and what happens to a database that cannot be read.
-The lock covers everything in the directory: identity, databases and control socket.
+The lock covers everything in the directory: identity, databases and control socket. Which
+directories and files are private enough, :mod:`codio_dht.store.private_files` says.
 """
 
 from __future__ import annotations
@@ -14,6 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from codio_dht.errors import StorageError
+from codio_dht.store.private_files import (
+    NotPrivateError,
+    check_private_file,
+    make_private_directory,
+    open_private,
+)
 
 LOCK_NAME: Final = "store.lock"
 """The file that a node's process holds a lock on; it keeps the process id for messages."""
@@ -21,11 +28,9 @@ LOCK_NAME: Final = "store.lock"
 MAX_SET_ASIDE: Final = 3
 """Damaged copies of one file that are kept; past it the latest one is replaced."""
 
-_DIRECTORY_MODE: Final = 0o700
-_FILE_MODE: Final = 0o600
 _MAX_PID_BYTES: Final = 20
 _FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_SIDE_FILES: Final = ("-wal", "-shm")
+_SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database."""
 
 
@@ -34,16 +39,21 @@ class OwnedDirectory:
     that ends.
 
     Raises:
-        StorageError: it cannot be made or used, or another node owns it.
+        StorageError: it cannot be made or used, is not this user's alone, or another node owns it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            path.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
-            self._lock = os.open(
-                path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE
-            )
+            make_private_directory(path)
+        except NotPrivateError as error:
+            raise StorageError(f"the data directory {path} {error}") from error
+        except OSError as error:
+            raise StorageError(f"cannot use the data directory {path}: {_told(error)}") from error
+        try:
+            self._lock = open_private(path / LOCK_NAME, os.O_RDWR | os.O_CREAT)
+        except NotPrivateError as error:
+            raise StorageError(f"{path / LOCK_NAME} {error}") from error
         except OSError as error:
             raise StorageError(f"cannot use the data directory {path}: {_told(error)}") from error
         try:
@@ -53,18 +63,22 @@ class OwnedDirectory:
             raise
 
     def private_file(self, name: str) -> Path:
-        """The path of a file that is there and for its owner only when new; SQLite gives the files
-        beside it the same mode.
+        """The path of a database's file, which is there now and its owner's alone; SQLite gives the
+        files beside it the same mode.
 
         Raises:
-            StorageError: it cannot be made.
+            StorageError: it cannot be made, or it or a file beside it is not private.
         """
         path = self.path / name
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE))
+            os.close(open_private(path, os.O_RDWR | os.O_CREAT))
             self._sync()
+        except NotPrivateError as error:
+            raise StorageError(f"{path} {error}") from error
         except OSError as error:
             raise StorageError(f"cannot use {path}: {_told(error)}") from error
+        for suffix in _SIDE_FILES:
+            self._check_side_file(self.path / (name + suffix))
         return path
 
     def set_aside(self, name: str) -> Path:
@@ -74,7 +88,7 @@ class OwnedDirectory:
             StorageError: it cannot be renamed.
         """
         places = [self.path / f"{name}.corrupt-{n}" for n in range(1, MAX_SET_ASIDE + 1)]
-        target = next((place for place in places if not place.exists()), places[-1])
+        target = next((place for place in places if not os.path.lexists(place)), places[-1])
         try:
             (self.path / name).replace(target)
             for suffix in _SIDE_FILES:
@@ -107,6 +121,14 @@ class OwnedDirectory:
         with suppress(OSError):  # only for that message; a full disk must not stop the start
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def _check_side_file(self, path: Path) -> None:
+        try:
+            check_private_file(path)
+        except NotPrivateError as error:
+            raise StorageError(f"{path} {error}") from error
+        except OSError as error:
+            raise StorageError(f"cannot use {path}: {_told(error)}") from error
 
     def _sync(self) -> None:
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

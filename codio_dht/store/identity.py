@@ -5,9 +5,11 @@ do) with mode 0600. A new one is written beside its place, synced, and put there
 fails if something is there already; so a crash leaves either no key file or a whole one, and two
 starts at once end up with the same key.
 
-A file that others may read is refused, not repaired: the key in it may be known by now, and only a
-person can say whether that matters. A file that is not a key is refused and left alone: a new key
-would be a new peer, and the old one may still be recovered.
+A file that others may read, that belongs to another user, or that is a link, is refused, not
+repaired (:mod:`codio_dht.store.private_files`): the key in it may be known by now, and only a
+person can say whether that matters. Nor is a key written where others could replace it. A file that
+is not a key is refused and left alone: a new key would be a new peer, and the old one may still be
+recovered.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import stat
 from base64 import b64decode
 from pathlib import Path
 from secrets import token_hex
@@ -24,10 +25,13 @@ from typing import Final
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import MAX_PRIVATE_KEY_BYTES, PrivateKey
 from codio_dht.errors import IdentityError, PeerIdError
+from codio_dht.store.private_files import (
+    OWNER_ONLY,
+    NotPrivateError,
+    make_private_directory,
+    open_private,
+)
 
-_OWNER_ONLY: Final = 0o600
-_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
-_DIRECTORY_MODE: Final = 0o700
 _NO_HARD_LINKS: Final = frozenset(
     {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK}
 )
@@ -40,8 +44,8 @@ def load_or_create_identity(path: Path) -> PrivateKey:
     """The key in the file ``path``; a new Ed25519 key, written there, if there is no such file.
 
     Raises:
-        IdentityError: the file is not a key, is open to others, or cannot be read or written. The
-            message names it and says what to do.
+        IdentityError: the file is not a key, is not this user's alone, or cannot be read or
+            written. The message names it and says what to do.
     """
     while True:
         key = load_identity(path)
@@ -115,22 +119,20 @@ def load_identity(path: Path) -> PrivateKey | None:
     """The key in the file ``path``, or None if there is no file.
 
     Raises:
-        IdentityError: the file is not a key, is open to others, or cannot be read.
+        IdentityError: the file is not a key, is not this user's alone, or cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+        with os.fdopen(open_private(path, os.O_RDONLY), "rb") as file:
             data = file.read(MAX_PRIVATE_KEY_BYTES + 1)
     except FileNotFoundError:
         return None
+    except NotPrivateError as error:
+        raise IdentityError(
+            f"the key file {path} {error}; or, if somebody may know the key, move it away to start"
+            " as a new peer"
+        ) from error
     except OSError as error:
         raise IdentityError(f"cannot read the key file {path}: {error.strerror}") from error
-    if mode & _OTHERS:
-        raise IdentityError(
-            f"the key file {path} may be read by others (mode {stat.S_IMODE(mode):04o}): "
-            f"run chmod 600 on it, or, if somebody may have read it, move it away to start as a "
-            f"new peer"
-        )
     if not data:
         raise IdentityError(f"the key file {path} is empty: {_RESTORE}")
     try:
@@ -143,7 +145,7 @@ def _write(path: Path, key: PrivateKey) -> bool:
     """Put ``key`` at ``path``; False if there is a file already."""
     made = path.with_name(f"{path.name}.{token_hex(8)}.new")
     try:
-        path.parent.mkdir(mode=_DIRECTORY_MODE, parents=True, exist_ok=True)
+        make_private_directory(path.parent)
         try:
             _write_synced(made, key.to_protobuf())
             _move_new(made, path)
@@ -152,6 +154,10 @@ def _write(path: Path, key: PrivateKey) -> bool:
         finally:
             made.unlink(missing_ok=True)
         _sync_directory(path.parent)
+    except NotPrivateError as error:
+        raise IdentityError(
+            f"cannot write the key file {path}: the directory {path.parent} {error}"
+        ) from error
     except OSError as error:
         raise IdentityError(f"cannot write the key file {path}: {error.strerror}") from error
     return True
@@ -170,9 +176,9 @@ def _move_new(made: Path, path: Path) -> None:
 
 
 def _write_synced(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OWNER_ONLY)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY)
     with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, _OWNER_ONLY)  # whatever the umask
+        os.fchmod(descriptor, OWNER_ONLY)  # whatever the umask
         file.write(data)
         file.flush()
         os.fsync(descriptor)

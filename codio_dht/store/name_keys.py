@@ -18,6 +18,7 @@ from typing import Final
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import IdentityError, UsageError
 from codio_dht.store.identity import create_identity, load_identity, remove_identity
+from codio_dht.store.private_files import NotPrivateError, check_private_directory
 
 SELF: Final = "self"
 """The label of the node's own identity (Kubo)."""
@@ -65,7 +66,7 @@ class NameKeys:
             return self._identity
         if self._directory is None:
             return self._in_memory.get(label)
-        return load_identity(self._directory / (label + _SUFFIX))
+        return load_identity(self._checked(self._directory) / (label + _SUFFIX))
 
     def generate(self, label: str) -> PrivateKey:
         """A new Ed25519 key called ``label``, on disk when this returns.
@@ -82,7 +83,7 @@ class NameKeys:
         if self._directory is None:
             self._in_memory[label] = key
         else:
-            create_identity(self._directory / (label + _SUFFIX), key)
+            create_identity(self._checked(self._directory) / (label + _SUFFIX), key)
         return key
 
     def remove(self, label: str) -> bool:
@@ -96,7 +97,7 @@ class NameKeys:
             raise UsageError("key: self is this node's own identity and stays")
         if self._directory is None:
             return self._in_memory.pop(label, None) is not None
-        return remove_identity(self._directory / (label + _SUFFIX))
+        return remove_identity(self._checked(self._directory) / (label + _SUFFIX))
 
     def all(self) -> Mapping[str, PrivateKey]:
         """Every key by its label: ``self`` first if it is at hand, then in the order of the labels.
@@ -115,8 +116,20 @@ class NameKeys:
         if self._directory is None:
             return sorted(self._in_memory)
         try:
-            names = [path.name for path in self._directory.glob(f"*{_SUFFIX}")]
+            names = [path.name for path in self._checked(self._directory).glob(f"*{_SUFFIX}")]
         except OSError as error:
             raise IdentityError(f"cannot read {self._directory}: {error.strerror}") from error
         labels = [name.removesuffix(_SUFFIX) for name in names]
         return sorted(label for label in labels if _LABEL.fullmatch(label) and label != SELF)
+
+    def _checked(self, directory: Path) -> Path:
+        """``directory``, if it is this user's alone or not there yet."""
+        try:
+            check_private_directory(directory, follow_link=False)
+        except NotPrivateError as error:
+            raise IdentityError(f"the directory {directory} {error}") from error
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise IdentityError(f"cannot read {directory}: {error.strerror}") from error
+        return directory

@@ -134,7 +134,7 @@ def test_a_stricter_mode_is_fine(path: Path) -> None:
 
 
 def test_a_path_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(IdentityError, match="cannot read the key file"):
+    with pytest.raises(IdentityError, match=f"the key file {tmp_path} is not a plain file"):
         load_or_create_identity(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(IdentityError, match=str(tmp_path / "file" / "identity.key")):

@@ -422,6 +422,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(
 
 def test_a_database_of_another_program_is_refused_and_left_alone(data_dir: Path) -> None:
     data_dir.mkdir()
+    (data_dir / "records.db").touch(mode=0o600)
     with sqlite3.connect(data_dir / "records.db") as connection:
         connection.execute("CREATE TABLE theirs (x)")
     connection.close()
@@ -434,8 +435,8 @@ def test_a_database_of_another_program_is_refused_and_left_alone(data_dir: Path)
 
 def test_a_start_that_ended_between_file_and_tables_is_finished_by_the_next(data_dir: Path) -> None:
     data_dir.mkdir()
-    (data_dir / "records.db").touch()
-    (data_dir / "keys.db").touch()
+    (data_dir / "records.db").touch(mode=0o600)
+    (data_dir / "keys.db").touch(mode=0o600)
     store = SqliteStore(data_dir)
     assert own_keys(store) == []
     store.close()
