@@ -123,5 +123,10 @@ class StorageError(CodioError):
     """The store could not read or write; what was promised durable before stays so."""
 
 
+class BegunAnewError(StorageError):
+    """A database of what can be lost was found damaged in this call. It was set aside, and an empty
+    one took its place: the same call works now."""
+
+
 class IdentityError(CodioError):
     """A key file that is missing, unreadable, not a libp2p key, or not this node's."""

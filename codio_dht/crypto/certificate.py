@@ -4,9 +4,10 @@ Decides what this node's certificate looks like and which certificates of peers 
 that a certificate certifies is made for it and lives as long as the process; the identity is in an
 extension, as a signature over that key (libp2p specification "libp2p TLS Handshake").
 
-Ours is as GO's: ECDSA on P-256 with SHA-256, a random serial number as the only name, valid from
-an hour ago for 100 years, the extension not critical. It is the only extension, hence the first:
-JS looks at no other.
+Ours is as GO's: ECDSA on P-256 with SHA-256, a random serial number as the only name, the extension
+not critical. It is the only extension, hence the first: JS looks at no other. Unlike GO's, which is
+valid from an hour ago, it is valid at any time that a clock may show: a node that started while its
+clock was wrong must not be shut out when the clock is put right.
 
 A peer's is refused (``ProtocolError``) unless it is valid now, signs itself with a key and a hash
 that count as strong, carries the extension exactly once, critical or not, and no other critical
@@ -17,7 +18,7 @@ anything of the certificate.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
@@ -46,8 +47,8 @@ MAX_CERTIFICATE_BYTES: Final = 8 * 1024
 
 _LAYER: Final = "certificate"
 _SIGNATURE_PREFIX: Final = b"libp2p-tls-handshake:"
-_BACKDATED: Final = timedelta(hours=1)
-_VALIDITY: Final = timedelta(days=100 * 365)
+_VALID_FROM: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_VALID_UNTIL: Final = datetime(2199, 12, 31, tzinfo=UTC)
 _SERIAL_BITS: Final = 62
 _MIN_HASH_BYTES: Final = 32
 _CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
@@ -79,19 +80,18 @@ class OwnCertificate:
     key: ec.EllipticCurvePrivateKey
 
 
-def make_certificate(identity: PrivateKey, now: UnixTime) -> OwnCertificate:
+def make_certificate(identity: PrivateKey) -> OwnCertificate:
     """A new certificate with which ``identity`` is proven."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, str(_random_serial()))])
-    time = datetime.fromtimestamp(now, UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(_random_serial())
-        .not_valid_before(time - _BACKDATED)
-        .not_valid_after(time + _VALIDITY)
+        .not_valid_before(_VALID_FROM)
+        .not_valid_after(_VALID_UNTIL)
         .add_extension(identity_extension(identity, key.public_key()), critical=False)
         .sign(key, SHA256())
     )

@@ -5,6 +5,10 @@ what is kept only ``core.records`` and ``core.own_keys`` decide. Every store cal
 :class:`trio.CapacityLimiter` of one token, so calls never overlap and keep their order. Long work
 is cut into short calls, so that the others have their turn. A failure is counted and logged, and
 what was not written stays in memory for the next flush.
+
+After the start all records of others are read once, to see whether they are as they were written:
+the first ``ROWS_CHECKED_AT_START`` before the node serves, the others while it does. A store that
+was damaged and begun anew in a call is asked once more.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import trio
 
@@ -29,12 +33,19 @@ from codio_dht.core.records import (
 from codio_dht.core.reprovide import OwnKey
 from codio_dht.core.steps import Load, LoadKind
 from codio_dht.core.value_records import ValueRecords
-from codio_dht.errors import StorageError
+from codio_dht.errors import BegunAnewError, StorageError
 from codio_dht.logger import get_logger
 from codio_dht.node.clock import Clock
 from codio_dht.node.validating import ValidatorRunner
 from codio_dht.node.value_storage import ValueStorage
-from codio_dht.store.interface import Store
+from codio_dht.store.interface import CHECKED_NONE, CheckedTo, Store
+
+CHECK_PAGE_ROWS: Final = 1_024
+"""Rows that are checked in one call, which takes some 5 ms of the store's thread."""
+
+ROWS_CHECKED_AT_START: Final = 16 * CHECK_PAGE_ROWS
+"""Rows that are checked before the node serves: as many as take about 0.1 s. The others are checked
+while it serves; what is damaged among them is told to nobody meanwhile."""
 
 T = TypeVar("T")
 Page = list[tuple[bytes, int]]
@@ -57,6 +68,7 @@ class Storage:
         self._one_at_a_time = trio.CapacityLimiter(1)
         self._wanted: dict[Load, list[Callable[[], None]]] = {}
         self._wake = trio.Event()
+        self._checked_to: CheckedTo | None = CHECKED_NONE
         self.values: ValueStorage | None = None
         """Values of others, if they are kept."""
 
@@ -69,11 +81,18 @@ class Storage:
     async def call(self, function: Callable[[], T]) -> T:
         """``function()`` on the worker thread.
 
-        A cancelled caller does not stop it: what was begun is finished.
+        A cancelled caller does not stop it: what was begun is finished. If a damaged database was
+        begun anew in it, it is made once more.
 
         Raises:
             StorageError: as the store says.
         """
+        try:
+            return await trio.to_thread.run_sync(function, limiter=self._one_at_a_time)
+        except BegunAnewError:
+            self.counters["begun_anew"] += 1
+            self._checked_to = None
+            self.records.opened(0, None)
         return await trio.to_thread.run_sync(function, limiter=self._one_at_a_time)
 
     async def open(self) -> None:
@@ -91,6 +110,8 @@ class Storage:
         self.own_keys.opened(own)
         if self.values is not None:
             await self.values.open()
+        for _ in range(ROWS_CHECKED_AT_START // CHECK_PAGE_ROWS):
+            await self._check_page()
 
     # --- loads ------------------------------------------------------------------------------------
 
@@ -225,12 +246,26 @@ class Storage:
     # --- upkeep -----------------------------------------------------------------------------------
 
     async def run_upkeep(self) -> None:
-        """Build the filters of stored keys where that is due, and delete expired rows, for ever, in
-        short calls."""
+        """Check all rows once; build the filters of stored keys where that is due, and delete
+        expired rows, for ever, in short calls."""
+        while self._checked_to is not None:
+            try:
+                await self._check_page()
+            except StorageError as error:
+                self._failed("check", error)
+                break
         while True:
             await self.build_filters()
             await trio.sleep(EXPIRY_INTERVAL_S)
             await self.expire()
+
+    async def _check_page(self) -> None:
+        """Check some rows, if not all were."""
+        after = self._checked_to
+        if after is not None:
+            self._checked_to = await self.call(
+                partial(self.store.records.check, after, CHECK_PAGE_ROWS)
+            )
 
     async def expire(self) -> None:
         """Delete every row that has expired by now, or claims to expire too late."""

@@ -8,14 +8,16 @@
     Snapshot       the peers of the routing table, remembered over a restart
 
 Methods block: the node calls them from one thread at a time, never from the event loop. They raise
-``StorageError`` and nothing else.
+``StorageError`` and nothing else. One that lost what could be lost raises ``BegunAnewError``: the
+same call works when it is made again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from math import inf
+from typing import Final, NamedTuple, Protocol
 
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.peer import PeerId
@@ -31,6 +33,17 @@ class SnapshotPeer:
 
     peer_id: PeerId
     addrs: tuple[bytes, ...]
+
+
+class CheckedTo(NamedTuple):
+    """How far the rows of a store were checked: all up to this one."""
+
+    expires: float
+    number: int
+
+
+CHECKED_NONE: Final = CheckedTo(-inf, 0)
+"""No row was checked yet."""
 
 
 class RecordStore(Protocol):
@@ -60,6 +73,16 @@ class RecordStore(Protocol):
     def provider_keys(self, after: bytes, limit: int) -> list[tuple[bytes, int]]:
         """The first ``limit`` keys with rows that are greater than ``after``, in order, each with
         the number of its rows. Short work: the filter is built from many such calls."""
+        ...
+
+    def check(self, after: CheckedTo, limit: int) -> CheckedTo | None:
+        """Read the next ``limit`` rows after ``after`` and make sure that they are as they were
+        written; how far that came, None at the end. Short work: the whole store is checked by many
+        such calls.
+
+        Raises:
+            BegunAnewError: they are not. The store is empty now.
+        """
         ...
 
     def delete_expired(self, now: UnixTime, latest: UnixTime, limit: int) -> list[bytes]:

@@ -2,7 +2,9 @@
 
 Decides what a file must be to be used. A database says by its application id that it is ours and by
 its user version how many of the migrations it has had; one that is newer than this program is left
-alone, one that is older is brought up to date, each step in one transaction.
+alone, one that is older is brought up to date, each step in one transaction. Every migration
+changes a table or an index: so an older version that the tables contradict is damage, and not
+another format.
 
 ``records.db`` can be lost without harm: what others provide (they provide it again) and the
 routing-table snapshot. ``keys.db`` cannot: what this node was asked to provide.
@@ -11,10 +13,13 @@ routing-table snapshot. ``keys.db`` cannot: what this node was asked to provide.
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from struct import Struct
 from struct import error as struct_error
 from typing import Final
+from zlib import crc32
 
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.peer import PeerId
@@ -137,6 +142,49 @@ def migrate(connection: sqlite3.Connection, schema: Schema, name: str) -> None:
         connection.execute("COMMIT")
 
 
+def contradicts_header(connection: sqlite3.Connection, schema: Schema) -> bool:
+    """Whether the tables say that the file is of this schema and its header says otherwise, or the
+    other way round. False for an empty file, and for what may be another program's or newer.
+
+    Raises:
+        sqlite3.Error: it cannot be read.
+    """
+    ours = _pragma(connection, "application_id") == schema.application_id
+    version = _pragma(connection, "user_version")
+    tables = _tables(connection)
+    have = max(
+        (
+            number
+            for number in range(len(schema.migrations) + 1)
+            if _tables_of(schema, number) <= tables
+        ),
+    )
+    if have == 0:
+        return ours and 0 < version <= len(schema.migrations)
+    if ours and version > len(schema.migrations):
+        one_bit_flipped = (version ^ have).bit_count() == 1
+        return one_bit_flipped and version != have + 1 and tables == _tables_of(schema, have)
+    return not ours or version != have
+
+
+def _tables(connection: sqlite3.Connection) -> frozenset[str]:
+    """The statements that make the tables and indexes, but for those of SQLite itself."""
+    rows = connection.execute(
+        "SELECT sql FROM sqlite_master"
+        " WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+    )
+    return frozenset(str(sql) for (sql,) in rows)
+
+
+@cache
+def _tables_of(schema: Schema, version: int) -> frozenset[str]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        for statements in schema.migrations[:version]:
+            for statement in statements:
+                connection.execute(statement)
+        return _tables(connection)
+
+
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
     value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
     return value
@@ -144,29 +192,52 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
 
 # --- values ---------------------------------------------------------------------------------------
 
+_CHECKED: Final = Struct(">BL")
+"""The mark of a record with a checksum, and the CRC-32 of the row."""
+
+_CHECKED_MARK: Final = 0xB7
+"""Records that were written without a checksum begin with a time, and so with 0x41: no single
+flipped bit makes one of the other."""
+
+_UNCHECKED_MARK: Final = 0x41
+
 _TIMES: Final = Struct(">dd")
 """Received, addresses expire: Unix seconds, kept exactly."""
 
+_TIME: Final = Struct(">d")
+
 
 def pack_record(row: ProviderRow) -> bytes:
-    """What is kept of a row beside key, provider and expiry."""
-    return _TIMES.pack(row.received, row.addrs_expire) + pack_addrs(row.addrs)
+    """What is kept of a row beside key, provider and expiry, behind a checksum of them all."""
+    kept = _TIMES.pack(row.received, row.addrs_expire) + pack_addrs(row.addrs)
+    check = _checksum(row.key, row.provider.to_bytes(), float(row.expires), kept)
+    return _CHECKED.pack(_CHECKED_MARK, check) + kept
 
 
 def unpack_row(key: bytes, provider: bytes, record: bytes, expires: float) -> ProviderRow | None:
     """The row again, or None if what is on disk is damaged."""
     try:
-        received, addrs_expire = _TIMES.unpack_from(record)
+        kept = record
+        if record[0] != _UNCHECKED_MARK:
+            mark, check = _CHECKED.unpack_from(record)
+            kept = record[_CHECKED.size :]
+            if mark != _CHECKED_MARK or check != _checksum(key, provider, float(expires), kept):
+                return None
+        received, addrs_expire = _TIMES.unpack_from(kept)
         return ProviderRow(
             key,
             PeerId(provider),
-            unpack_addrs(record, _TIMES.size),
+            unpack_addrs(kept, _TIMES.size),
             UnixTime(received),
             UnixTime(addrs_expire),
             UnixTime(float(expires)),
         )
-    except (ValueError, TypeError, PeerIdError, struct_error):  # a damaged type is damage too
-        return None
+    except (ValueError, TypeError, IndexError, PeerIdError, struct_error):
+        return None  # a damaged type is damage too
+
+
+def _checksum(key: bytes, provider: bytes, expires: float, kept: bytes) -> int:
+    return crc32(kept, crc32(provider, crc32(_TIME.pack(expires), crc32(key))))
 
 
 def pack_addrs(addrs: tuple[bytes, ...]) -> bytes:

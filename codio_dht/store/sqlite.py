@@ -24,9 +24,9 @@ from codio_dht.core.peer import PeerId
 from codio_dht.core.records import Flush, ProviderRow
 from codio_dht.core.reprovide import OwnKey
 from codio_dht.errors import PeerIdError
-from codio_dht.store.database import Database
+from codio_dht.store.database import DamagedContentError, Database
 from codio_dht.store.directory import OwnedDirectory
-from codio_dht.store.interface import SnapshotPeer
+from codio_dht.store.interface import CheckedTo, SnapshotPeer
 from codio_dht.store.schema import (
     KEYS,
     RECORDS,
@@ -35,7 +35,7 @@ from codio_dht.store.schema import (
     unpack_addrs,
     unpack_row,
 )
-from codio_dht.store.sqlite_values import SqliteOwnValues, SqliteValues
+from codio_dht.store.sqlite_values import SqliteOwnValues, SqliteValues, check_keys
 
 # A row is replaced if it exists; else added, unless its key is full. Plain placeholders: Python
 # 3.12.0 to 3.12.3 warn of numbered ones.
@@ -98,11 +98,30 @@ class SqliteRecords:
         """The first ``limit`` keys that are greater than ``after``, each with the number of its
         rows."""
         with self.database.reading("read provider keys") as connection:
-            return connection.execute(
+            rows: list[tuple[bytes, int]] = connection.execute(
                 "SELECT key, count(*) FROM providers WHERE key > ? GROUP BY key ORDER BY key"
                 " LIMIT ?",
                 (after, limit),
             ).fetchall()
+            check_keys(after, (row[0] for row in rows))
+            return rows
+
+    def check(self, after: CheckedTo, limit: int) -> CheckedTo | None:
+        """Read the next ``limit`` rows in the order in which they expire."""
+        with self.database.reading("check provider records") as connection:
+            rows = connection.execute(
+                "SELECT expires, id, key, provider, record FROM providers"
+                " WHERE (expires, id) > (?, ?) ORDER BY expires, id LIMIT ?",
+                (*after, limit),
+            ).fetchall()
+            for expires, number, key, provider, record in rows:
+                place = CheckedTo(expires, number)
+                if not isinstance(expires, float) or place <= after:
+                    raise DamagedContentError("its rows are in no order")
+                if not isinstance(key, bytes) or unpack_row(key, provider, record, expires) is None:
+                    raise DamagedContentError("a row is not as it was written")
+                after = place
+        return after if len(rows) == limit else None
 
     def delete_expired(self, now: UnixTime, latest: UnixTime, limit: int) -> list[bytes]:
         """Delete up to ``limit`` rows with ``expires <= now``, the oldest first, or ``expires >

@@ -14,9 +14,22 @@ from typing import Final
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.republish import Naming, OwnValue
 from codio_dht.core.value_records import ValueFlush, ValueRow
-from codio_dht.store.database import Database
+from codio_dht.store.database import DamagedContentError, Database
 
 _OWN: Final = "SELECT key, value, added, published, signer, lifetime, ttl FROM own_values"
+
+
+def check_keys(after: bytes, keys: Iterable[object]) -> None:
+    """Make sure that ``keys`` are bytes, each greater than the one before, the first than
+    ``after``: who reads page after page would never come to an end otherwise.
+
+    Raises:
+        DamagedContentError: they are not.
+    """
+    for key in keys:
+        if not isinstance(key, bytes) or key <= after:
+            raise DamagedContentError("its keys are in no order")
+        after = key
 
 
 class SqliteValues:
@@ -49,11 +62,15 @@ class SqliteValues:
         its value and when that was received."""
         with self.database.reading("read the keys of values") as connection:
             rows = connection.execute(
-                "SELECT key, length(value), received FROM value_records WHERE key > ?"
-                " AND typeof(received) = 'real' AND typeof(value) = 'blob' ORDER BY key LIMIT ?",
+                "SELECT key, length(value), received, typeof(value) FROM value_records"
+                " WHERE key > ? ORDER BY key LIMIT ?",
                 (after, limit),
             ).fetchall()
-        return [(key, size, UnixTime(received)) for key, size, received in rows]
+            check_keys(after, (row[0] for row in rows))
+            for _, _, received, kind in rows:
+                if not isinstance(received, float) or kind != "blob":
+                    raise DamagedContentError("a value is not as it was written")
+        return [(key, size, UnixTime(received)) for key, size, received, _ in rows]
 
 
 class SqliteOwnValues:

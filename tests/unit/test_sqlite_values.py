@@ -9,7 +9,7 @@ import pytest
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.republish import Naming, OwnValue
 from codio_dht.core.value_records import ValueFlush, ValueRow
-from codio_dht.errors import StorageError
+from codio_dht.errors import BegunAnewError, StorageError
 from codio_dht.store.sqlite import SqliteStore
 
 NOW = UnixTime(1_700_000_000.25)
@@ -56,7 +56,9 @@ def test_values_outlive_the_process(tmp_path) -> None:
     again.close()
 
 
-def test_a_value_that_is_damaged_is_as_good_as_none(tmp_path) -> None:
+def test_a_value_that_is_damaged_is_as_good_as_none_and_all_are_set_aside_at_the_next_start(
+    tmp_path,
+) -> None:
     store = SqliteStore(tmp_path)
     store.values.flush(ValueFlush((ROW,), ()))
     connection = sqlite3.connect(tmp_path / "records.db")
@@ -64,6 +66,8 @@ def test_a_value_that_is_damaged_is_as_good_as_none(tmp_path) -> None:
     connection.commit()
     connection.close()
     assert store.values.load(KEY) is None
+    with pytest.raises(BegunAnewError):  # as the start reads them
+        store.values.page(b"", 9)
     assert store.values.page(b"", 9) == []
     store.close()
 

@@ -86,7 +86,7 @@ class QuicIdentity:
 
     def __init__(self, identity: PrivateKey, unix_now: Callable[[], UnixTime]) -> None:
         """A new certificate for ``identity``; ``unix_now`` tells whether others' are valid."""
-        own = make_certificate(identity, unix_now())
+        own = make_certificate(identity)
         self.listening = configuration(own, initiator=False)
         self.dialling = configuration(own, initiator=True)
         self.unix_now = unix_now

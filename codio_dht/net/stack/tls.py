@@ -56,7 +56,7 @@ class TlsIdentity:
 
     def __init__(self, identity: PrivateKey, unix_now: Callable[[], UnixTime]) -> None:
         """A new certificate for ``identity``; ``unix_now`` tells whether others' are valid."""
-        own = make_certificate(identity, unix_now())
+        own = make_certificate(identity)
         context = SSL.Context(SSL.TLS_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
         context.set_tls13_ciphersuites(_CIPHER_SUITES)
