@@ -100,7 +100,7 @@ class Check:
 @dataclass(frozen=True, slots=True)
 class Judge:
     """A step of a search: let the application's validator perform ``check`` on what ``peer``
-    brought (this node itself if None), and report the verdict."""
+    brought first (this node itself if None), and report the verdict."""
 
     check: Check
     peer: PeerId | None

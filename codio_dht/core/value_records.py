@@ -6,6 +6,7 @@ The caller does what must be done elsewhere, and asks again:
     get    a record, nothing, or ``Load``: read the key's row, then ``loaded`` (or ``load_failed``)
     put    the record as it is held now, ``Refuse``, ``Load``, or ``Check``: let the application's
            validator judge (core.validation), then ``judged``
+    check  the same without holding it: None, or why it would not be taken
     take_flush / flushed / flush_failed    one batch at a time is written
     expire                                 rows that are too old leave, here and then on disk
 
@@ -187,6 +188,11 @@ class ValueRecords:
                 pass
         return answer
 
+    def check(self, key: bytes, record: Record, now: UnixTime) -> Load | Check | Refuse | None:
+        """Why :meth:`put` would not take the value in ``record`` as valid and not worse; None if it
+        would. Nothing is held. ``Load`` and ``Check`` are as in :meth:`put`."""
+        return self._refusal(key, record.value, now)
+
     def judged(self, check: Check, verdict: Verdict) -> None:
         """An application's validator has judged; the request that waits for it is asked again."""
         self._verdicts[check] = verdict
@@ -194,6 +200,10 @@ class ValueRecords:
             self._verdicts.popitem(last=False)
 
     def _put(self, key: bytes, value: bytes, now: UnixTime) -> Record | Load | Check | Refuse:
+        refusal = self._refusal(key, value, now)
+        return self._take(ValueRow(key, value, now)) if refusal is None else refusal
+
+    def _refusal(self, key: bytes, value: bytes, now: UnixTime) -> Load | Check | Refuse | None:
         if not self._validators.knows(key):
             return _UNKNOWN_NAMESPACE
         if len(key) > MAX_VALUE_KEY_BYTES:
@@ -217,7 +227,7 @@ class ValueRecords:
             case Verdict.WORSE:
                 return _WORSE
             case Verdict.SAME | Verdict.BETTER:
-                return self._take(ValueRow(key, value, now))
+                return None
 
     def _take(self, row: ValueRow) -> Record | Refuse:
         if self._unsaved_bytes + row.size > self._max_unsaved_bytes:

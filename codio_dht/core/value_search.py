@@ -51,6 +51,9 @@ class ValueSearch(Search[bytes]):
         self._now = now.monotonic
         self._to_judge: deque[Judge] = deque()
         self._judging: dict[Judge, None] = {}
+        self._awaiting: dict[Check, list[PeerId | None]] = {}
+        """Who brought each value that is being judged, so that it is judged once for all of them.
+        Bounded by the peers that the lookup asks."""
         if local is not None:
             self._take(None, local)
             if self.best.enough or not len(self._network.table):
@@ -77,7 +80,8 @@ class ValueSearch(Search[bytes]):
             return
         del self._judging[judge]
         check = judge.check
-        self._heed(judge.peer, check.value, self.best.on_verdict(judge.peer, check, verdict))
+        for peer in self._awaiting.pop(check):
+            self._heed(peer, check.value, self.best.on_verdict(peer, check, verdict))
         if self.best.enough:
             if self._lookup is None:
                 self._result = Done(StopReason.FOUND)
@@ -106,7 +110,10 @@ class ValueSearch(Search[bytes]):
     def _heed(self, peer: PeerId | None, value: bytes, verdict: Verdict | Check) -> None:
         match verdict:
             case Check():
-                self._to_judge.append(Judge(verdict, peer))
+                bringers = self._awaiting.setdefault(verdict, [])
+                bringers.append(peer)
+                if len(bringers) == 1:
+                    self._to_judge.append(Judge(verdict, peer))
             case Verdict.BETTER:
                 self._found.append(value)
             case Verdict.SAME | Verdict.WORSE | Verdict.INVALID:

@@ -120,7 +120,7 @@ def read_name(text: str) -> PastedName:
     namespace, rest = _namespace_of(given)
     first, slash, path = rest.strip("/").partition("/")
     data = _peer_id_or_none(first)
-    if data is not None and (namespace == "ipns" or first == given.strip("/")):
+    if data is not None and (namespace == "ipns" or given.strip("/").startswith(first)):
         return PastedName(data, slash + path)
     cid = _cid_or_none(first)
     if namespace == "ipfs" and cid is not None:

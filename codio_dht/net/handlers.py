@@ -47,7 +47,11 @@ class Reset:
 
 
 class StreamHandler(Protocol):
-    """One inbound stream of a request-response protocol, sans I/O."""
+    """One inbound stream of a request-response protocol, sans I/O.
+
+    A handler that keeps bytes of an unfinished message has an attribute ``held_bytes``, which says
+    how many. The host counts them for the peer's origin, and bounds how long the message may take.
+    """
 
     def feed(self, data: bytes, now: Monotonic) -> bytes | Parked | Reset:
         """Take ``data`` that arrived, and say what to do next."""

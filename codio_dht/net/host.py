@@ -234,7 +234,8 @@ class Host(Protocol):
 
     def events(self) -> AbstractAsyncContextManager[AsyncIterator[HostEvent]]:
         """Subscribe. The first events describe the peers already identified. A subscriber that
-        falls behind by more than the host's event bound loses the oldest events and nothing else.
+        falls behind gets the latest of each peer and of the host itself, not every change; see
+        :mod:`codio_dht.net.event_bus`.
         """
         ...
 

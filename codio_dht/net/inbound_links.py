@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.origins import Flow
 from codio_dht.errors import CapacityError
+from codio_dht.net.charging import MAX_OWED_S, Charging
 from codio_dht.net.gate import Gate
 from codio_dht.net.limits import (
     ARRIVALS_PER_IP_PER_S,
@@ -27,14 +29,18 @@ class InboundLinks:
     """Counts inbound links and decides which are served. Call ``ended`` once for each admitted
     link."""
 
-    def __init__(self, gate: Gate, limits: Limits, counters: Counter[str]) -> None:
+    def __init__(
+        self, gate: Gate, limits: Limits, charging: Charging, counters: Counter[str]
+    ) -> None:
         self._gate = gate
+        self._charging = charging
         self._limits = limits
         self._counters = counters
         self._of_ip: Counter[bytes] = Counter()
         self._of_subnet: Counter[bytes] = Counter()
         self._arrivals = Arrivals()
         self._pending: dict[Link, None] = {}  # oldest first
+        self._counted: set[Link] = set()
 
     @property
     def pending(self) -> list[Link]:
@@ -52,6 +58,9 @@ class InboundLinks:
                 return "too many of one subnet"
             if not self._arrivals.may_come(ip.one, now()):
                 return "too often from one IP"
+            origins = self._charging.origins
+            if origins.owed_s(origins.subnet(ip.packed), Flow.CPU, now()) > MAX_OWED_S:
+                return "too much work for one origin"
         return None
 
     def admit(self, link: Link) -> None:
@@ -62,6 +71,7 @@ class InboundLinks:
             oldest.end(CapacityError("too many handshakes"))
         self._pending[link] = None
         if self._is_counted(link.target.ip):
+            self._counted.add(link)
             self._of_ip[link.target.ip.one] += 1
             self._of_subnet[link.target.ip.subnet] += 1
 
@@ -73,12 +83,13 @@ class InboundLinks:
         """An admitted link is over."""
         self._pending.pop(link, None)
         ip = link.target.ip
-        if self._is_counted(ip):
+        if link in self._counted:
+            self._counted.discard(link)
             _decrement(self._of_ip, ip.one)
             _decrement(self._of_subnet, ip.subnet)
 
     def _is_counted(self, ip: Ip) -> bool:
-        return not (ip.local and self._limits.exempt_local) and not self._gate.favours_ip(ip)
+        return not self._charging.exempts(ip)
 
 
 def _decrement(counts: Counter[bytes], key: bytes) -> None:

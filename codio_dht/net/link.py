@@ -26,8 +26,10 @@ from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
-from codio_dht.errors import CodioError
+from codio_dht.errors import CapacityError, CodioError
 from codio_dht.logger import get_logger
+from codio_dht.net.bugs import BugLog
+from codio_dht.net.charging import Charges, Charging
 from codio_dht.net.limits import DOUBT_AFTER_S, Limits
 from codio_dht.net.stack.channel import (
     Channel,
@@ -131,6 +133,8 @@ class LinkContext:
     served: ServedProtocols
     limits: Limits
     counters: Counter[str]
+    bugs: BugLog
+    charging: Charging
 
 
 class Transport(Protocol):
@@ -177,6 +181,7 @@ class Link(ABC):
     __slots__ = (
         "__weakref__",
         "_capacity_freed",
+        "charges",
         "context",
         "doubted_at",
         "error",
@@ -198,6 +203,8 @@ class Link(ABC):
         self.context = context
         self.target = target
         self.inbound = inbound
+        charging = context.charging
+        self.charges = Charges(charging.origins, charging.subnet(target.ip))
         self.state = LinkState.PENDING
         self.peer_id: PeerId | None = None
         self.security = ""
@@ -288,6 +295,19 @@ class Link(ABC):
             self._capacity_freed = trio.Event()
         await self._capacity_freed.wait()
 
+    def settle(self, began: Monotonic) -> float:
+        """A turn of this link that ``began`` then is over: its origin is charged with it, and with
+        what the link holds now. For how many seconds it must not be read."""
+        charges = self.charges
+        if charges.account is None:
+            return 0.0
+        excess = charges.within(self.held_bytes, self.stream_count)
+        if excess is not None and self.state is not LinkState.ENDED:
+            self.context.counters[f"connections_shed:{excess} of one origin"] += 1
+            self.end(CapacityError(f"too many {excess} of one origin"))
+        moment = now()
+        return charges.pause_s(moment - began, moment)
+
     # --- events -----------------------------------------------------------------------------------
 
     def handle(self, events: Sequence[ConnectionEvent]) -> None:
@@ -327,6 +347,7 @@ class Link(ABC):
         self.peer_id = peer_id
         self.security = security
         self.opened_at = self.last_active = self.heard_at = now()
+        self.charges.move(self.context.charging.peer(self.target.ip, peer_id))
         self.context.owner.on_established(self)
         self._settle()
 
@@ -336,6 +357,7 @@ class Link(ABC):
         self.state = LinkState.ENDED
         if self.error is None:
             self.error = error
+        self.charges.close()
         self._closed()
         self.context.owner.on_ended(self)
         self._settle()

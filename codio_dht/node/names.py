@@ -5,6 +5,7 @@ Decides the sequence number of a new record, and how far a chain of names is fol
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -68,8 +69,11 @@ class Names:
         self._keys = keys
         self._call = call
         self._clock = clock
-        self._one_at_a_time = trio.Lock()
-        """Two records of one sequence number and different values must never be made."""
+        self._turns: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+        """By label of the key: two records of one sequence number and different values must never
+        be made. Bounded by the keys (``MAX_NAME_KEYS``)."""
+        self._asked: set[bytes] = set()
+        """Names whose last record in the network is known since this node started; as bounded."""
 
     # --- keys -------------------------------------------------------------------------------------
 
@@ -89,8 +93,14 @@ class Names:
         key: PrivateKey | None = await self._call(partial(self._keys.get, label))
         if key is None:
             return False
-        removed: bool = await self._call(partial(self._keys.remove, label))
-        await self._republishing.stop(ipns_key(key.peer_id()))
+        dht_key = ipns_key(key.peer_id())
+        await self._republishing.stop(dht_key)  # also ends a publication that has the turn
+        async with self._turns[label]:
+            await self._republishing.stop(dht_key)
+            removed: bool = await self._call(partial(self._keys.remove, label))
+        self._asked.discard(dht_key)
+        if not self._turns[label].statistics().tasks_waiting:
+            del self._turns[label]
         return removed
 
     # --- publishing -------------------------------------------------------------------------------
@@ -100,8 +110,9 @@ class Names:
     ) -> PublishedName:
         """Let the name of the key called ``label`` stand for ``path``, and keep it published.
 
-        The sequence number is one more than that of the last record known here or, if this node
-        never published the name, in the network; it stays if the value does (Kubo).
+        The sequence number is one more than that of the last record known; it stays if the value
+        does (Kubo). The network is asked too before the first publication since the node started:
+        the data directory may be an old copy, or the key may publish elsewhere.
 
         Raises:
             UsageError: there is no such key, or the record would not be valid.
@@ -111,9 +122,13 @@ class Names:
         key: PrivateKey | None = await self._call(partial(self._keys.get, label))
         if key is None:
             raise UsageError(f"key: there is no key called {label!r}")
-        async with self._one_at_a_time:
-            dht_key, now = ipns_key(key.peer_id()), self._clock.unix()
+        async with self._turns[label]:
+            key = await self._call(partial(self._keys.get, label))
+            if key is None:  # removed while this waited for its turn
+                raise UsageError(f"key: there is no key called {label!r}")
+            dht_key = ipns_key(key.peer_id())
             last = await self._last(dht_key)
+            now = self._clock.unix()
             sequence = 0 if last is None else last.sequence + (last.value != path.encode())
             record = create_ipns_record(
                 key, path, sequence=sequence, now=now, lifetime_s=lifetime_s, ttl_s=ttl_s
@@ -137,10 +152,11 @@ class Names:
         held = await self._values.held(dht_key)
         if held is not None:
             known.append(held.value)
-        if own is None:
+        if dht_key not in self._asked:
             with suppress(NetworkError):
                 found = await self._values.search(dht_key, VALUE_QUORUM, _ignore)
                 known += [] if found is None else [found]
+                self._asked.add(dht_key)
         records = [parse_ipns_record(value) for value in known]
         return max(records, key=lambda record: record.order, default=None)
 

@@ -3,9 +3,10 @@
 Decides in what order the durable note, the delivery and the schedule happen; when a value is due
 only ``core.republish`` decides, and what a record of a name says, ``crypto.ipns``.
 
-A value is on disk before anybody is told it, so the sequence number of a name never goes back, not
-even when the process is killed in between. It counts as published when its delivery is over; killed
-before that, it is put again at the next start.
+A value is on disk before anybody is told it, and renewing a record never replaces a newer one. So
+the sequence number of a name never goes back, not even when the process is killed in between. It
+counts as published when its delivery is over; killed before that, it is put again at the next
+start.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from codio_dht.core.clock import UnixTime
 from codio_dht.core.messages import Record
 from codio_dht.core.republish import OwnValue, RepublishSchedule
 from codio_dht.crypto.ipns import create_ipns_record, parse_ipns_record
-from codio_dht.errors import CodioError, IdentityError, StorageError
+from codio_dht.errors import CodioError, IdentityError, StorageError, UsageError
 from codio_dht.logger import get_logger
 from codio_dht.node.clock import Clock
 from codio_dht.node.results import ProvideResult
@@ -86,16 +87,20 @@ class Republishing:
         """Keep ``own`` published, and put it now; returns when ``quorum`` peers hold it.
 
         Raises:
-            UsageError: it is not valid, or worse than what is held here; it is not kept.
+            UsageError: it is not valid, or worse than what is held here; it is not kept, nor is
+                what was kept under its key before, if a better one came in the meantime.
             StorageError: it could not be noted; nothing was promised.
             NoPeersError: nobody to give it to; it is kept, and put as soon as there is.
         """
-        record = Record(own.key, own.value)
-        await self._values.hold(record)
+        await self._values.check(Record(own.key, own.value))
         await self._call(partial(self._store.own_values.put, own))
         self._schedule.add(own.key, None, None)
         self._schedule.begun(own.key)
-        return await self._put(own, quorum)
+        try:
+            return await self._put(own, quorum)
+        except UsageError:  # a better one came since it was checked
+            await self.stop(own.key)
+            raise
 
     async def stop(self, key: bytes) -> bool:
         """Keep the value of ``key`` published no more, and end its delivery if one is under way;
@@ -135,7 +140,9 @@ class Republishing:
             if own is None:
                 self._schedule.remove(key)
                 return
-            await self._put(await self._renewed(own), self._k)
+            renewed = await self._renewed(own)
+            if renewed is not None:
+                await self._put(renewed, self._k)
         except BaseException as error:  # a value left as running would never be put again
             self._schedule.failed(key, self._clock.unix())
             if not isinstance(error, CodioError):
@@ -144,9 +151,10 @@ class Republishing:
         finally:
             self._changed.set()
 
-    async def _renewed(self, own: OwnValue) -> OwnValue:
+    async def _renewed(self, own: OwnValue) -> OwnValue | None:
         """``own`` as it is put now: a record of a name gets a new end of life, and nothing else
-        changes in it."""
+        changes in it. None if the name was published anew or no more in the meantime: then whoever
+        did so sees to the rest."""
         naming = own.naming
         if naming is None:
             return own
@@ -163,9 +171,10 @@ class Republishing:
             ttl_s=naming.ttl_s,
             metadata=last.metadata,
         )
-        renewed = OwnValue(own.key, record.encoded, own.added, own.published, naming)
-        await self._call(partial(self._store.own_values.put, renewed))
-        return renewed
+        renew = partial(self._store.own_values.renew, own.key, own.value, record.encoded)
+        if not await self._call(renew):
+            return None
+        return OwnValue(own.key, record.encoded, own.added, own.published, naming)
 
     async def _put(self, own: OwnValue, quorum: int) -> ProvideResult:
         try:

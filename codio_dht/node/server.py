@@ -24,12 +24,16 @@ from codio_dht.core.peer import PeerId
 from codio_dht.core.responder import MAX_LOADS_PER_REQUEST, Responder
 from codio_dht.core.steps import Load, NoReply, Refuse
 from codio_dht.core.validation import Check
+from codio_dht.core.value_records import MAX_VALUE_BYTES
 from codio_dht.errors import RemoteError
 from codio_dht.net.handlers import Parked, Reset
 from codio_dht.node.clock import Clock
-from codio_dht.params import MAX_SMALL_FRAME_BYTES
 from codio_dht.wire.codec import decode_request, encode_reply
-from codio_dht.wire.framing import FrameReader, LargeFrames
+from codio_dht.wire.framing import FrameReader
+
+MAX_REQUEST_BYTES: Final = MAX_VALUE_BYTES + 4 * 1024
+"""Longest request that is read, bytes: the largest value with its key, which nothing else comes
+near. A longer one resets its stream."""
 
 MAX_REQUESTS_PER_TURN: Final = 32
 """Requests answered from one stream before others run."""
@@ -72,7 +76,6 @@ class KadServer:
         self.loader = loader
         self.judges = judges
         self.clock = clock
-        self.large_requests = LargeFrames()
         self.counters: Counter[str] = Counter()
 
     def __call__(self, peer: PeerId) -> KadStream:
@@ -83,15 +86,16 @@ class KadServer:
 class KadStream:
     """A ``StreamHandler`` (:mod:`codio_dht.net.host`) for ``/ipfs/kad/1.0.0``."""
 
-    __slots__ = ("_counted", "_head", "_loads", "_peer", "_reader", "_server", "_waiting")
+    __slots__ = ("_head", "_loads", "_peer", "_reader", "_server", "_waiting", "held_bytes")
 
     def __init__(self, server: KadServer, peer: PeerId) -> None:
         self._server = server
         self._peer = peer
-        self._reader = FrameReader()
+        self._reader = FrameReader(MAX_REQUEST_BYTES)
+        self.held_bytes = 0
+        """Bytes of a request that is not whole; see ``StreamHandler``."""
         self._head: bytes | None = None
         self._loads = 0
-        self._counted = 0
         self._waiting: tuple[Load | Check, Wake] | None = None
 
     def feed(self, data: bytes, now: Monotonic) -> bytes | Parked | Reset:
@@ -100,8 +104,7 @@ class KadStream:
         try:
             reader.feed(data)
             answer = self._answer(now)
-            if self._counted or reader.buffered > MAX_SMALL_FRAME_BYTES:
-                self._counted = self._server.large_requests.count(self._counted, reader.buffered)
+            self.held_bytes = reader.buffered
             return answer
         except RemoteError as error:
             return self._reset(type(error).__name__)
@@ -116,10 +119,8 @@ class KadStream:
         return answer
 
     def closed(self) -> None:
-        """Nothing is held beyond this object: neither room for large frames nor a place in a queue,
-        which a peer could fill with streams that it opens and resets."""
-        if self._counted:
-            self._counted = self._server.large_requests.count(self._counted, 0)
+        """Nothing is held beyond this object: no place in a queue, which a peer could fill with
+        streams that it opens and resets."""
         match self._waiting:
             case (Load() as load, wake):
                 self._server.loader.stop_waiting(load, wake)

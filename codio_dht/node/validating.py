@@ -15,6 +15,7 @@ Values of other namespaces, and all other requests, go on meanwhile.
 
 from __future__ import annotations
 
+import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -40,17 +41,16 @@ Judged = Callable[[Check, Verdict], None]
 
 
 class GuardedValidator:
-    """An application's validator that raises nothing but ``InvalidValueError``."""
+    """An application's validator that raises nothing but ``InvalidValueError``: not even what ends
+    a program (``sys.exit``), for it runs on a thread and the node would end with it."""
 
     def __init__(self, validator: Validator, namespace: str, faults: Counter[str]) -> None:
         self._validator = validator
         self._namespace = namespace
         self._faults = faults
-
-    @property
-    def immutable(self) -> bool:
-        """Whether all valid values of one key mean the same, as the validator says."""
-        return bool(getattr(self._validator, "immutable", False))
+        self.immutable = bool(getattr(validator, "immutable", False))
+        """Whether all valid values of one key mean the same. The validator is asked once, because
+        searches need it on the event loop."""
 
     def validate(self, key: bytes, value: bytes) -> None:
         """As the validator says.
@@ -64,7 +64,7 @@ class GuardedValidator:
             raise
         except ValueError as error:
             raise InvalidValueError("refused by its validator") from error
-        except Exception as error:
+        except BaseException as error:
             raise self._fault("validate", error) from error
 
     def select(self, key: bytes, values: Sequence[bytes]) -> int:
@@ -75,13 +75,13 @@ class GuardedValidator:
         """
         try:
             choice = self._validator.select(key, list(values))
-        except Exception as error:
+            if isinstance(choice, bool):
+                raise TypeError(f"{choice!r} is no index")
+            return operator.index(choice)
+        except BaseException as error:
             raise self._fault("select", error) from error
-        if isinstance(choice, bool) or not isinstance(choice, int):
-            raise self._fault("select", TypeError(f"{choice!r} is no index"))
-        return choice
 
-    def _fault(self, doing: str, error: Exception) -> InvalidValueError:
+    def _fault(self, doing: str, error: BaseException) -> InvalidValueError:
         self._faults[f"validator:{self._namespace}"] += 1
         log.warning("validator_failed", namespace=self._namespace, doing=doing, error=repr(error))
         return InvalidValueError("its validator failed")

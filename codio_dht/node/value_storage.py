@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 import trio
 
+from codio_dht.core.clock import UnixTime
 from codio_dht.core.messages import Record
 from codio_dht.core.steps import Load, Refuse
 from codio_dht.core.validation import Check
@@ -29,6 +30,9 @@ INDEX_PAGE: Final = 1_000
 store's thread have other turns in between."""
 
 log = get_logger(__name__)
+
+
+_Ask = Callable[[bytes, Record, UnixTime], Record | Load | Check | Refuse | None]
 
 
 class StoreThread(Protocol):
@@ -93,14 +97,25 @@ class ValueStorage:
     async def put(self, record: Record) -> Record | Refuse:
         """Hold ``record`` if it is valid and not worse than the one held; the record as it is held
         now."""
+        answer = await self._settled(self.records.put, record)
+        assert answer is not None, "a put ends with the record or a refusal"
+        return answer
+
+    async def check(self, record: Record) -> Refuse | None:
+        """Why :meth:`put` would not hold ``record`` now; None if it would."""
+        answer = await self._settled(self.records.check, record)
+        return answer if isinstance(answer, Refuse) else None
+
+    async def _settled(self, ask: _Ask, record: Record) -> Record | Refuse | None:
+        """What ``ask`` answers when rows are loaded and validators heard."""
         while True:
-            answer = self.records.put(record.key, record, self._clock.unix())
+            answer = ask(record.key, record, self._clock.unix())
             match answer:
                 case Load(_, key):
                     await self.load(key)
                 case Check():
                     self.records.judged(answer, await self._runner.perform(answer))
-                case Record() | Refuse():
+                case Record() | Refuse() | None:
                     return answer
 
     async def flush(self) -> bool:

@@ -74,9 +74,19 @@ class Values:
         Raises:
             UsageError: it is not valid, or worse than the one held here.
         """
-        held = await self._storage.put(record)
-        if isinstance(held, Refuse):
-            raise UsageError(f"value: {held.reason} (namespaces: {self._namespaces()})")
+        self._raise_if_refused(await self._storage.put(record))
+
+    async def check(self, record: Record) -> None:
+        """Return if :meth:`hold` would hold ``record`` now; nothing is held.
+
+        Raises:
+            UsageError: it is not valid, or worse than the one held here.
+        """
+        self._raise_if_refused(await self._storage.check(record))
+
+    def _raise_if_refused(self, answer: Record | Refuse | None) -> None:
+        if isinstance(answer, Refuse):
+            raise UsageError(f"value: {answer.reason} (namespaces: {self._namespaces()})")
 
     async def held(self, key: bytes) -> Record | None:
         """What this node itself holds under ``key``."""

@@ -168,6 +168,11 @@ class OwnValueStore(Protocol):
         """Forget the value of ``key``; False if there was none."""
         ...
 
+    def renew(self, key: bytes, last: bytes, value: bytes) -> bool:
+        """Remember ``value`` for ``key`` if it is ``last`` that is remembered; False, and nothing
+        changes, if another value or none is."""
+        ...
+
     def mark_published(self, key: bytes, now: UnixTime) -> None:
         """Note that peers took the value of ``key``; one that is not there stays so."""
         ...

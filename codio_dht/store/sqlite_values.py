@@ -113,6 +113,14 @@ class SqliteOwnValues:
         with self.database.writing("forget an own value") as connection:
             return connection.execute("DELETE FROM own_values WHERE key = ?", (key,)).rowcount > 0
 
+    def renew(self, key: bytes, last: bytes, value: bytes) -> bool:
+        """Replace the value ``last`` of ``key`` durably; False if it is not the one there."""
+        with self.database.writing("renew an own value") as connection:
+            changed = connection.execute(
+                "UPDATE own_values SET value = ? WHERE key = ? AND value = ?", (value, key, last)
+            )
+            return changed.rowcount > 0
+
     def mark_published(self, key: bytes, now: UnixTime) -> None:
         """Note that peers took the value of ``key``; one that was removed meanwhile stays so."""
         with self.database.writing("note a publication") as connection:

@@ -32,6 +32,7 @@ from codio_dht.core.search import MAX_PROVIDERS_PER_LOOKUP
 from codio_dht.errors import StreamError, UsageError
 from codio_dht.formats.protobuf import bytes_field
 from codio_dht.formats.varint import encode_varint, length_prefixed
+from codio_dht.node.server import MAX_REQUEST_BYTES
 from codio_dht.params import KAD_PROTOCOL
 from codio_dht.wire.codec import decode_reply, encode_reply, encode_request
 from codio_dht.wire.framing import MAX_LARGE_FRAMES_BYTES, FrameReader, LargeFrames
@@ -400,24 +401,14 @@ async def _drain():
     await trio.testing.wait_all_tasks_blocked()
 
 
-async def test_unfinished_large_requests_hold_no_more_than_their_bound(autojump_clock):
+async def test_a_request_longer_than_any_honest_one_resets_its_stream(autojump_clock):
     async with memory_net() as net, lab_node(net) as node:
-        node._node.main.server.large_requests = LargeFrames(1 << 20)
-        attacker = net.host(1)
-        streams = [await _open(attacker, node) for _ in range(100)]
-        for stream in streams:
-            await stream.write(encode_varint(params.MAX_FRAME_BYTES) + bytes(100_000))
+        stream = await _open(net.host(1), node)
+        await stream.write(encode_varint(MAX_REQUEST_BYTES + 1) + bytes(100))
         await _drain()
-        large = node._node.main.server.large_requests
-        assert large.held <= 1 << 20
-        assert 0 < sum(not stream.broken for stream in streams) <= 10
+        assert stream.broken
         [reply] = await ask(net.host(2), node, FindNode(b"x"))
         assert reply.type is MessageType.FIND_NODE
-        for stream in streams:
-            await stream.reset()
-        await _drain()
-        assert large.held == 0
-        assert node.stats().failures == {}
 
 
 async def test_unfinished_large_answers_hold_no_more_than_their_bound(autojump_clock):

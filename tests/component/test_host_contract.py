@@ -981,10 +981,10 @@ async def test_addresses_that_are_only_in_the_signed_record_count_if_it_is_the_p
 
 
 @BOTH
-async def test_a_slow_subscriber_loses_the_oldest_events_only(
+async def test_a_slow_subscriber_loses_the_oldest_ends_of_unknown_peers_only(
     subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_bus, "MAX_EVENTS_PER_SUBSCRIBER", 2)
+    monkeypatch.setattr(event_bus, "MAX_UNTOLD_ENDS", 2)
     async with subject.host() as host:
         peers = [PrivateKey.generate_ed25519().peer_id() for _ in range(5)]
         async with host.events() as slow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -94,6 +95,49 @@ async def test_a_key_that_published_elsewhere_goes_on_from_the_networks_sequence
         async with publisher(net, tmp_path) as node:
             await settle([node], 5)
             assert (await node.publish_name(TWO, key="old")).record.sequence == 42
+
+
+async def test_a_restored_data_directory_goes_on_from_the_networks_sequence(
+    autojump_clock, tmp_path
+) -> None:
+    async with others() as (net, nodes):
+        host = net.host(500)
+        async with publisher(net, tmp_path / "node", host) as node:
+            await settle([node], 5)
+            await node.generate_name_key("blog")
+            await node.publish_name(ONE, key="blog")
+        shutil.copytree(tmp_path / "node", tmp_path / "backup")
+        async with publisher(net, tmp_path / "node", host) as node:
+            await settle([node], 5)
+            for path in (TWO, ONE):
+                published = await node.publish_name(path, key="blog")
+            assert published.record.sequence == 2
+        async with publisher(net, tmp_path / "backup", host) as node:
+            await settle([node], 5)
+            published = await node.publish_name(TWO, key="blog")
+            assert (published.record.sequence, published.put.holders) == (3, 6)
+            found = await nodes[2].resolve_name(published.name)
+            assert found is not None
+            assert found.path == TWO
+
+
+async def test_publications_of_different_names_do_not_wait_for_each_other(autojump_clock) -> None:
+    async with others() as (net, _), publisher(net, None) as node:
+        await settle([node], 5)
+        for label in ("a", "b", "c", "d"):
+            await node.generate_name_key(label)
+
+        async def publish(label: str) -> None:
+            await node.publish_name(ONE, key=label)
+
+        began = trio.current_time()
+        await publish("a")
+        alone = trio.current_time() - began
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for label in ("b", "c", "d"):
+                nursery.start_soon(publish, label)
+        assert trio.current_time() - began < 2 * alone
 
 
 async def test_names_of_names_are_followed(autojump_clock) -> None:

@@ -19,6 +19,8 @@ Addr = tuple[str, int]
 class FakeSocket:
     """Takes what it is told to take."""
 
+    family = socket.AF_INET
+
     def __init__(self, refusal: int | None = None, each: int | None = None) -> None:
         self.refusal, self.each = refusal, each
         self.joined: list[list[bytes]] = []
@@ -39,7 +41,7 @@ def sender_on(sock: Any) -> Sender:
     return Sender(sock)
 
 
-HERE, THERE = ("127.0.0.1", 1), ("127.0.0.1", 2)
+HERE, THERE = (("127.0.0.1", 1), None), (("127.0.0.1", 2), None)
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="one call for many is Linux's")
 
 
@@ -60,7 +62,7 @@ def test_datagrams_arrive_as_they_were_handed_over(family, host):
         sender = Sender(own)
         for begin in range(0, len(datagrams), 20):  # what a small receive buffer holds
             part = datagrams[begin : begin + 20]
-            assert 0 == sender.send([(data, sock.getsockname()) for data in part])
+            assert 0 == sender.send([(data, (sock.getsockname(), None)) for data in part])
             assert part == [sock.recv(2_000) for _ in part]
 
 

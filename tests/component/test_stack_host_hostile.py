@@ -16,17 +16,21 @@ from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.origins import Flow, Stock
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import DialError, StreamError, UsageError
 from codio_dht.net import inbound_links
+from codio_dht.net.charging import STREAMS_STEP
 from codio_dht.net.host import ConnectionInfo
 from codio_dht.net.identify.message import IDENTIFY, IDENTIFY_PUSH
 from codio_dht.net.inbound_links import Arrivals
 from codio_dht.net.limits import ARRIVALS_PER_IP_PER_S, MAX_ARRIVALS_PER_IP
+from codio_dht.net.link import now
 from codio_dht.net.stack import connection as connection_module
 from codio_dht.net.stack.channel import ChannelData, ChannelReset
 from codio_dht.net.stack.multistream import HEADER, encode_message
@@ -586,6 +590,60 @@ async def test_limits_by_ip_hold_after_the_handshake_too() -> None:
         await until(lambda: server.stats()["connections_open"] == 2)
         assert not await is_admitted(server, stack, "127.1.1.1")
         assert await is_admitted(server, stack, "127.1.1.2")
+
+
+async def test_an_origin_that_owes_much_time_begins_no_more_connections_and_others_do() -> None:
+    limits = Limits(exempt_local=False)
+    async with echo_server(limits=limits) as (server, _), AsyncExitStack() as stack:
+        heavy = server.origins.subnet(bytes([127, 1, 1, 1]))
+        server.origins.spend(heavy, Flow.CPU, 1_000.0, Monotonic(trio.current_time()))
+        assert not await is_admitted(server, stack, "127.1.1.2")
+        assert await is_admitted(server, stack, "127.2.1.1")
+        assert 1 == server.stats()["inbound_refused:too much work for one origin"]
+
+
+async def test_a_connection_that_holds_too_much_for_its_origin_is_closed_and_others_live() -> None:
+    limits = Limits(exempt_local=False)
+    async with echo_server(limits=limits) as (server, _), AsyncExitStack() as stack:
+        heavy = await stack.enter_async_context(raw_peer(server, "127.1.1.1"))
+        light = await stack.enter_async_context(raw_peer(server, "127.2.1.1"))
+        await until(lambda: server.stats()["connections_open"] == 2)
+        subnet = server.origins.subnet(bytes([127, 1, 1, 1]))
+        server.origins.force(subnet, Stock.STREAMS, 1_000_000)
+        for _ in range(2 * STREAMS_STEP):
+            heavy.connection.streams.open([ECHO], now(), b"x")
+        await heavy.flush()
+        await until(lambda: server.stats()["connections_open"] == 1)
+        assert 1 == server.stats()["connections_shed:streams of one origin"]
+        assert server.is_connected(light.key.peer_id())
+
+
+async def test_a_peer_tells_one_change_at_a_time_and_a_later_one_takes_its_place() -> None:
+    async with echo_server() as (server, _), raw_peer(server) as peer:
+        streams = peer.connection.streams
+        first = streams.open([IDENTIFY_PUSH], now(), b"\x7f" + b"a" * 100)
+        await peer.flush()
+        await until(lambda: server.stats()["bytes_held"] == 101)
+        streams.open([IDENTIFY_PUSH], now(), b"\x7f" + b"b" * 50)
+        await peer.flush()
+        await until(lambda: server.stats()["bytes_held"] == 152)
+        streams.send(first, b"a")
+        await peer.flush()
+        await until(lambda: server.stats()["bytes_held"] == 51)
+        assert 1 == server.stats()["stream_reset:a later push has begun"]
+
+
+async def test_a_peer_that_tells_changes_all_the_time_is_not_heard() -> None:
+    async with (
+        echo_server(limits=Limits(exempt_local=False)) as (server, _),
+        raw_peer(server, "127.1.1.1") as peer,
+    ):
+        for _ in range(100):
+            channel = peer.connection.streams.open([IDENTIFY_PUSH], now(), b"\x00")
+            peer.connection.streams.close_write(channel)
+            await peer.flush()
+            await trio.lowlevel.checkpoint()
+        await until(lambda: "stream_reset:too many pushes" in server.stats())
 
 
 async def test_loopback_is_not_limited_by_ip_unless_asked_for() -> None:

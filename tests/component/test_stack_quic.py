@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -13,14 +16,19 @@ from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.crypto.keys import PrivateKey
-from codio_dht.errors import DeadlineError, DialError
+from codio_dht.errors import DeadlineError, DialError, StreamError
 from codio_dht.net.gate import Gate
 from codio_dht.net.limits import Limits
 from codio_dht.net.quic import connection
 from codio_dht.net.quic import endpoint as quic_endpoint
-from codio_dht.net.quic.limits import MAX_UNPROVEN_HANDSHAKES, MAX_UNPROVEN_PER_IP
+from codio_dht.net.quic.limits import (
+    MAX_UNPROVEN_HANDSHAKES,
+    MAX_UNPROVEN_PER_IP,
+    STRANGERS_PER_TURN,
+)
 from codio_dht.net.quic.link import QuicLink
 from codio_dht.net.quic.transport import QuicTransport
+from codio_dht.net.quic.udp_socket import Datagram
 from codio_dht.net.stack_host import StackHost, connections
 from host_steps import ECHO, IDLE_S, QUIC, TCP, Echoes, connect, echo_of, identified, soon, until
 from stack_hosts import made_host, quicken
@@ -71,7 +79,7 @@ async def test_many_peers_come_and_go_and_leave_nothing() -> None:
                 assert b"hello" == await echo_of(client, server)
         await until(lambda: server.stats()["connections_open"] == 0)
         (endpoint,) = transport_of(server)._listening
-        assert ({}, 0) == (endpoint._links, endpoint._unproven_total)
+        assert ({}, 0) == (endpoint._links, endpoint._strangers.unproven)
         assert "connection_bugs" not in server.stats()
 
 
@@ -166,6 +174,15 @@ async def test_limits_per_ip_hold_for_quic_too() -> None:
             await connect(fourth, server)
 
 
+def first_packet(server: tuple[str, int]) -> bytes:
+    connection = QuicConnection(
+        configuration=QuicConfiguration(alpn_protocols=["libp2p"], verify_mode=0)
+    )
+    connection.connect(server, 0.0)
+    ((data, _), *_) = connection.datagrams_to_send(0.0)
+    return data
+
+
 class Dialler:
     """First packets of diallers that never go on, from an address of its own."""
 
@@ -175,12 +192,7 @@ class Dialler:
         self.source = source
 
     async def first_packet(self) -> bytes:
-        connection = QuicConnection(
-            configuration=QuicConfiguration(alpn_protocols=["libp2p"], verify_mode=0)
-        )
-        connection.connect(self.server, 0.0)
-        ((data, _), *_) = connection.datagrams_to_send(0.0)
-        return data
+        return first_packet(self.server)
 
     async def send(self, data: bytes) -> bytes:
         """What comes back first."""
@@ -318,7 +330,7 @@ async def test_keep_alives_are_no_use_of_a_connection(monkeypatch: pytest.Monkey
     async with made_host(QUIC) as server, made_host(QUIC) as client:
         await connect(client, server)
         await until(lambda: not client.connections(), 5.0)
-        assert 1 <= client.stats().get("connections_idle", 0) + server.stats()["connections_idle"]
+        assert 1 <= sum(host.stats().get("connections_idle", 0) for host in (client, server))
 
 
 async def test_a_timer_that_stays_due_lets_others_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,3 +352,169 @@ async def test_a_timer_that_stays_due_lets_others_run(monkeypatch: pytest.Monkey
         await trio.sleep(0.2)
         assert 1 <= fired <= 400
         monkeypatch.undo()
+
+
+# --- hosts with several addresses -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wildcard", "asked", "asker"),
+    [("/ip4/0.0.0.0", "127.0.0.2", "127.0.0.1"), ("/ip6/::", "::1", "::1")],
+)
+async def test_answers_leave_from_the_address_that_was_asked(
+    wildcard: str, asked: str, asker: str
+) -> None:
+    family = socket.AF_INET6 if ":" in asked else socket.AF_INET
+    other_version = b"\xc0\xba\xba\xba\xba\x08" + bytes(8) + b"\x08" + bytes(1_300)
+    forgotten = b"\x40" + bytes(60)
+    async with made_host(Multiaddr(f"{wildcard}/udp/0/quic-v1")) as server:
+        sock = trio.socket.socket(family, socket.SOCK_DGRAM)
+        await sock.bind((asker, 0))
+        to = (asked, port_of(server.addrs[0]))
+        for data in (other_version, forgotten, first_packet(to)):
+            await sock.sendto(data, to)
+            with trio.fail_after(5):
+                _, source = await sock.recvfrom(2_048)
+            assert to == source[:2]
+        sock.close()
+
+
+async def test_a_whole_connection_stays_at_the_address_that_was_asked() -> None:
+    async with (
+        made_host(Multiaddr("/ip4/0.0.0.0/udp/0/quic-v1")) as server,
+        made_host(QUIC) as client,
+    ):
+        server.serve(ECHO, Echoes(), idle_timeout_s=IDLE_S)
+        asked = Multiaddr(f"/ip4/127.0.0.3/udp/{port_of(server.addrs[0])}/quic-v1")
+        await client.connect(server.peer_id, [asked], soon())
+        assert b"hello" == await echo_of(client, server)
+        many = b"x" * 40_000  # more than one datagram, which leave in one call
+        assert many == await echo_of(client, server, many)
+
+
+# --- restarts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("survivor_dialled", [True, False])
+async def test_a_peer_that_restarted_is_noticed_with_the_next_packet(
+    survivor_dialled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes after kill -9: the same identity at the same port, which remembers nothing."""
+    key = PrivateKey.generate_ed25519()
+    async with made_host(QUIC) as survivor:
+        async with made_host(QUIC, key=key) as before:
+            before.serve(ECHO, Echoes(), idle_timeout_s=IDLE_S)
+            survivor.serve(ECHO, Echoes(), idle_timeout_s=IDLE_S)
+            dialler, other = (survivor, before) if survivor_dialled else (before, survivor)
+            await connect(dialler, other)
+            assert b"hello" == await echo_of(dialler, other)
+            (link,) = survivor._connections
+            assert isinstance(link, QuicLink)
+            await until(lambda: link.promised_token is not None)
+            (endpoint,) = transport_of(before)._listening
+            monkeypatch.setattr(endpoint, "send", lambda datagrams: None)  # as if it were killed
+            port = port_of(before.addrs[0])
+        same_port = Multiaddr(f"/ip4/127.0.0.1/udp/{port}/quic-v1")
+        async with made_host(same_port, key=key) as after:
+            assert survivor.is_connected(key.peer_id())
+            with pytest.raises(StreamError, match="ended"):
+                await survivor.ping(key.peer_id(), soon())
+            await until(lambda: not survivor.is_connected(key.peer_id()))
+            assert 1 == after.stats()["quic_resets_sent"]
+            assert 1 == survivor.stats()["quic_resets_received"]
+            await survivor.connect(key.peer_id(), after.addrs, soon())
+
+
+async def test_a_token_that_nobody_promised_ends_nothing() -> None:
+    async with made_host(QUIC) as server, made_host(QUIC) as client:
+        await connect(client, server)
+        async with Dialler(server, "127.0.0.1") as stranger:
+            for _ in range(3):
+                await stranger.sock.sendto(b"\x40" + os.urandom(60), stranger.server)
+        await client.ping(server.peer_id, soon())
+        assert client.is_connected(server.peer_id)
+
+
+# --- floods ---------------------------------------------------------------------------------------
+
+
+def forged_initial() -> bytes:
+    head = b"\xc3\0\0\0\1\x08" + os.urandom(8) + b"\x08" + os.urandom(8) + b"\0\x44\xa0"
+    return head + os.urandom(0x4A0)
+
+
+async def test_a_flood_of_forged_first_packets_delays_no_connection_and_is_bounded() -> None:
+    async with made_host(QUIC) as server, made_host(QUIC) as client:
+        server.serve(ECHO, Echoes(), idle_timeout_s=IDLE_S)
+        await connect(client, server)
+        (endpoint,) = transport_of(server)._listening
+        flood = iter([(forged_initial(), (("127.0.0.1", 9), None)) for _ in range(600)])
+        receive = endpoint._receiver.receive
+
+        class Flooded:
+            """Strangers' datagrams before every one that is there."""
+
+            @staticmethod
+            def receive() -> Datagram:
+                return next(flood, None) or receive()
+
+        endpoint._receiver = Flooded()  # type: ignore[assignment]
+        assert b"hello" == await echo_of(client, server)
+        assert STRANGERS_PER_TURN <= server.stats()["quic_forged_initials"]
+        await until(lambda: not endpoint._waiting)
+        stats = server.stats()
+        assert 600 == stats["quic_forged_initials"] + stats["quic_strangers_dropped"]
+        async with made_host(QUIC) as honest:  # which has to prove its address now
+            await connect(honest, server)
+        assert 1 <= server.stats()["quic_retries"]
+
+
+# --- which socket a dial leaves from --------------------------------------------------------------
+
+NEW_NAMESPACE = ["unshare", "--user", "--map-root-user", "--net", "sh", "-ec"]
+TWO_NETWORKS = """
+ip link set lo up
+ip addr add 10.8.0.2/32 dev lo; ip route add 10.8.0.0/24 dev lo src 10.8.0.2
+ip addr add 192.168.50.1/32 dev lo; ip route add 192.168.50.0/24 dev lo src 192.168.50.1
+exec "$0" -c "$@"
+"""
+DIAL_FROM = """
+import sys, trio
+from multiaddr import Multiaddr
+from codio_dht.crypto.keys import PrivateKey
+from codio_dht.net.quic import transport
+from codio_dht.net.stack_host import make_stack_host
+from codio_dht.net.targets import parse
+
+async def main():
+    key = PrivateKey.generate_ed25519()
+    for case in sys.argv[1:]:
+        *listen, to = case.split(",")
+        addrs = [Multiaddr(f"/ip4/{host}/udp/0/quic-v1") for host in listen]
+        target = parse(Multiaddr(f"/ip4/{to}/udp/4001/quic-v1").to_bytes())
+        async with make_stack_host(key, addrs) as host:
+            [quic] = [each for each in host.transports if isinstance(each, transport.QuicTransport)]
+            source = transport._route(target.family, target.socket_name())
+            print(quic._endpoint_for(target, source).own_ip)
+
+trio.run(main)
+"""
+LEAVES_FROM = {
+    "10.8.0.2,192.168.50.1,192.168.50.2": "192.168.50.1",
+    "10.8.0.2,192.168.50.1,10.8.0.9": "10.8.0.2",
+    "10.8.0.2,192.168.50.2": "0.0.0.0",
+    "0.0.0.0,10.8.0.2,192.168.50.2": "0.0.0.0",
+    "0.0.0.0,10.8.0.2,10.8.0.9": "10.8.0.2",
+    "127.0.0.1,192.168.50.2": "0.0.0.0",
+}
+"""By the addresses listened on and the one dialled: the one that the dial leaves from."""
+
+
+def test_a_dial_leaves_from_the_socket_at_which_the_route_begins(
+    require_tool: Callable[[str], None],
+) -> None:
+    require_tool("unshare")
+    require_tool("ip")
+    command = [*NEW_NAMESPACE, TWO_NETWORKS, sys.executable, DIAL_FROM, *LEAVES_FROM]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (list(LEAVES_FROM.values()), "") == (done.stdout.split(), done.stderr)

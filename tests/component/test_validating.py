@@ -38,7 +38,7 @@ class Parts:
 
 
 class Raising(ApplicationValidator):
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         self.error = error
 
     def validate(self, key, value) -> None:
@@ -53,6 +53,10 @@ class Raising(ApplicationValidator):
         (RuntimeError("broken"), 1),
         (KeyError("broken"), 1),
         (RecursionError(), 1),
+        (SystemExit(1), 1),
+        (KeyboardInterrupt(), 1),
+        (GeneratorExit(), 1),
+        (BaseException("broken"), 1),
     ],
 )
 async def test_whatever_a_validator_raises_refuses_the_value(error, faults: int) -> None:
@@ -69,6 +73,45 @@ async def test_a_choice_that_is_no_index_refuses_the_value(choice) -> None:
 
     parts = Parts(Odd())
     assert await parts.checks.perform(Check(b"/app/x", b"2:", b"1:")) is Verdict.INVALID
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), BaseException("broken")])
+async def test_whatever_a_validator_raises_when_it_chooses_refuses_the_value(error) -> None:
+    class Unable(ApplicationValidator):
+        def select(self, key, values):
+            raise error
+
+    parts = Parts(Unable())
+    assert await parts.checks.perform(Check(b"/app/x", b"2:", b"1:")) is Verdict.INVALID
+    assert parts.faults.total() == 1
+
+
+async def test_whatever_counts_as_an_index_is_one() -> None:
+    class Index:
+        def __index__(self) -> int:
+            return 0
+
+    class Odd(ApplicationValidator):
+        def select(self, key, values):
+            return Index()
+
+    parts = Parts(Odd())
+    assert await parts.checks.perform(Check(b"/app/x", b"2:", b"1:")) is Verdict.BETTER
+    assert parts.faults.total() == 0
+
+
+def test_whether_values_change_is_asked_once_when_the_node_is_made() -> None:
+    asked: list[None] = []
+
+    class Slow(ApplicationValidator):
+        @property
+        def immutable(self):
+            asked.append(None)
+            return True
+
+    guard = GuardedValidator(Slow(), "app", Counter())
+    assert [guard.immutable, guard.immutable] == [True, True]
+    assert len(asked) == 1
 
 
 async def test_a_validator_that_works_is_heard_on_another_thread() -> None:

@@ -39,6 +39,7 @@ def test_who_is_known_at_private_addresses_only_is_no_candidate() -> None:
     assert (network.admission.waiting, len(network.table)) == (0, 0)
 
 
+@pytest.mark.conformance("c30")
 def test_who_does_not_speak_the_protocol_is_no_candidate_and_leaves_the_table() -> None:
     network = public_network()
     assert network.identified(peer(1), ["/kad"], (PUBLIC,), NOW) is OfferOutcome.QUEUED

@@ -38,6 +38,7 @@ def test_a_name_is_written_as_boxo_writes_it() -> None:
         ("/ipns/{}", ""),
         ("/ipns/{}/", ""),
         ("/ipns/{}/a/b", "/a/b"),
+        ("{}/a/b", "/a/b"),
         ("ipns://{}", ""),
         ("ipns://{}/a", "/a"),
         ("IPNS:{}", ""),

@@ -15,7 +15,8 @@ from aioquic.quic.packet_builder import QuicPacketBuilder, QuicPacketBuilderStop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codio_dht.net.quic.packets import PacketBuilder, open_packet, whole_number
+from codio_dht.net.quic.packets import PacketBuilder, open_packet
+from codio_dht.net.quic.protection import whole_number
 
 PEER_ID = bytes(range(8))
 SUITES = pytest.mark.parametrize(

@@ -88,6 +88,18 @@ def test_own_values_are_kept_replaced_marked_and_removed(store) -> None:
     assert own.all() == [NAMED]
 
 
+def test_an_own_value_is_renewed_only_if_it_is_the_one_remembered(store) -> None:
+    own = store.own_values
+    own.put(NAMED)
+    own.mark_published(NAMED.key, UnixTime(NOW + 5))
+    assert not own.renew(NAMED.key, b"another", b"renewed")
+    assert not own.renew(b"/v/absent", NAMED.value, b"renewed")
+    assert [each.value for each in own.all()] == [NAMED.value]
+    assert own.renew(NAMED.key, NAMED.value, b"renewed")
+    renewed = OwnValue(NAMED.key, b"renewed", NAMED.added, UnixTime(NOW + 5), NAMED.naming)
+    assert own.get(NAMED.key) == renewed
+
+
 def test_databases_of_the_formats_before_get_the_new_tables(tmp_path) -> None:
     store = SqliteStore(tmp_path)
     store.keys.add(b"\x12\x20" + bytes(32), NOW)

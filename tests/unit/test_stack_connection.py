@@ -30,6 +30,7 @@ from codio_dht.net.stack.limits import (
     MAX_FEED_BYTES,
     MAX_FEEDS_PER_TURN,
     MAX_INBOUND_STREAMS,
+    MESSAGE_TIMEOUT_S,
     NEGOTIATION_TIMEOUT_S,
 )
 from codio_dht.net.stack.multistream import HEADER, encode_message
@@ -709,6 +710,76 @@ def test_idle_and_silent_streams_are_swept():
     faults = pair.server.on_timeout(Monotonic(64.0))
     assert [StreamFault(ECHO, "idle")] == faults
     assert 1 == pair.handlers[0].closings
+
+
+class Collector(Handler):
+    """Keeps what comes until it ends with a full stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held_bytes = 0
+
+    def feed(self, data, now):
+        self.held_bytes = 0 if data.endswith(b".") else self.held_bytes + len(data)
+        return b""
+
+
+def collecting() -> tuple[Pair, Any]:
+    pair = connected()
+    pair.next_handler = Collector
+    return pair, pair.client.streams.open([ECHO], NOW, b"x" * 5_000)
+
+
+def test_a_message_that_is_not_whole_counts_as_unread_until_it_is():
+    pair, channel = collecting()
+    pair.run()
+    assert 5_000 == pair.server.held_bytes
+    pair.client.streams.send(channel, b"end.")
+    pair.run()
+    assert 0 == pair.server.held_bytes
+
+
+@pytest.mark.parametrize("end", ["reset", "end of sending", "end of the connection"])
+def test_what_a_handler_held_is_given_back_with_its_stream(end):
+    pair, channel = collecting()
+    pair.run()
+    match end:
+        case "reset":
+            pair.client.streams.reset(channel)
+        case "end of sending":
+            pair.client.streams.close(channel, NOW)
+        case _:
+            pair.client.close()
+            pair.server.peer_closed()
+    pair.run()
+    assert 0 == pair.server.held_bytes
+
+
+def test_a_byte_now_and_then_does_not_keep_a_message_for_ever():
+    pair, channel = collecting()
+    for second in range(0, 35, 5):
+        at = Monotonic(float(second))
+        pair.client.streams.send(channel, b"x")
+        pair.run(at)
+        faults = pair.server.on_timeout(at)
+        expected = [StreamFault(ECHO, "message not whole in time")]
+        assert (expected if second == MESSAGE_TIMEOUT_S else []) == faults
+        if faults:
+            break
+    assert 0 == pair.server.held_bytes
+
+
+def test_a_stream_whose_messages_come_whole_may_live_on():
+    pair, channel = collecting()
+    for second in range(0, 65, 5):
+        at = Monotonic(float(second))
+        pair.client.streams.send(channel, b"end." + b"x" * (second % 2))
+        pair.run(at)
+        pair.client.streams.send(channel, b"begin")
+        pair.run(at)
+        pair.client._yamux.ping(at)
+        pair.run(at)
+        assert [] == pair.server.on_timeout(at)
 
 
 def test_a_closed_channel_that_the_peer_leaves_half_open_is_swept():

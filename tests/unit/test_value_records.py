@@ -85,6 +85,19 @@ def test_a_worse_value_is_refused_an_equal_and_a_better_one_are_taken() -> None:
 
 
 @pytest.mark.conformance("c24")
+def test_a_check_says_what_a_put_would_and_holds_nothing() -> None:
+    records = machine()
+    assert records.check(KEY, Record(KEY, b"2:"), NOW) is None
+    assert (len(records), records.take_flush(), records.get(KEY, NOW)) == (0, None, None)
+    put(records, b"2:")
+    for value in (b"1:", b"bad"):
+        refusal = records.check(KEY, Record(KEY, value), NOW)
+        assert isinstance(refusal, Refuse)
+        assert refusal == put(records, value)
+    assert records.check(KEY, Record(KEY, b"2:"), NOW) is None
+    assert records.stats().outcomes["taken"] == 1
+
+
 def test_a_held_value_that_is_not_valid_any_more_gives_way_to_a_worse_one() -> None:
     records = machine()
     put(records, b"9:until=%d" % (NOW + 10))

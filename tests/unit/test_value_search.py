@@ -125,6 +125,25 @@ def test_the_first_valid_value_ends_a_search_whose_values_do_not_change() -> Non
     assert (done.reason, len(walk.asked)) == (StopReason.FOUND, 1)
 
 
+def test_a_value_that_many_peers_bring_is_judged_once() -> None:
+    values = {1: b"1:", 2: b"1:", 3: b"2:", 4: b"1:", 5: b"bad", 6: b"bad"}
+    walk = Walk(make_search(key=APP_KEY), values)
+    assert isinstance(walk.step(), Wait)
+    assert sorted(judge.check.value for judge in walk.judges) == [b"1:", b"2:", b"bad"]
+    for judge in list(walk.judges):
+        verdict = Verdict.INVALID if judge.check.value == b"bad" else Verdict.BETTER
+        walk.search.on_verdict(judge, verdict)
+    while isinstance(walk.step(), Wait):
+        judge = walk.judges[-1]  # the second value, against the first
+        assert judge.check.best is not None
+        is_better = judge.check.value == b"2:"
+        walk.search.on_verdict(judge, Verdict.BETTER if is_better else Verdict.WORSE)
+    stats = walk.search.best.stats()
+    assert (walk.search.best.best, stats.valid, stats.invalid) == (b"2:", 4, 2)
+    assert peer_at(3) not in walk.search.outdated()
+    assert len(walk.search.outdated()) == 7
+
+
 def test_what_this_node_holds_counts_and_is_passed_on_first() -> None:
     walk = Walk(make_search(local=b"2:"), {1: b"1:", 2: b"3:"})
     walk.step()

@@ -17,9 +17,10 @@ TLS is in QUIC, so there is nothing to negotiate before streams: a dialler's fir
 with the end of its handshake. A certificate is judged while the handshake waits, so a wrong
 listener does not learn who dials.
 
-Besides its events a connection has ``ids``: the connection ids by which its datagrams are found;
-ask after every call. When much of what was sent waits for the peer, no request is answered until it
-has taken half of that. ``receive`` never raises on a peer's bytes.
+Besides its events a connection has ``ids``, the connection ids by which its datagrams are found,
+and ``reset_token``, by which the peer's stateless reset is found (``forgotten``). Ask for both
+after every call. When much of what was sent waits for the peer, no request is answered until it has
+taken half of that. ``receive`` never raises on a peer's bytes.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from codio_dht.core.peer import PeerId
 from codio_dht.crypto.certificate import make_certificate, verify_certificate
 from codio_dht.crypto.keys import PrivateKey, PublicKey
 from codio_dht.errors import CapacityError, CodioError, DeadlineError, ProtocolError, StreamError
-from codio_dht.net.quic.engine import Engine, configuration
+from codio_dht.net.quic.engine import Engine, check_engine, configuration
 from codio_dht.net.quic.limits import (
     QUIC_ACK_DELAY_S,
     QUIC_HOLD_BYTES,
@@ -44,6 +45,7 @@ from codio_dht.net.quic.limits import (
     QUIC_STREAM_BYTES,
 )
 from codio_dht.net.quic.streams import QuicStreams
+from codio_dht.net.quic.tokens import ResetTokens
 from codio_dht.net.stack.channel import ServedProtocols
 from codio_dht.net.stack.connection import ConnectionEnded, ConnectionEvent, Established
 from codio_dht.net.stack.limits import HANDSHAKE_STAGE_TIMEOUT_S, STREAM_SWEEP_INTERVAL_S
@@ -55,7 +57,8 @@ QUIC_V1: Final = "/quic-v1"
 """What carries and secures the connection, for people and counters."""
 
 Address = tuple[Any, ...]
-"""A UDP address in the form of the socket module."""
+"""Where a datagram came from or goes to. Addresses are compared, and else left to the socket's
+owner."""
 
 Datagram = tuple[bytes, Address]
 
@@ -82,10 +85,16 @@ class QuicState(Enum):
 class QuicIdentity:
     """What this node proves to every peer; made once, shared by all of its connections."""
 
-    __slots__ = ("dialling", "listening", "unix_now")
+    __slots__ = ("dialling", "listening", "resets", "unix_now")
 
     def __init__(self, identity: PrivateKey, unix_now: Callable[[], UnixTime]) -> None:
-        """A new certificate for ``identity``; ``unix_now`` tells whether others' are valid."""
+        """A new certificate for ``identity``; ``unix_now`` tells whether others' are valid.
+
+        Raises:
+            EngineMismatchError: QUIC cannot be spoken with the aioquic that is installed.
+        """
+        check_engine()
+        self.resets = ResetTokens(identity)
         own = make_certificate(identity)
         self.listening = configuration(own, initiator=False)
         self.dialling = configuration(own, initiator=True)
@@ -108,6 +117,7 @@ class Quic:
         "_next_sweep",
         "_pinged",
         "_served",
+        "_silent",
         "_streams",
         "_unix_now",
         "_wake",
@@ -147,11 +157,12 @@ class Quic:
         self._admit = admit
         self._unix_now = identity.unix_now
         if initiator:
-            self._engine = Engine(identity.dialling, self._judge)
+            self._engine = Engine(identity.dialling, self._judge, identity.resets)
         else:
             self._engine = Engine(
                 identity.listening,
                 self._judge,
+                identity.resets,
                 original_destination_connection_id=original_id,
                 retry_source_connection_id=retry_id,
             )
@@ -166,6 +177,7 @@ class Quic:
             self._ids.add(retry_id)
         self._held = False
         self._pinged = False
+        self._silent = False
         self._deadline = Monotonic(now + HANDSHAKE_STAGE_TIMEOUT_S)
         self._next_sweep = self._deadline
         self.authenticated: Authenticated | None = None
@@ -216,7 +228,7 @@ class Quic:
     def datagrams_to_send(self, now: Monotonic) -> list[Datagram]:
         """Everything to send now. Afterwards ``next_timeout`` may have changed, and parked work may
         have become ready (``wake``)."""
-        if self.state is not QuicState.OPEN and not self._engine.has_begun:
+        if self._silent or (self.state is not QuicState.OPEN and not self._engine.has_begun):
             return []
         try:
             datagrams = self._engine.datagrams_to_send(now)
@@ -262,6 +274,13 @@ class Quic:
             self._look_after_streams(now)
         return self.take_events()
 
+    def forgotten(self) -> list[ConnectionEvent]:
+        """Note the peer's stateless reset: it knows nothing of this connection. It is over, and
+        nothing more is sent (RFC 9000, section 10.3.1)."""
+        self._silent = True
+        self._end(StreamError("the peer forgot the connection"))
+        return self.take_events()
+
     def close(self) -> list[ConnectionEvent]:
         """End the connection from this side."""
         self._end(None)
@@ -278,6 +297,11 @@ class Quic:
     def ids(self) -> set[bytes]:
         """Connection ids that are this connection's; empty when over."""
         return self._ids
+
+    @property
+    def reset_token(self) -> bytes | None:
+        """What the peer would end a stateless reset with; None if it promised none."""
+        return self._engine.peer_reset_token
 
     # --- the node's side --------------------------------------------------------------------------
 

@@ -1,14 +1,9 @@
 """One UDP socket and the QUIC connections on it, inbound and outbound.
 
-Decides to which connection a datagram belongs (by its connection id, whatever its address), which
-datagrams begin a connection, and when timers fire. It answers a stranger with at most what the
-stranger sent, and keeps nothing for one that was not admitted:
-
-- a first packet of another version: the versions spoken;
-- while many handshakes, or some of that address, are unproven (their source may be forged): a
-  Retry, so that the dialler proves its address before anything is kept of it;
-- a dialler that is not admitted: refused, so that it need not wait;
-- anything else: nothing.
+Decides to which connection a datagram belongs (by its connection id, whatever its address), and
+when timers fire. A datagram that ends with the stateless reset token of a connection's peer ends
+that connection. What becomes of all others, :mod:`~codio_dht.net.quic.strangers` decides. Answers
+leave from the address that was asked.
 
 Two tasks: one receives, takes a batch of datagrams, and then lets every connection that was touched
 send once; the other waits for the earliest timer.
@@ -17,50 +12,40 @@ send once; the other waits for the earliest timer.
 from __future__ import annotations
 
 import heapq
-import os
 import socket
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Final
 
 import trio
-from aioquic.quic.packet import (
-    QuicHeader,
-    QuicPacketType,
-    QuicProtocolVersion,
-    encode_quic_retry,
-    encode_quic_version_negotiation,
-)
-from aioquic.quic.retry import QuicRetryTokenHandler
 from trio.lowlevel import checkpoint, notify_closing, wait_readable
 
 from codio_dht.core.clock import Monotonic
-from codio_dht.logger import get_logger
 from codio_dht.net.link import LinkContext, LinkState, now
-from codio_dht.net.quic.connection import Address, Datagram
-from codio_dht.net.quic.engine import CONNECTION_ID_BYTES, read_header, refusal_packet
+from codio_dht.net.quic.headers import LONG_HEADER, destination_of_long
 from codio_dht.net.quic.limits import (
-    MAX_UNPROVEN_HANDSHAKES,
-    MAX_UNPROVEN_PER_IP,
+    CONNECTION_ID_BYTES,
+    MAX_WAITING_STRANGERS,
     MIN_TIMER_S,
+    STRANGERS_PER_TURN,
     UDP_BATCH,
     UDP_BUFFER_BYTES,
 )
 from codio_dht.net.quic.link import QuicLink
-from codio_dht.net.quic.udp_socket import Sender, ask_for_buffer
-from codio_dht.net.targets import Ip, Target, of_udp_socket
+from codio_dht.net.quic.strangers import MIN_RESET_BYTES, Opening, Strangers
+from codio_dht.net.quic.tokens import RESET_TOKEN_BYTES, ResetTokens
+from codio_dht.net.quic.udp_socket import (
+    Datagram,
+    Path,
+    Receiver,
+    Sender,
+    ask_for_buffer,
+    ip_of,
+    learn_own_addresses,
+)
+from codio_dht.net.targets import Target, of_udp_socket
 
-_log = get_logger(__name__)
-
-_LONG_HEADER: Final = 0x80
-_MIN_FIRST_BYTES: Final = 1_200
-"""A datagram with a dialler's first packet is at least this long (RFC 9000, section 14.1)."""
-_READ_BYTES: Final = 2_048
-"""Longest datagram read; QUIC's stay under 1,500 here."""
-_VERSION: Final = int(QuicProtocolVersion.VERSION_1)
-_MAX_ID_BYTES: Final = 20
-_MIN_FIRST_ID_BYTES: Final = 8
 _MIN_TIMERS_TIDIED: Final = 64
 """With fewer timers waiting than this, old ones are left to fire."""
 
@@ -72,22 +57,40 @@ and the one that a Retry gave it), or refuses it."""
 class Endpoint:
     """See the module."""
 
-    def __init__(self, context: LinkContext, sock: socket.socket, accept: Accept | None) -> None:
-        """The connections of ``sock``; without ``accept`` nobody may begin one."""
+    def __init__(
+        self,
+        context: LinkContext,
+        sock: socket.socket,
+        accept: Accept | None,
+        resets: ResetTokens,
+    ) -> None:
+        """The connections of ``sock``; without ``accept`` nobody may begin one. ``resets`` are the
+        stateless reset tokens of this node's identity."""
         self.sock = sock
         self._fd = sock.fileno()
         self._context = context
         self._accept = accept
         self._links: dict[bytes, QuicLink] = {}
-        self._unproven: Counter[bytes] = Counter()
-        self._unproven_total = 0
-        self._retry = QuicRetryTokenHandler()
+        self._by_token: dict[bytes, QuicLink] = {}
+        self._waiting: deque[Datagram] = deque()
+        self._strangers = Strangers(
+            resets,
+            context.counters,
+            listens=accept is not None,
+            exempt_local=context.limits.exempt_local,
+        )
         self._timers: list[tuple[float, int, QuicLink]] = []
         self._serial = count()
         self._tidy_at = _MIN_TIMERS_TIDIED
         self._alarm: float = float("inf")
         self._earlier = trio.Event()
         self._closed = False
+        self.own_ip = ip_of(sock)
+        """The own address that it is bound to."""
+        pins = accept is not None and self.own_ip.is_unspecified
+        self.answers_from_asked = not pins or learn_own_addresses(sock)
+        """Whether answers leave from the address that was asked."""
+        self._receiver = Receiver(sock, learns=pins and self.answers_from_asked)
         self._sender = Sender(sock)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             ask_for_buffer(sock, option, UDP_BUFFER_BYTES)
@@ -136,6 +139,8 @@ class Endpoint:
             for new in link.ids - link.registered:
                 self._links[new] = link
             link.registered = set(link.ids)
+        if link.reset_token is not link.promised_token:
+            self._find_by_token(link, link.promised_token)
         moment = now()
         if link.may_wait(moment):
             return
@@ -154,147 +159,103 @@ class Endpoint:
         for gone in link.registered:
             self._links.pop(gone, None)
         link.registered = set()
+        self._find_by_token(link, None)
+
+    def _find_by_token(self, link: QuicLink, token: bytes | None) -> None:
+        if link.reset_token is not None and self._by_token.get(link.reset_token) is link:
+            del self._by_token[link.reset_token]
+        link.reset_token = token
+        if token is not None:
+            self._by_token[token] = link
 
     def settled(self, link: QuicLink) -> None:
         """The link is no longer unproven. Idempotent."""
-        ip = link.target.ip.one
         if link.unproven:
             link.unproven = False
-            self._unproven_total -= 1
-            self._unproven[ip] -= 1
-            if self._unproven[ip] <= 0:
-                del self._unproven[ip]
+            self._strangers.settled(link.target.ip)
 
     # --- receiving --------------------------------------------------------------------------------
 
     async def _receive_all(self) -> None:
         while not self._closed:
             try:
-                await wait_readable(self._fd)
+                if self._waiting:
+                    await checkpoint()
+                else:
+                    await wait_readable(self._fd)
                 self._receive_some()
             except trio.ClosedResourceError:
                 return
             except Exception as error:  # noqa: BLE001 - a task's outermost edge
-                self._context.counters["connection_bugs"] += 1
-                _log.error("UDP socket failed", exc_info=error)
+                self._context.bugs.report("UDP socket failed", error, now())
                 await checkpoint()
 
     def _receive_some(self) -> None:
-        """Take a batch of datagrams, and let each connection answer once."""
+        """Take a batch of datagrams, let each connection answer once, then see to strangers. Their
+        datagrams are read faster than they are judged, so that a flood delays no connection."""
         touched: dict[QuicLink, None] = {}
         moment = now()
         for _ in range(UDP_BATCH):
             try:
-                data, addr = self.sock.recvfrom(_READ_BYTES)
+                data, path = self._receiver.receive()
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:  # an ICMP error of something sent earlier
                 continue
-            link = self._find(data, addr)
-            if link is not None:
-                link.receive(data, addr, moment)
+            link = self._find(data)
+            if link is None:
+                self._let_wait(data, path)
+            else:
+                _feed(link, data, path, moment)
                 touched[link] = None
         for link in touched:
             link.respond(moment)
+        for _ in range(min(len(self._waiting), STRANGERS_PER_TURN)):
+            self._meet(*self._waiting.popleft(), moment)
 
-    def _find(self, data: bytes, addr: Address) -> QuicLink | None:
-        """The connection that a datagram belongs to, made now if it begins one."""
-        if not data:
-            return None
-        if not data[0] & _LONG_HEADER:
-            return self._links.get(data[1 : 1 + CONNECTION_ID_BYTES])
-        header = read_header(data)
-        if header is None:
-            return None
-        link = self._links.get(header.destination_cid)
-        if link is None and self._accept is not None and len(data) >= _MIN_FIRST_BYTES:
-            link = self._begin(header, addr)
-        return link
+    def _let_wait(self, data: bytes, path: Path) -> None:
+        """Put a stranger's datagram behind the others."""
+        if len(self._waiting) >= MAX_WAITING_STRANGERS:
+            self._context.counters["quic_strangers_dropped"] += 1
+        elif data:
+            self._waiting.append((data, path))
+
+    def _find(self, data: bytes) -> QuicLink | None:
+        """The connection that a datagram belongs to."""
+        if data and data[0] & LONG_HEADER:
+            return self._links.get(destination_of_long(data))
+        return self._links.get(data[1 : 1 + CONNECTION_ID_BYTES])
 
     # --- strangers --------------------------------------------------------------------------------
 
-    def _begin(self, header: QuicHeader, addr: Address) -> QuicLink | None:
-        """Answer a stranger's datagram; the connection, if there is to be one."""
-        if header.packet_type is QuicPacketType.VERSION_NEGOTIATION:
-            return None
-        if header.version != _VERSION:
-            self._say_versions(header, addr)
-            return None
-        if (
-            header.packet_type is not QuicPacketType.INITIAL
-            or not _MIN_FIRST_ID_BYTES <= len(header.destination_cid) <= _MAX_ID_BYTES
-        ):
-            return None
-        target = of_udp_socket(addr)
-        original_id = self._proven(header, addr)
-        if original_id is None and self._must_prove(target.ip):
-            self._ask_for_proof(header, addr)
-            return None
+    def _meet(self, data: bytes, path: Path, moment: Monotonic) -> None:
+        """Answer a stranger's datagram, or begin a connection with it."""
+        link = self._find(data)
+        if link is not None:  # one before it began the connection
+            _feed(link, data, path, moment)
+            link.respond(moment)
+            return
+        link = self._by_token.get(data[-RESET_TOKEN_BYTES:])
+        if link is not None and len(data) >= MIN_RESET_BYTES and not data[0] & LONG_HEADER:
+            self._context.counters["quic_resets_received"] += 1
+            link.forgotten()
+            return
+        target = of_udp_socket(path[0])
+        verdict = self._strangers.judge(data, path[0], target.ip, moment)
+        if not isinstance(verdict, Opening):
+            if verdict is not None:
+                self.send([(verdict, path)])
+            return
         assert self._accept is not None
-        retry_id = None if original_id is None else header.destination_cid
-        link = self._accept(self, target, original_id or header.destination_cid, retry_id)
+        link = self._accept(self, target, verdict.original_id, verdict.retry_id)
         if link is None:
-            self._refuse(header, addr)
-            return None
-        if retry_id is None:
+            self.send([(verdict.refusal(), path)])
+            return
+        if verdict.retry_id is None:
             link.unproven = True
-            self._unproven_total += 1
-            self._unproven[target.ip.one] += 1
-        self.keep(link)
-        return link
-
-    def _must_prove(self, ip: Ip) -> bool:
-        if self._unproven_total >= MAX_UNPROVEN_HANDSHAKES:
-            return True
-        exempt = ip.local and self._context.limits.exempt_local
-        return not exempt and self._unproven[ip.one] >= MAX_UNPROVEN_PER_IP
-
-    def _proven(self, header: QuicHeader, addr: Address) -> bytes | None:
-        """The id of the first packet of a dialler that proved its address; None if it did not.
-        A token that is not ours (or no longer good) proves nothing."""
-        if not header.token:
-            return None
-        try:
-            return self._retry.validate_token(
-                address=addr,
-                destination_cid=header.destination_cid,
-                token=header.token,
-                now=now(),
-            )
-        except Exception:  # noqa: BLE001 - aioquic's parser meets a stranger's bytes
-            return None
-
-    def _ask_for_proof(self, header: QuicHeader, addr: Address) -> None:
-        self._context.counters["quic_retries"] += 1
-        source_id = os.urandom(CONNECTION_ID_BYTES)
-        token = self._retry.create_token(
-            address=addr,
-            original_destination_connection_id=header.destination_cid,
-            retry_source_connection_id=source_id,
-            now=now(),
-        )
-        packet = encode_quic_retry(
-            version=_VERSION,
-            source_cid=source_id,
-            destination_cid=header.source_cid,
-            original_destination_cid=header.destination_cid,
-            retry_token=token,
-        )
-        self.send([(packet, addr)])
-
-    def _refuse(self, header: QuicHeader, addr: Address) -> None:
-        packet = refusal_packet(
-            version=_VERSION, source_id=header.destination_cid, destination_id=header.source_cid
-        )
-        self.send([(packet, addr)])
-
-    def _say_versions(self, header: QuicHeader, addr: Address) -> None:
-        packet = encode_quic_version_negotiation(
-            source_cid=header.destination_cid,
-            destination_cid=header.source_cid,
-            supported_versions=[_VERSION],
-        )
-        self.send([(packet, addr)])
+            self._strangers.begun(target.ip)
+        _feed(link, data, path, moment)
+        link.respond(moment)
 
     # --- timers -----------------------------------------------------------------------------------
 
@@ -307,8 +268,7 @@ class Endpoint:
             try:
                 self._fire(now())
             except Exception as error:  # noqa: BLE001 - a task's outermost edge
-                self._context.counters["connection_bugs"] += 1
-                _log.error("QUIC timer failed", exc_info=error)
+                self._context.bugs.report("QUIC timer failed", error, now())
             await checkpoint()
 
     def _drop_old_timers(self) -> None:
@@ -331,3 +291,9 @@ class Endpoint:
             link.due = float("inf")
             link.on_timeout(moment)
             self.keep(link)  # harmless after its end
+
+
+def _feed(link: QuicLink, data: bytes, path: Path, moment: Monotonic) -> None:
+    """Hand a datagram to its connection. What this node dialled leaves by the route, also after its
+    own address changed; what was dialled to it leaves from the address that was asked."""
+    link.receive(data, path if link.inbound else (path[0], None), moment)

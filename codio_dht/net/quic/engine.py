@@ -34,7 +34,6 @@ from aioquic._buffer import Buffer  # where it is typed
 from aioquic._crypto import HeaderProtection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
-    TRANSPORT_CLOSE_FRAME_CAPACITY,
     QuicConnection,
     QuicConnectionError,
     QuicConnectionState,
@@ -44,11 +43,7 @@ from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.events import ConnectionTerminated, QuicEvent
 from aioquic.quic.packet import (
     QuicErrorCode,
-    QuicFrameType,
-    QuicHeader,
-    QuicPacketType,
     QuicProtocolVersion,
-    pull_quic_header,
 )
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketRecovery
@@ -57,6 +52,7 @@ from aioquic.quic.stream import QuicStream, QuicStreamReceiver
 from codio_dht.crypto.certificate import OwnCertificate
 from codio_dht.errors import ProtocolError, UsageError
 from codio_dht.net.quic.limits import (
+    CONNECTION_ID_BYTES,
     MAX_QUIC_CONNECTION_IDS,
     MAX_QUIC_GAPS,
     MAX_QUIC_LATE_CRYPTO_BYTES,
@@ -67,14 +63,13 @@ from codio_dht.net.quic.limits import (
     QUIC_STREAM_WINDOW_BYTES,
 )
 from codio_dht.net.quic.receiving import Receiving
+from codio_dht.net.quic.tokens import ResetTokens
 from codio_dht.net.stack.limits import MAX_TLS_HANDSHAKE_BYTES
 
 AIOQUIC_VERSION: Final = "1.7.2"
 """The release whose source this was written against."""
 
 ALPN: Final = "libp2p"
-CONNECTION_ID_BYTES: Final = 8
-
 _DATAGRAMS_PER_ACK: Final = 2
 """As RFC 9000, section 13.2.2 recommends."""
 
@@ -188,6 +183,7 @@ class Engine(Receiving):
         self,
         configuration: QuicConfiguration,
         judge: Callable[[list[bytes]], None],
+        resets: ResetTokens,
         **options: Any,
     ) -> None:
         """A connection.
@@ -195,11 +191,13 @@ class Engine(Receiving):
         Args:
             configuration: see ``configuration``.
             judge: gets the peer's certificates and raises ``ProtocolError`` unless they will do.
+            resets: the stateless reset tokens of this node's connection ids.
             options: as a server, ``QuicConnection``'s for the client's first packet.
         """
-        check_engine()
         super().__init__(configuration=configuration, **options)
         self._judge = judge
+        self._resets = resets
+        self._promise_resets()
         self.fault: ProtocolError | None = None
         self._logger = _SILENT
         self._ack_delay = QUIC_ACK_DELAY_S
@@ -337,6 +335,27 @@ class Engine(Receiving):
                 QuicErrorCode.CONNECTION_ID_LIMIT_ERROR, frame_type, "too many connection ids"
             )
 
+        if not self._is_client and self._peer_cid.sequence_number == 0:
+            # A dialler's first id has no reset token (RFC 9000, section 18.2), its others have one.
+            self.change_connection_id()
+
+    # --- stateless resets -------------------------------------------------------------------------
+
+    @property
+    def peer_reset_token(self) -> bytes | None:
+        """The peer's token for the id that its packets carry now; None if it gave none."""
+        return self._peer_cid.stateless_reset_token or None
+
+    def _promise_resets(self) -> None:
+        """Have every own id's token follow from the identity; a dialler's first id has none."""
+        for connection_id in self._host_cids:
+            if connection_id.stateless_reset_token is not None:
+                connection_id.stateless_reset_token = self._resets.of(connection_id.cid)
+
+    def _replenish_connection_ids(self) -> None:
+        super()._replenish_connection_ids()
+        self._promise_resets()
+
     # --- the handshake ----------------------------------------------------------------------------
 
     def _initialize(self, peer_cid: bytes) -> None:
@@ -356,37 +375,6 @@ class Engine(Receiving):
             take(certificate)
 
         vars(self.tls)["_set_peer_certificate"] = judge_first  # of this one object
-
-
-def read_header(data: bytes) -> QuicHeader | None:
-    """The first packet's header of a datagram; None if it is not one."""
-    try:
-        return pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_BYTES)
-    except ValueError:
-        return None
-
-
-def refusal_packet(*, version: int, source_id: bytes, destination_id: bytes) -> bytes:
-    """A listener's answer to a dialler's first packet that it will not have: the connection is
-    refused. ``source_id`` is the connection id that the dialler chose for us."""
-    crypto = CryptoPair()
-    crypto.setup_initial(cid=source_id, is_client=False, version=version)
-    builder = QuicPacketBuilder(
-        host_cid=source_id,
-        is_client=False,
-        max_datagram_size=QUIC_DATAGRAM_BYTES,
-        peer_cid=destination_id,
-        version=version,
-    )
-    builder.start_packet(QuicPacketType.INITIAL, crypto)
-    buf = builder.start_frame(
-        QuicFrameType.TRANSPORT_CLOSE, capacity=TRANSPORT_CLOSE_FRAME_CAPACITY
-    )
-    buf.push_uint_var(QuicErrorCode.CONNECTION_REFUSED)
-    buf.push_uint_var(QuicFrameType.PADDING)
-    buf.push_uint_var(0)
-    datagrams, _ = builder.flush()
-    return datagrams[0]
 
 
 def _refusal(code: QuicErrorCode, frame_type: int, reason: str) -> QuicConnectionError:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Final
 
+CONNECTION_ID_BYTES: Final = 8
+"""Length of this node's connection ids: a packet is found by so many of its bytes."""
+
 # --- the machine ----------------------------------------------------------------------------------
 
 QUIC_DATAGRAM_BYTES: Final = 1_232
@@ -60,6 +63,13 @@ more end it."""
 UDP_BATCH: Final = 32
 """Datagrams taken from a UDP socket before its connections answer and others run."""
 
+MAX_WAITING_STRANGERS: Final = 256
+"""Datagrams of no connection that wait to be looked at, of one socket; more are dropped and
+counted. A dialler sends its first packet again."""
+
+STRANGERS_PER_TURN: Final = 8
+"""Of these, so many are looked at after each batch: one costs as much as reading several."""
+
 UDP_BUFFER_BYTES: Final = 4 * 1024 * 1024
 """Asked of the system for each direction of a UDP socket (go asks for 7 MiB; Linux gives 208 KiB
 unless it is set otherwise)."""
@@ -77,3 +87,18 @@ theirs first, which costs them a round trip."""
 MAX_UNPROVEN_PER_IP: Final = 2
 """Inbound QUIC handshakes of one IPv4 address or IPv6 /56 whose address is not proven; past it that
 address has to be proven first, so that forged ones do not use up its connections."""
+
+MAX_FORGED_INITIALS_PER_S: Final = 64
+"""First packets in a second that are not genuine. Past it, and for the second after, every dialler
+has to prove its address: somebody sends packets with forged sources, and may send genuine ones
+next."""
+
+RETRY_TOKEN_LIFETIME_S: Final = 30.0
+"""A dialler has so long to come again after a Retry, seconds."""
+
+MAX_RESETS_PER_S: Final = 512
+"""Stateless resets sent in a second, all of a socket together; past it packets of connections that
+are gone get no answer. They are forged as easily as genuine ones."""
+
+MAX_RESETS_PER_IP_PER_S: Final = 16
+"""The same to one IPv4 address or IPv6 /56, so that one stranger does not use up all of them."""

@@ -18,15 +18,12 @@ from trio.lowlevel import checkpoint
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError
-from codio_dht.logger import get_logger
 from codio_dht.net.link import Link, LinkContext, LinkState, now
 from codio_dht.net.quic.connection import Address, Datagram, Quic, QuicIdentity
 from codio_dht.net.quic.limits import QUIC_KEEP_ALIVE_BYTES
 from codio_dht.net.stack.security import Authenticated
 from codio_dht.net.stack.streams import Streams
 from codio_dht.net.targets import Target
-
-_log = get_logger(__name__)
 
 
 class LinkEndpoint(Protocol):
@@ -57,7 +54,8 @@ class LinkEndpoint(Protocol):
 class QuicLink(Link):
     """One QUIC connection as a link of the host."""
 
-    __slots__ = ("_drained", "_endpoint", "_quic", "_working", "due", "registered", "unproven")
+    __slots__ = ("_drained", "_endpoint", "_paused_until", "_quic", "_spent_s", "_working", "due",
+                 "registered", "reset_token", "unproven")  # fmt: skip
 
     def __init__(
         self,
@@ -85,6 +83,8 @@ class QuicLink(Link):
             retry_id=retry_id,
         )
         self._working = False
+        self._spent_s = 0.0
+        self._paused_until = 0.0
         self._drained: trio.Event | None = None
         self.unproven = False
         """The peer may not be where it says; the endpoint's."""
@@ -92,6 +92,8 @@ class QuicLink(Link):
         """When the endpoint will look at the timer; the endpoint's."""
         self.registered: set[bytes] = set()
         """Connection ids under which the endpoint finds it; the endpoint's."""
+        self.reset_token: bytes | None = None
+        """The peer's, under which the endpoint finds it; the endpoint's."""
 
     @property
     def on_listener(self) -> bool:
@@ -106,24 +108,42 @@ class QuicLink(Link):
         self.flush()
 
     def receive(self, data: bytes, addr: Address, moment: Monotonic) -> None:
-        """Take a datagram; ``respond`` follows when a turn's datagrams are all taken."""
+        """Take a datagram; ``respond`` follows when a turn's datagrams are all taken. It is dropped
+        while the origin of this link has not paid yet: the peer then sends less."""
         self.heard_at = moment
+        if moment < self._paused_until:
+            self.context.counters["turns_delayed"] += 1
+            return
         if len(data) > QUIC_KEEP_ALIVE_BYTES:
             self.last_active = moment
+        began = now()
         self._quic.feed(data, addr, moment)
+        self._spent_s += now() - began
 
     def respond(self, moment: Monotonic) -> None:
         """Do what the datagrams taken ask for, and send what there is to send."""
+        began = Monotonic(now() - self._spent_s)
+        self._spent_s = 0.0
         events = self._quic.digest(moment)
         if events or self._capacity_freed is not None:
             self.handle(events)
         if self.state is not LinkState.ENDED:
             self.flush()
+        self._paused_until = moment + self.settle(began)
 
     @property
     def ids(self) -> set[bytes]:
         """Connection ids by which its datagrams are found."""
         return self._quic.ids
+
+    @property
+    def promised_token(self) -> bytes | None:
+        """The token that the peer's stateless reset would end with."""
+        return self._quic.reset_token
+
+    def forgotten(self) -> None:
+        """The peer forgot the connection."""
+        self.handle(self._quic.forgotten())
 
     def next_timeout(self) -> Monotonic | None:
         """When ``on_timeout`` wants to be called."""
@@ -228,11 +248,14 @@ class QuicLink(Link):
         try:
             while self._quic.work_left:
                 await checkpoint()
-                self.handle(self._quic.work(now()))
+                began = now()
+                self.handle(self._quic.work(began))
                 self.flush()
+                pause_s = self.settle(began)
+                if pause_s > 0:
+                    await trio.sleep(pause_s)
         except Exception as error:  # noqa: BLE001 - a connection's outermost edge
-            self.context.counters["connection_bugs"] += 1
-            _log.error("connection failed", exc_info=error)
+            self.context.bugs.report("connection failed", error, now())
             self.end()
         finally:
             self._working = False

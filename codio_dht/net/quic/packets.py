@@ -12,7 +12,7 @@ The fast way of what ``CryptoPair`` and ``QuicPacketBuilder`` do for every kind 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from aioquic import tls
 from aioquic._buffer import Buffer  # where it is typed
@@ -34,7 +34,8 @@ from aioquic.quic.packet_builder import (
 )
 from cryptography.exceptions import InvalidTag
 
-TAG_BYTES: Final = 16
+from codio_dht.net.quic.protection import TAG_BYTES, Opened, whole_number
+
 _KEY_PHASE: Final = 0x04
 _PROTECTED: Final = 0x1F
 _NUMBER_BITS: Final = 0x03
@@ -45,14 +46,6 @@ _UNCOUNTED: Final = frozenset(map(int, NON_IN_FLIGHT_FRAME_TYPES))
 _UNANSWERED: Final = frozenset(map(int, NON_ACK_ELICITING_FRAME_TYPES))
 """Plain numbers: an enum's member takes long to find in a set."""
 _BYTE: Final = tuple(bytes([value]) for value in range(256))
-
-
-class Opened(NamedTuple):
-    """A genuine packet; ``first`` is its first byte, unprotected."""
-
-    first: int
-    number: int
-    payload: bytes
 
 
 def open_packet(
@@ -81,17 +74,6 @@ def open_packet(
         return Opened(first, number, aead._aead.decrypt(nonce, data[end:], header))
     except InvalidTag:
         return None
-
-
-def whole_number(truncated: int, bits: int, expected: int) -> int:
-    """A packet's number from its last bits (RFC 9000, appendix A.3)."""
-    window = 1 << bits
-    number = (expected & -window) | truncated
-    if number <= expected - window // 2 and number < (1 << 62) - window:
-        return number + window
-    if number > expected + window // 2 and number >= window:
-        return number - window
-    return number
 
 
 class PacketBuilder(QuicPacketBuilder):

@@ -66,9 +66,11 @@ class Channel:
         "eof_told",
         "greeting",
         "handler",
+        "held",
         "idle_timeout_s",
         "inbox",
         "last_active",
+        "message_since",
         "negotiation",
         "parked",
         "pipelined",
@@ -85,6 +87,8 @@ class Channel:
         self.negotiation: Listener | Proposer | None = None
         self.greeting = b""  # the negotiation's answer, until something leaves with it
         self.handler: StreamHandler | None = None
+        self.held = 0  # bytes of an unfinished message that the handler holds
+        self.message_since = now  # when the oldest of these came
         self.inbox: bytearray | None = None  # for the handler, still unread
         self.eof = False  # the peer has finished; the handler has not been told
         self.eof_told = False  # it has been told, and parked

@@ -31,6 +31,10 @@ MAX_NEGOTIATION_ROUNDS: Final = 32
 NEGOTIATION_TIMEOUT_S: Final = 10.0
 """Agreeing on a protocol on an inbound stream, seconds (GO 10); then it is reset."""
 
+MESSAGE_TIMEOUT_S: Final = 30.0
+"""A request that has begun must be whole after this long, seconds, however slowly its bytes come;
+then its stream is reset. The largest one takes 20 s at 3 KB/s."""
+
 HANDSHAKE_STAGE_TIMEOUT_S: Final = 10.0
 """Each stage of a connection's upgrade (security agreed, authenticated, muxer agreed), seconds (GO
 15 for all; RS 10). A round trip to a very slow peer takes 3 s, and the first one is two."""

@@ -46,6 +46,7 @@ from codio_dht.net.stack.limits import (
     MAX_FEED_BYTES,
     MAX_FEED_BYTES_PER_TURN,
     MAX_FEEDS_PER_TURN,
+    MESSAGE_TIMEOUT_S,
     NEGOTIATION_TIMEOUT_S,
 )
 from codio_dht.net.stack.multistream import (
@@ -194,15 +195,23 @@ class Streams:
     # --- ends -------------------------------------------------------------------------------------
 
     def sweep(self, now: Monotonic) -> None:
-        """Reset inbound streams past their idle or negotiation time, and closed ones that the peer
-        leaves half open.
-        """
+        """Reset inbound streams past their idle or negotiation time, those whose message is not
+        whole in time, however often a byte of it comes, and closed ones that the peer leaves half
+        open."""
         for stream in list(self._muxer.streams()):
             channel: Channel = stream.context
             if now - channel.last_active >= channel.idle_timeout_s and (
                 stream.inbound or channel.closing
             ):
                 self._fault(channel, "idle" if channel.protocol else "no protocol agreed in time")
+            elif channel.held and self._is_late(channel, now):
+                self._fault(channel, "message not whole in time")
+
+    def _is_late(self, channel: Channel, now: Monotonic) -> bool:
+        """Whether the peer has had its time for the message that the handler holds a part of. What
+        waits for this node itself (a load, a turn) is not late."""
+        waits_for_us = channel.parked or channel.resume or channel.inbox
+        return not waits_for_us and now - channel.message_since >= MESSAGE_TIMEOUT_S
 
     def reset_protocol(self, protocol: str) -> None:
         """Reset the inbound channels of ``protocol``."""
@@ -406,11 +415,20 @@ class Streams:
         except Exception as error:  # noqa: BLE001 - a bug of a protocol must not end the connection
             self._fault(channel, "handler raised", error)
             return
-        self._muxer.consume(channel.stream, len(data))
+        self._take(channel, len(data), now)
         if result.__class__ is not bytes:
             self._on_result(channel, result)
         elif result:
             self._send(channel, result)
+
+    def _take(self, channel: Channel, size: int, now: Monotonic) -> None:
+        """The handler was fed ``size`` bytes. What it holds of an unfinished message stays unread
+        in the muxer's sense: so it counts, and its window is not given back."""
+        held: int = getattr(channel.handler, "held_bytes", 0)
+        self._muxer.consume(channel.stream, size + channel.held - held)
+        channel.held = held
+        if held <= size:  # else a message that began before is not whole yet
+            channel.message_since = now
 
     def _feed_eof(self, channel: Channel, now: Monotonic) -> None:
         """Tell the handler that the peer has finished, and finish with it."""
@@ -423,6 +441,7 @@ class Streams:
             self._fault(channel, "handler raised", error)
             return
         channel.eof_told = True
+        self._take(channel, 0, now)
         self._on_result(channel, result)
         self._close_served(channel)
 
@@ -477,6 +496,9 @@ class Streams:
     def _finish(self, channel: Channel) -> None:
         """The channel takes no more part; its handler, if any, hears of it once."""
         channel.closing = True
+        if channel.held:
+            self._muxer.consume(channel.stream, channel.held)
+            channel.held = 0
         channel.inbox = None
         channel.negotiation = None
         handler, channel.handler = channel.handler, None

@@ -21,10 +21,13 @@ from trio.lowlevel import checkpoint
 
 from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.origins import OriginLedger
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import CapacityError, DialError, NotRunningError, StreamError
-from codio_dht.formats.multiaddr import strip_peer_id
+from codio_dht.formats.multiaddr import is_public, strip_peer_id
+from codio_dht.net.bugs import BugLog
+from codio_dht.net.charging import Charging
 from codio_dht.net.dial.budget import DialBudget
 from codio_dht.net.dial.race import Dialler
 from codio_dht.net.dnsaddr import NameServers, peers_named_by
@@ -44,6 +47,7 @@ from codio_dht.net.stack.security import Authenticated, Security
 from codio_dht.net.stack_host.connections import Connections
 from codio_dht.net.stack_host.identifying import LinkIdentifier
 from codio_dht.net.stack_host.limits import PING_IDLE_S, STREAM_TASK_IDLE_S
+from codio_dht.net.stack_host.load_watch import LoadWatch
 from codio_dht.net.stack_host.reaper import Reaper
 from codio_dht.net.stack_host.stream import StackStream, open_stream
 from codio_dht.net.stack_host.stream_tasks import StreamTasks
@@ -86,7 +90,9 @@ class StackHost:
         self._network: Hashable = None
         self._bus = EventBus(self._counters)
         self._connections = Connections(self._peer_id, limits, self._counters)
-        self._admission = InboundLinks(gate, limits, self._counters)
+        self.origins = OriginLedger()
+        self._charging = Charging(self.origins, gate, limits)
+        self._admission = InboundLinks(gate, limits, self._charging, self._counters)
         self._stream_tasks = StreamTasks(nursery, self._counters)
         self._identifier = LinkIdentifier(
             private_key,
@@ -100,7 +106,16 @@ class StackHost:
             observed=self._on_observed,
         )
         self._served.add(Served(PING, PingHandler, PING_IDLE_S))
-        context = LinkContext(self, nursery, securities, self._served, limits, self._counters)
+        context = LinkContext(
+            self,
+            nursery,
+            securities,
+            self._served,
+            limits,
+            self._counters,
+            BugLog(self._counters),
+            self._charging,
+        )
         self._nursery = nursery
         self._transports = [
             make(context, self._admission, lambda: self._connections.make_room(now()))
@@ -115,6 +130,7 @@ class StackHost:
             name_servers=name_servers,
             counters=self._counters,
         )
+        self._load_watch = LoadWatch(self.origins, trio.current_time)
         self._reaper = Reaper(
             admission=self._admission,
             connections=self._connections,
@@ -135,11 +151,13 @@ class StackHost:
         """Serve the addresses that its transports listen on."""
         self._listening = list(listening)
         self._told = self._tell()
+        self._charging.public = any(is_public(addr.to_bytes()) for addr in self._told)
         self._network = network_state()
         self._running = True
         for transport in self._transports:
             transport.start()
         self._nursery.start_soon(self._reaper.run)
+        self._nursery.start_soon(self._load_watch.run)
 
     def stop(self) -> None:
         """Close everything, telling the peers as far as that can be done at once."""
@@ -183,6 +201,7 @@ class StackHost:
         if told != self._told:
             self._identifier.self_changed()
         self._told, self._unproven = told, unproven
+        self._charging.public = any(is_public(addr.to_bytes()) for addr in told)
         self._bus.emit(AddrsChanged(told, unproven))
         return True
 
@@ -356,6 +375,7 @@ class StackHost:
     def stats(self) -> dict[str, int]:
         """Counters of the host, and what is open now."""
         links = list(self._connections)
+        shedding = self._load_watch.shedding
         return {
             **dict(sorted(self._counters.items())),
             "connections_open": len(links),
@@ -366,6 +386,11 @@ class StackHost:
             "bytes_held": sum(link.held_bytes for link in links),
             "dials_running": self._budget.running,
             "peers_identified": len(self._identifier.known),
+            "loop_lag_us": round(shedding.lag_s * 1e6),
+            "loop_lag_worst_us": round(shedding.worst_lag_s * 1e6),
+            "load_pressure": round(shedding.pressure),
+            "origins": len(self.origins),
+            "origins_at_limit": self.origins.refusals,
         }
 
     # --- what links tell --------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from multiaddr import Multiaddr
 from trio.lowlevel import checkpoint
 
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.origins import Flow
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import CapacityError, ProtocolError, StreamError
@@ -57,6 +58,8 @@ class LinkIdentifier:
         self._nursery = nursery
         self._introduction: Introduction | None = None
         self._push_due = False
+        self._pushes: dict[PeerId, _PushHandler] = {}
+        """The push of each peer that is under way: at most one of each connected peer."""
         self.known = KnownPeers(bus, connections.has)
         served.add(Served(IDENTIFY))
         served.add(Served(IDENTIFY_PUSH, lambda peer: _PushHandler(self, peer), IDENTIFY_TIMEOUT_S))
@@ -81,6 +84,25 @@ class LinkIdentifier:
         if link is not None and message.observed_addr is not None:
             self._observed(link, message.observed_addr)
         return True
+
+    # --- being told -------------------------------------------------------------------------------
+
+    def begin_push(self, peer_id: PeerId, push: _PushHandler) -> None:
+        """The peer began to tell what has changed."""
+        before = self._pushes.get(peer_id)
+        if before is not None:
+            before.supersede()
+        self._pushes[peer_id] = push
+
+    def end_push(self, peer_id: PeerId, push: _PushHandler) -> None:
+        """The stream of ``push`` is over."""
+        if self._pushes.get(peer_id) is push:
+            del self._pushes[peer_id]
+
+    def affords_push(self, peer_id: PeerId, moment: Monotonic) -> bool:
+        """Whether the peer may tell one more change now. It is charged with it."""
+        link = self._connections.best(peer_id)
+        return link is None or link.charges.affords(Flow.EVENTS, moment)
 
     # --- answering --------------------------------------------------------------------------------
 
@@ -175,15 +197,13 @@ class _Question:
         self._fail(again=False)
 
     def on_data(self, data: bytes) -> None:
-        """A piece of its message."""
+        """A piece of its message; it counts as unread until the message is whole."""
         if self._link.question is not self:
             return  # said too much already
         try:
             self._parts.feed(data)
         except ProtocolError:
             self.expire()
-        else:
-            self._streams.consume(self._channel, len(data))
 
     def on_eof(self) -> None:
         """Read the message, which is complete."""
@@ -216,32 +236,52 @@ class _Question:
 
 
 class _PushHandler:
-    """One inbound push; a ``StreamHandler``."""
+    """One inbound push; a ``StreamHandler``. A peer has one at a time: a new one takes the place of
+    one that is not whole."""
 
-    __slots__ = ("_identifier", "_parts", "_peer_id")
+    __slots__ = ("_identifier", "_parts", "_peer_id", "held_bytes")
 
     def __init__(self, identifier: LinkIdentifier, peer_id: PeerId) -> None:
         self._identifier = identifier
         self._peer_id = peer_id
-        self._parts = MessageParts()
+        self._parts: MessageParts | None = MessageParts()
+        self.held_bytes = 0
+        """Bytes of a message that is not whole; see ``StreamHandler``."""
+        identifier.begin_push(peer_id, self)
+
+    def supersede(self) -> None:
+        """A later push of the peer has begun: this one is read no more."""
+        self._parts = None
 
     def feed(self, data: bytes, now: Monotonic) -> bytes | Parked | Reset:
         """A piece of its message."""
+        parts = self._parts
+        if parts is None:
+            return self._fail("a later push has begun")
         try:
-            self._parts.feed(data)
+            parts.feed(data)
         except ProtocolError as error:
             return self._fail(error.reason)
+        self.held_bytes += len(data)
         return b""
 
     def eof(self, now: Monotonic) -> bytes | Parked | Reset:
         """Read the message, which is complete."""
-        if not self._identifier.learn(self._peer_id, self._parts):
+        parts = self._parts
+        if parts is None:
+            return self._fail("a later push has begun")
+        if not self._identifier.affords_push(self._peer_id, now):
+            return self._fail("too many pushes")
+        self.held_bytes = 0
+        if not self._identifier.learn(self._peer_id, parts):
             return self._fail("not an identify message")
         return b""
 
     def closed(self) -> None:
-        """Nothing is held beyond this object."""
+        """The place is free."""
+        self._identifier.end_push(self._peer_id, self)
 
     def _fail(self, reason: str) -> Reset:
+        self.held_bytes = 0
         self._identifier.counters["identify_push_failed"] += 1
         return Reset(reason)

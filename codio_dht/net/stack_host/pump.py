@@ -26,7 +26,6 @@ from trio.lowlevel import checkpoint, current_clock, notify_closing, wait_readab
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import CapacityError, CodioError, DeadlineError
-from codio_dht.logger import get_logger
 from codio_dht.net.link import Link, LinkContext, LinkState, now
 from codio_dht.net.stack.connection import Connection
 from codio_dht.net.stack.security import Authenticated
@@ -39,8 +38,6 @@ from codio_dht.net.stack_host.limits import (
     WRITE_TIMEOUT_S,
 )
 from codio_dht.net.targets import Target
-
-_log = get_logger(__name__)
 
 _RELEASE_BYTES: Final = HOLD_BYTES // 2
 _PIECE_BYTES: Final = 4 * 1024
@@ -105,8 +102,7 @@ class Pump(Link):
         except trio.ClosedResourceError:
             pass  # ended by another task
         except Exception as error:  # noqa: BLE001 - a connection's outermost edge
-            self.context.counters["connection_bugs"] += 1
-            _log.error("connection failed", exc_info=error)
+            self.context.bugs.report("connection failed", error, now())
         finally:
             self.end()
 
@@ -135,18 +131,30 @@ class Pump(Link):
             if events or self._capacity_freed is not None:
                 self.handle(events)
             self.flush()
+            pause_s = self.settle(moment)
+            if pause_s > 0:
+                await self._pause(pause_s)
             if connection.work_left:
                 await self._work_off()
+
+    async def _pause(self, seconds: float) -> None:
+        """Leave the socket unread: the origin of this connection has not paid yet."""
+        self.context.counters["turns_delayed"] += 1
+        await trio.sleep(seconds)
 
     async def _work_off(self) -> None:
         """Do what is left, a ration at a time, others running in between."""
         connection = self._connection
         while connection.work_left:
             await checkpoint()
-            events = connection.work(now())
+            began = now()
+            events = connection.work(began)
             if events:
                 self.handle(events)
             self.flush()
+            pause_s = self.settle(began)
+            if pause_s > 0:
+                await self._pause(pause_s)
 
     # --- work that becomes ready ------------------------------------------------------------------
 
@@ -160,8 +168,7 @@ class Pump(Link):
         try:
             await self._work_off()
         except Exception as error:  # noqa: BLE001 - as in run
-            self.context.counters["connection_bugs"] += 1
-            _log.error("connection failed", exc_info=error)
+            self.context.bugs.report("connection failed", error, now())
             self.end()
         finally:
             self._working = False
