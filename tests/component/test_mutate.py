@@ -56,7 +56,8 @@ def test_endless():
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # the small tree needs no plugin
     place = tmp_path / "tree"
     for path, text in {
         "codio_dht/__init__.py": "",
@@ -70,12 +71,17 @@ def tree(tmp_path: Path) -> Path:
     return place
 
 
-def run(tree: Path, *new_lines: str, accepted: tuple[mutate.Accepted, ...] = ()) -> bool:
-    """Plant the faults that leave these lines; whether one survived that is not accepted."""
+def run(
+    tree: Path,
+    *new_lines: str,
+    accepted: tuple[mutate.Accepted, ...] = (),
+    quick: bool = False,
+) -> int:
+    """Plant the faults that leave these lines; how many survived that are not accepted."""
     faults = [one for one in Tree(tree).all(SMALL) if one.new in new_lines]
     assert len(new_lines) == len(faults)
-    table = mutate.Table({"core": 1}, {"core": 1}, 1, {}, accepted)
-    return mutate.mutate(tree, table, {"core": faults}, jobs=2, fresh=False)
+    table = mutate.Table({"core": 1}, {"core": 1}, 1, 0, {}, accepted)
+    return mutate.mutate(tree, table, {"core": faults}, jobs=2, fresh=False, quick=quick)
 
 
 def outcomes(tree: Path) -> Counter[str]:
@@ -93,7 +99,8 @@ def test_what_a_test_or_the_type_checker_notices_is_killed_and_the_rest_survives
         "return text.removeprefix(None)",
         'LIMIT = int("XX5XX")',
     )
-    assert {each: 1 for each in Outcome if each is not Outcome.TIMED_OUT} == outcomes(tree)
+    unseen = (Outcome.TIMED_OUT, Outcome.DOUBTFUL)
+    assert {each: 1 for each in Outcome if each not in unseen} == outcomes(tree)
     told = capsys.readouterr().out
     assert f"{SMALL}:9: survived\n    - return number + 5\n    + return number - 5\n" in told
     assert "core        3 planted,    2 killed (1 by mypy), 1 survived (33.3 %)" in told
@@ -134,3 +141,37 @@ def test_a_test_that_fails_without_any_fault_kills_nothing(tree: Path) -> None:
     with pytest.raises(mutate.MutateError, match="test_red"):
         run(tree, "return number - 5")
     assert 0 == outcomes(tree).total()
+
+
+def add_component_test(tree: Path, text: str) -> None:
+    place = tree / "tests/component/test_small_parts.py"
+    place.parent.mkdir()
+    place.write_text(f"from codio_dht.core.small import untested\n\n\n{text}")
+
+
+def test_a_component_test_kills_when_it_fails_twice(tree: Path) -> None:
+    add_component_test(tree, "def test_slow():\n    assert untested(1) == 6\n")
+    assert 0 == run(tree, "return number - 5")
+    assert {Outcome.KILLED: 1} == outcomes(tree)
+
+
+def test_the_sample_of_ci_runs_no_component_test(tree: Path) -> None:
+    add_component_test(tree, "def test_slow():\n    assert untested(1) == 6\n")
+    assert 1 == run(tree, "return number - 5", quick=True)
+
+
+def test_a_component_test_that_fails_only_once_leaves_the_fault_doubtful(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flag = tmp_path / "ran"
+    add_component_test(
+        tree,
+        "from pathlib import Path\n\n\ndef test_busy():\n"
+        f"    flag = Path({str(flag)!r})\n    again = flag.exists()\n"
+        "    flag.touch()\n    assert again\n",
+    )
+    assert 1 == run(tree, "return number - 5")
+    assert {Outcome.DOUBTFUL: 1} == outcomes(tree)
+    told = capsys.readouterr().out
+    assert "doubtful (tests/component/test_small_parts.py::test_busy failed only once)" in told
+    assert "0 killed, 0 survived (0.0 %), of which 0 accepted; 1 doubtful" in told

@@ -164,6 +164,7 @@ def test_an_entry_that_fits_nothing_or_gives_no_reason_is_told(tmp_path: Path) -
         packages={},
         ci={},
         ci_seed=1,
+        ci_survivors=0,
         tests={"gone.py": ("tests/unit/test_gone.py",)},
         accepted=(accepted("a = (\n1\n)"), accepted("a = 2"), accepted("1", reason=" ")),
     )
