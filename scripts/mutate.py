@@ -12,8 +12,8 @@ the fault. A survivor that may stay stands in ``mutants.toml`` with the reason; 
 exit code 1.
 
 A test that uses real time may fail because the machine is busy. So a test that is neither a unit
-test nor a vector must fail twice, the second time alone. If it passes then, and no other test fails,
-the fault is *doubtful*: it is counted neither as killed nor as survived, and it is printed.
+test nor a vector must fail twice, the second time alone. If it passes then, and no other test
+fails, the fault is *doubtful*: it is neither killed nor survived, and it is printed.
 
 ``--ci`` plants a small sample of the packages under ``[ci.packages]``, and runs unit tests and
 vectors only. So its outcome does not depend on how busy the machine is. It fails if more faults

@@ -118,7 +118,7 @@ def test_an_accepted_survivor_is_told_with_its_reason_and_no_failure(
 def test_tests_that_take_too_long_have_killed_the_fault(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mutate, "RUN_TIMEOUT_S", 15)
+    monkeypatch.setattr(mutate, "RUN_TIMEOUT_S", 4)
     assert not run(tree, "number = 1")
     assert {Outcome.TIMED_OUT: 1} == outcomes(tree)
 
