@@ -55,12 +55,12 @@ UNDIALLABLE = pytest.mark.parametrize(
 # --- waiting --------------------------------------------------------------------------------------
 
 
-def soon(seconds: float = 10.0) -> Monotonic:
+def soon(seconds: float = 30.0) -> Monotonic:
     """A deadline that is not meant to pass."""
     return Monotonic(trio.current_time() + seconds)
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
     """Wait for what another task is about to do."""
     with trio.fail_after(seconds):
         while not condition():

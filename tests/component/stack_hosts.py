@@ -13,9 +13,13 @@ import pytest
 import trio
 from multiaddr import Multiaddr
 
+from codio_dht.core.backoff import Backoff
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
+from codio_dht.net.dial import memory
+from codio_dht.net.dial.failures import DialFailure
+from codio_dht.net.dial.limits import MAX_BACKOFF_S
 from codio_dht.net.quic import connection as quic
 from codio_dht.net.stack import connection
 from codio_dht.net.stack.channel import ServedProtocols
@@ -154,7 +158,7 @@ def black_hole(ip: str = "127.0.0.1") -> Iterator[Multiaddr]:
 async def quiet() -> tuple[int, int]:
     """Sockets and tasks, once they change no more."""
     before, same = (-1, -1), 0
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while same < 3:
             await trio.sleep(0.02)
             current = (open_sockets(), tasks())
@@ -178,3 +182,9 @@ def open_sockets() -> int:
 def tasks() -> int:
     """Tasks of this run."""
     return int(trio.lowlevel.current_statistics().tasks_living)
+
+
+def lengthen_refused_backoff(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Leave an address that refused a dial alone for longer than a slow machine needs."""
+    longer = Backoff(seconds, MAX_BACKOFF_S)
+    monkeypatch.setitem(memory._BACKOFFS, DialFailure.REFUSED, longer)  # type: ignore[misc]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from libp2p.peer.envelope import consume_envelope
 from multiaddr import Multiaddr
 
@@ -289,13 +290,13 @@ async def test_an_idle_stream_is_reset_and_a_busy_one_is_not(
     subject.implementation.quicken(monkeypatch)
     echoes = Echoes()
     async with subject.pair() as (server, client):
-        server.serve("/hasty", echoes, idle_timeout_s=0.3)
+        server.serve("/hasty", echoes, idle_timeout_s=1.2)
         stream = await client.open_stream(server.peer_id, "/hasty", soon())
         answers = []
         for number in range(5):
-            await trio.sleep(0.15)
+            await trio.sleep(0.3)
             answers.append(await ask(stream, b"%d" % number))
-        with trio.fail_after(5), pytest.raises(StreamError):
+        with trio.fail_after(30), pytest.raises(StreamError):
             await stream.read(1)
         await until(lambda: echoes.times_closed == [1])
         assert 1 == server.stats()[subject.counters.idle]
@@ -479,7 +480,7 @@ async def test_asking_a_peer_that_fell_silent_ends_at_the_deadline(subject: Subj
         await identified(client, server.peer_id)
         assert await client.ping(server.peer_id, soon()) > 0
         relay.silent = True
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             with pytest.raises(DeadlineError):  # it said that it does not speak this: it is asked
                 await client.open_stream(server.peer_id, ECHO, soon(0.1))
             with pytest.raises(DeadlineError):
@@ -535,9 +536,9 @@ async def test_unserve_resets_the_streams_and_stops_advertising_the_protocol(
         await ask(stream, b"x")
         server.unserve(ECHO)
         server.unserve(ECHO)
-        with trio.fail_after(5), pytest.raises(StreamError):
+        with trio.fail_after(30), pytest.raises(StreamError):
             await stream.read(1)
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             after = await next_event(
                 client, lambda e: isinstance(e, PeerIdentified) and ECHO not in e.protocols
             )
@@ -567,7 +568,7 @@ async def test_unserve_ends_the_tasks_of_a_protocol(subject: Subject) -> None:
         server.serve_stream("/hold", hold)
         stream = await client.open_stream(server.peer_id, "/hold", soon())
         await stream.write(b"x")
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             await began.wait()
             server.unserve("/hold")
             with pytest.raises(StreamError):
@@ -650,9 +651,9 @@ async def test_a_dial_ends_at_its_deadline_and_takes_nobody_with_it(subject: Sub
         async with subject.host() as server, subject.host() as client:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(client.connect, server.peer_id, [silent], soon())
-                with trio.fail_after(5), pytest.raises(DeadlineError):
+                with trio.fail_after(30), pytest.raises(DeadlineError):
                     await client.connect(server.peer_id, [silent], soon(0.05))
-                with trio.fail_after(5):
+                with trio.fail_after(30):
                     await client.connect(server.peer_id, [silent, *server.addrs], soon())
             assert client.is_connected(server.peer_id)
 
@@ -665,17 +666,20 @@ async def test_dead_peers_do_not_hold_up_a_good_one(subject: Subject) -> None:
             subject.host() as client,
             trio.open_nursery() as nursery,
         ):
+            ended: list[PeerId] = []
 
             async def dial_dead() -> None:
                 dead = PrivateKey.generate_ed25519().peer_id()
                 with pytest.raises((DialError, DeadlineError)):
-                    await client.connect(dead, [silent], soon(30))
+                    await client.connect(dead, [silent], soon())
+                ended.append(dead)
 
             for _ in range(60):
                 nursery.start_soon(dial_dead)
-            await trio.sleep(0.05)
-            await client.connect(server.peer_id, server.addrs, soon(5))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            await client.connect(server.peer_id, server.addrs, soon())
             assert client.is_connected(server.peer_id)
+            assert [] == ended  # none of them had to end first
             nursery.cancel_scope.cancel()
 
 
@@ -753,7 +757,7 @@ async def test_identify_on_each_new_connection_is_told_also_if_it_says_the_same(
 
 
 async def _identified_in(events: AsyncIterator[HostEvent]) -> PeerIdentified:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while not isinstance(event := await anext(events), PeerIdentified):
             pass
     return event
@@ -767,7 +771,7 @@ async def test_a_peer_is_gone_with_its_last_connection(subject: Subject) -> None
         await identified(server, client.peer_id)
         async with server.events() as of_server, client.events() as of_client:
             await client.disconnect(server.peer_id)
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 seen_by_server = [await anext(of_server), await anext(of_server)]
                 seen_by_client = [await anext(of_client), await anext(of_client)]
         await connect(client, server)
@@ -829,10 +833,10 @@ async def test_addresses_that_change_are_told_to_everybody(
         async with server.events() as of_server:
             # As if the machine's interfaces had changed.
             monkeypatch.setattr(server, "_announce", (moved,))
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 while not isinstance(event := await anext(of_server), AddrsChanged):
                     pass
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             said = await next_event(
                 client, lambda e: isinstance(e, PeerIdentified) and e.addrs == (moved,)
             )
@@ -854,7 +858,7 @@ async def test_a_change_of_the_machines_network_is_told_also_if_own_addresses_st
             with trio.move_on_after(0.3) as quiet:
                 await anext(events)
             subject.implementation.set_network(monkeypatch, "online")
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 event = await anext(events)
         addrs = host.addrs
 
@@ -1164,21 +1168,21 @@ async def test_connections_that_come_and_go_leave_nothing_behind(subject: Subjec
             await echo_of(client, server, b"x")
             await client.disconnect(server.peer_id)
 
-        async def visits(times: int) -> tuple[int, int]:
+        async def visits(times: int) -> None:
             for _ in range(times):
                 async with trio.open_nursery() as nursery:
                     for client in clients:
                         nursery.start_soon(visit, client)
                 await until(lambda: server.stats()["connections_open"] == 0)
-            await trio.sleep(0.5)  # closing pauses
-            return measure()
 
-        before = await visits(2)
-        after = await visits(rounds)
+        await visits(2)
+        await trio.sleep(0.5)  # closing pauses
+        before = measure()
+        await visits(rounds)
+        await until(lambda: all(now <= then for now, then in zip(measure(), before, strict=True)))
         stats = server.stats()
         held = subject.implementation.places_held(server)
 
-    assert before == after
     assert 0 == held
     assert (0, 0, 0) == (
         stats["connections_open"],

@@ -142,7 +142,7 @@ async def test_a_peer_that_left_without_notice_is_found_gone(
         client._swarm.notifees.clear()  # nobody is told of anything any more
         async with client.events() as of_client:
             await client.disconnect(server.peer_id)
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 while await anext(of_client) != PeerGone(server.peer_id):
                     pass
 

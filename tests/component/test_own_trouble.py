@@ -49,7 +49,7 @@ from host_steps import (
     soon,
     until,
 )
-from stack_hosts import black_hole, made_host
+from stack_hosts import black_hole, lengthen_refused_backoff, made_host
 
 ROOT = Path(__file__).resolve().parents[2]
 STRANGER = PrivateKey.from_ed25519_seed(b"s" * 32).peer_id()
@@ -145,7 +145,7 @@ async def test_a_network_that_is_down_is_found_at_once_and_not_remembered(
     async with made_host(listen) as server, made_host(listen) as client:
         with monkeypatch.context() as patched:
             patched.setattr(socket, "socket", _Failing)
-            with trio.fail_after(2):
+            with trio.fail_after(8):  # less than any time-out of a dial
                 errors = [await dial_error(client, *server.addrs) for _ in range(2)]
         assert [True, True] == [error.local for error in errors]
         assert all("Network is unreachable" in str(error) for error in errors)
@@ -287,6 +287,7 @@ async def test_a_link_without_room_for_one_more_stream_of_ours_is_no_fault_of_th
 async def test_a_back_off_is_our_own_choice_and_does_not_grow_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    lengthen_refused_backoff(monkeypatch, 60.0)
     async with made_host() as client:
         dead = dead_address()
         assert not (await dial_error(client, dead)).local

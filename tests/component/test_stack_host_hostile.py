@@ -151,7 +151,7 @@ async def test_garbage_frames_end_their_connection_only() -> None:
             async with raw_peer(server) as peer:
                 with suppress(trio.BrokenResourceError):
                     await peer.send_plain(b"\x07" + garbage(seed) + bytes(12))
-                    with trio.fail_after(5):
+                    with trio.fail_after(30):
                         await peer.receive_all()
         await until(lambda: server.stats()["connections_open"] == 0)
         assert "connection_bugs" not in server.stats()
@@ -174,7 +174,7 @@ async def test_garbage_on_a_stream_ends_that_stream_only(plain: bytes) -> None:
         await peer.send_plain(opening(101, plain) + frame(DATA, FIN, 101, 0))
         channel = peer.connection.streams.open([ECHO], Monotonic(0.0), b"hello")
         await peer.flush()
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while not any(isinstance(e, ChannelData) and e.channel is channel for e in peer.events):
                 assert await peer.receive()
         assert "connection_bugs" not in server.stats()
@@ -225,7 +225,7 @@ async def test_a_socket_that_says_nothing_is_closed_in_time(
         for sent in (b"", HEADER, proposal("/noise")):
             async with raw_socket(server) as sock:
                 await sock.send_all(sent)
-                with trio.fail_after(2):
+                with trio.fail_after(30):
                     while await sock.receive_some():
                         pass
         assert 0 == server.stats()["connections_pending"]
@@ -328,7 +328,7 @@ async def test_past_the_bound_on_all_streams_the_connection_with_most_goes(
         ids = range(1_001, 1_301, 2)
         await peer.send_plain(b"".join(opening(i, proposal(ECHO) + b"x") for i in ids))
         await until(lambda: server.stats().get("connections_shed:streams") == 1)
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await peer.receive_all()
         assert b"hello" == await echo_of(client, server)
 
@@ -399,7 +399,7 @@ async def test_a_window_flood_ends_its_connection() -> None:
     async with echo_server() as (server, _), raw_peer(server) as peer:
         before = rss_mib()
         await peer.send_plain(opening(101, proposal(ECHO)))
-        with suppress(trio.BrokenResourceError), trio.fail_after(5):
+        with suppress(trio.BrokenResourceError), trio.fail_after(30):
             for _ in range(2_000):
                 await peer.send_plain(frame(DATA, 0, 101, 60_000, bytes(60_000)))
         await until(lambda: server.stats()["connections_open"] == 0)
@@ -438,7 +438,7 @@ def fifty_times(data: bytes) -> bytes:
 async def test_a_peer_that_does_not_read_is_answered_no_more_and_then_cut_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pump, "WRITE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(pump, "WRITE_TIMEOUT_S", 2.5)
     async with made_host() as server, made_host() as client, raw_peer(server) as peer:
         server.serve("/generous", Echoes(Generous), idle_timeout_s=IDLE_S)
         server.serve(ECHO, Echoes(), idle_timeout_s=IDLE_S)
@@ -497,8 +497,8 @@ async def test_a_peer_that_reads_late_gets_everything_in_order() -> None:
         for at in range(0, len(letters), 50_000):
             piece = letters[at : at + 50_000]
             await peer.send_plain(frame(DATA, 0, 101, len(piece), piece))
-        await trio.sleep(0.2)  # more waits than the socket takes, and than is answered
-        assert server.stats()["bytes_held"] > 100_000
+        # More waits than the socket takes, and than is answered.
+        await until(lambda: server.stats()["bytes_held"] > 100_000)
         expected = proposal("/generous") + fifty_times(letters)
         layer, bodies, received = peer.connection._layer, Bodies(), bytearray()
         assert layer is not None
@@ -772,13 +772,13 @@ async def test_an_idle_connection_is_closed_unless_it_is_protected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     quicken(monkeypatch)
-    monkeypatch.setattr(connections, "DUPLICATE_IDLE_S", 0.1)
-    monkeypatch.setattr(connections, "IDLE_CONNECTION_S", 0.3)
     async with echo_server() as (server, _), visitors(server, 3) as (kept, used, idle):
         server.protect(kept.peer_id, "table")
         kept.protect(server.peer_id, "table")
         stream = await used.open_stream(server.peer_id, ECHO, soon())
         await ask(stream, b"x")
+        monkeypatch.setattr(connections, "DUPLICATE_IDLE_S", 0.1)
+        monkeypatch.setattr(connections, "IDLE_CONNECTION_S", 0.3)
         await until(lambda: not server.is_connected(idle.peer_id))
         await trio.sleep(0.3)
         assert server.is_connected(kept.peer_id)
@@ -902,7 +902,7 @@ async def test_a_peer_that_stops_in_the_middle_of_everything_costs_its_stream_on
         await peer.send_plain(opening(103, proposal(ECHO) + b"x"))
         channel = peer.connection.streams.open([ECHO], Monotonic(0.0), b"hello")
         await peer.flush()
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while not any(isinstance(e, ChannelData) and e.channel is channel for e in peer.events):
                 assert await peer.receive()
         assert not any(isinstance(e, ChannelReset) for e in peer.events)
