@@ -112,6 +112,15 @@ def test_it_is_not_over_before_every_path_is():
     assert [a, b] == done.answered
 
 
+def test_the_nearest_of_all_paths_are_in_the_order_of_their_distance():
+    a, b, far, near = peers_of(8, 9, 4, 2)
+    lookup = DisjointLookup(TARGET, [a, b], RULES, 2)
+    asked(lookup)
+    lookup.on_reply(a, [far], AT)
+    lookup.on_reply(b, [near], AT)
+    assert [near, far, a, b] == lookup.nearest()
+
+
 @pytest.mark.parametrize("both", [False, True])
 def test_a_path_that_was_overrun_has_its_say_as_a_complete_one(both):
     a, b = peers_of(8, 9)
