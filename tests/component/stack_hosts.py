@@ -187,4 +187,4 @@ def tasks() -> int:
 def lengthen_refused_backoff(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Leave an address that refused a dial alone for longer than a slow machine needs."""
     longer = Backoff(seconds, MAX_BACKOFF_S)
-    monkeypatch.setitem(memory._BACKOFFS, DialFailure.REFUSED, longer)  # type: ignore[misc]
+    monkeypatch.setitem(memory._BACKOFFS, DialFailure.REFUSED, longer)

@@ -531,7 +531,7 @@ async def test_r10_a_peer_that_ignores_its_window_is_cut_off(guarded: bool) -> N
         stream.muxed_stream.send_window = 1 << 30
 
         def buffered() -> int:
-            connections = swarm_of(server).get_connections()
+            connections: list[Any] = swarm_of(server).get_connections()
             buffers = [one.muxed_conn.stream_buffers.values() for one in connections]
             return max((len(each) for some in buffers for each in some), default=0)
 
