@@ -23,7 +23,7 @@ from typing import Any
 
 from codio_dht.errors import UsageError
 from codio_dht.sim.invariants import InvariantError
-from codio_dht.sim.report import Report
+from codio_dht.sim.report import Figures
 from codio_dht.sim.scenario import Scenario, make_scenario
 from codio_dht.sim.simulation import run_scenario
 
@@ -58,82 +58,107 @@ def main() -> int:
         print(f"simulate: broken invariant: {error}", file=sys.stderr)
         return 1
     if options.json:
-        print(json.dumps(report.as_json() | {"cpu_s": round(seconds, 2)}, indent=2))
+        print(json.dumps(report | {"cpu_s": round(seconds, 2)}, indent=2))
     else:
         print(as_text(report))
         print(f"{'cpu':<22} {seconds:.1f} s")
     return 0
 
 
-def as_text(report: Report) -> str:
+def as_text(report: Figures) -> str:
     """The report as a table for people."""
     lines = [f"{name:<22} {value}" for name, value in rows(report)]
-    if report.timeline:
+    if report["timeline"]:
         lines.append("   from  lookups  true found    p50  requests  records found")
-    lines += [
-        f"{part.from_s / 3600:6.2f}h {part.lookups:8} {100 * part.recall:9.2f} % "
-        f"{part.p50_s:5.2f} s {part.requests:8.1f}   {part.found} of {part.searches}"
-        for part in report.timeline
-    ]
+    for part in report["timeline"]:
+        looked, finds = part["lookups"], part["finds"]
+        lines.append(
+            f"{part['from_s'] / 3600:6.2f}h {looked['count']:8} {100 * looked['recall']:9.2f} % "
+            f"{looked['p50_s']:5.2f} s {looked['requests']:8.1f}   "
+            f"{finds['found']} of {finds['searches']}"
+        )
     return "\n".join(lines)
 
 
-def rows(report: Report) -> Iterator[tuple[str, str]]:
+def rows(report: Figures) -> Iterator[tuple[str, str]]:
     """The lines of the table: a name and what is shown for it."""
-    looked = report.lookups
-    reasons = ", ".join(f"{name} {count}" for name, count in looked.reasons.items())
-    yield "scenario", f"{report.scenario}, seed {report.seed}"
-    yield "nodes", f"{report.nodes}, of which {report.living} living servers at the end"
-    yield "virtual time", f"{report.virtual_s:.1f} s, {report.events} events"
-    if report.join_s:
-        yield "joined", f"after {report.join_s:.2f} s and {report.join_requests} requests"
-    if looked.count:
-        yield "lookups", f"{looked.count} ({reasons})"
+    yield "scenario", f"{report['scenario']}, seed {report['seed']}"
+    yield "nodes", f"{report['nodes']}, of which {report['living']} living servers at the end"
+    yield "virtual time", f"{report['virtual_s']:.1f} s, {report['events']} events"
+    if report["join_s"]:
+        yield "joined", f"after {report['join_s']:.2f} s and {report['join_requests']} requests"
+    if report["lookups"]["count"]:
+        yield from lookup_rows(report["lookups"])
+    yield from find_rows("provides", "records found", report["records"])
+    yield from find_rows("puts", "values found", report["values"])
+    if report["values"]["searches"]:
+        yield "wrong values returned", f"in {report['values']['wrong']} searches"
+    tables = report["tables"]
+    if tables["entries"]:
+        yield "tables", f"{tables['entries']:.0f} entries, {100 * tables['living']:.1f} % living"
+    sampled = report["encoded"] != report["messages"]
+    part = f", of which {report['encoded']} encoded" if sampled else ""
+    yield "messages", f"{report['messages']}{part}; {report['bytes'] / 1e6:.1f} MB"
+    yield "invariants", f"checked {report['checks']} times"
+    yield "trace", f"{report['digest'][:16]} ({report['trace_lines']} lines)"
+
+
+def lookup_rows(looked: Figures) -> Iterator[tuple[str, str]]:
+    """Those of the lookups."""
+    told = looked["oracle"]
+    reasons = ", ".join(f"{name} {count}" for name, count in looked["reasons"].items())
+    yield "lookups", f"{looked['count']} ({reasons})"
+    yield (
+        "latency",
+        f"p50 {looked['p50_s']:.3f} s, p90 {looked['p90_s']:.3f} s, max {looked['max_s']:.3f} s",
+    )
+    yield "oracle's latency", f"p50 {told['p50']:.3f} s, p90 {told['p90']:.3f} s"
+    yield (
+        "times the oracle's",
+        (
+            f"p50 {told['ratio_p50']:.2f}, p90 {told['ratio_p90']:.2f}; for as many answers "
+            f"p50 {told['as_many_p50']:.2f}, p90 {told['as_many_p90']:.2f}"
+        ),
+    )
+    yield (
+        "requests per lookup",
+        (
+            f"{looked['requests']:.1f} (most {looked['requests_max']}), "
+            f"failed {looked['failures']:.1f}"
+        ),
+    )
+    yield "hops", f"{looked['hops']:.2f} (most {looked['hops_max']})"
+    yield (
+        "true closest found",
+        f"{100 * looked['recall']:.2f} %, all in {100 * looked['exact']:.1f} % of lookups",
+    )
+    yield "returned had answered", f"{100 * looked['answered']:.1f} %"
+    if looked["lying"]:
+        yield "returned that lie", f"{100 * looked['lying']:.1f} %"
+
+
+def find_rows(given: str, sought: str, found: Figures) -> Iterator[tuple[str, str]]:
+    """Those of the records or values that were handed out and searched for."""
+    if found["provided"]:
         yield (
-            "latency",
-            f"p50 {looked.p50_s:.3f} s, p90 {looked.p90_s:.3f} s, max {looked.max_s:.3f} s",
+            given,
+            f"{found['provided']} ({found['failed']} failed), {found['holders']:.1f} holders",
         )
-        told = looked.oracle
-        yield "oracle's latency", f"p50 {told.p50_s:.3f} s, p90 {told.p90_s:.3f} s"
+    if found["searches"]:
         yield (
-            "times the oracle's",
+            sought,
             (
-                f"p50 {told.ratio_p50:.2f}, p90 {told.ratio_p90:.2f}; for as many answers "
-                f"p50 {told.as_many_p50:.2f}, p90 {told.as_many_p90:.2f}"
+                f"{found['found']} of {found['searches']} ({100 * found['found_share']:.2f} %), "
+                f"{found['requests']:.1f} requests each"
             ),
         )
         yield (
-            "requests per lookup",
-            f"{looked.requests:.1f} (most {looked.requests_max}), failed {looked.failures:.1f}",
-        )
-        yield "hops", f"{looked.hops:.2f} (most {looked.hops_max})"
-        yield (
-            "true closest found",
-            f"{100 * looked.recall:.2f} %, all in {100 * looked.exact:.1f} % of lookups",
-        )
-        yield "returned had answered", f"{100 * looked.answered:.1f} %"
-        if looked.lying:
-            yield "returned that lie", f"{100 * looked.lying:.1f} %"
-    kept = report.records
-    if kept.provided:
-        yield "provides", f"{kept.provided} ({kept.failed} failed), {kept.holders:.1f} holders"
-    if kept.searches:
-        yield (
-            "records found",
+            "found after",
             (
-                f"{kept.found} of {kept.searches} ({100 * kept.found_share:.2f} %), "
-                f"first after p50 {kept.first_p50_s:.3f} s, p90 {kept.first_p90_s:.3f} s"
+                f"first p50 {found['first_p50_s']:.3f} s, p90 {found['first_p90_s']:.3f} s; "
+                f"over p50 {found['p50_s']:.3f} s, p90 {found['p90_s']:.3f} s"
             ),
         )
-    if report.tables:
-        yield (
-            "tables",
-            f"{report.tables['entries']:.0f} entries, {100 * report.tables['living']:.1f} % living",
-        )
-    part = "" if report.encoded == report.messages else f", of which {report.encoded} encoded"
-    yield "messages", f"{report.messages}{part}; {report.bytes / 1e6:.1f} MB"
-    yield "invariants", f"checked {report.checks} times"
-    yield "trace", f"{report.digest[:16]} ({report.trace_lines} lines)"
 
 
 def load(name: str, seed: int | None, changes: list[str]) -> Scenario:
@@ -169,17 +194,17 @@ def grow(options: argparse.Namespace) -> int:
     for size in options.sizes:
         changes = [*options.set, f"network.nodes={size}"]
         report, seconds = run(load(options.scenario, options.seed, changes), None)
-        looked = report.lookups
+        looked = report["lookups"]
         print(
-            f"| {size:,} | {looked.hops:.2f} ({looked.hops_max}) | {looked.requests:.1f} "
-            f"| {looked.p50_s:.2f} s | {looked.p90_s:.2f} s | {100 * looked.recall:.2f} % "
-            f"| {seconds:.0f} s |",
+            f"| {size:,} | {looked['hops']:.2f} ({looked['hops_max']}) "
+            f"| {looked['requests']:.1f} | {looked['p50_s']:.2f} s | {looked['p90_s']:.2f} s "
+            f"| {100 * looked['recall']:.2f} % | {seconds:.0f} s |",
             flush=True,
         )
     return 0
 
 
-def run(scenario: Scenario, trace: Path | None) -> tuple[Any, float]:
+def run(scenario: Scenario, trace: Path | None) -> tuple[Figures, float]:
     begun = time.process_time()
     if trace is None:
         report = run_scenario(scenario)

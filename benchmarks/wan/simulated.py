@@ -17,17 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.wan.cells import USABLE_PEERS, Cell, preimage
+from codio_dht.core.clock import Monotonic
 from codio_dht.core.delivery import Delivery, provider_parcel
 from codio_dht.core.keyspace import key_of
 from codio_dht.core.lookup_states import Standing
-from codio_dht.core.messages import FailureReason, GetProviders, PeerEntry, Reply, Request
+from codio_dht.core.messages import FailureReason, GetProviders, Reply, Request
 from codio_dht.core.peer import PeerId
-from codio_dht.sim.driver import Drive, SearchReport
+from codio_dht.sim.driver import Drive
+from codio_dht.sim.events import Process, suspend
 from codio_dht.sim.exchange import Outcome
-from codio_dht.sim.node import SimNode
+from codio_dht.sim.node import SimNode, StaticServer
 from codio_dht.sim.population import Member
+from codio_dht.sim.report import SearchReport
 from codio_dht.sim.scenario import Scenario, make_scenario
-from codio_dht.sim.serving import StaticServer
 from codio_dht.sim.simulation import Simulation
 from codio_dht.sim.upkeep import SimulatedUpkeep
 
@@ -100,17 +102,22 @@ class _Run:
 
     def join(self) -> SimNode:
         """A new client whose table is usable."""
-        node = self._simulation.activate(self._world.population.add_client())
+        node = self._simulation.hosts.activate(self._world.population.add_client())
         self._count_requests_of(node)
-        SimulatedUpkeep(node, self._simulation.bootstrap).begin()
+        SimulatedUpkeep(node, self._simulation.hosts.bootstrap).begin()
         self._until(lambda: len(node.network.table) >= USABLE_PEERS)
         return node
 
     def look_up(self, node: SimNode, key: bytes) -> Facts:
-        began, ended = self._queue.now, []
-        node.closest(key, ended.append)
+        began = self._queue.now
+        ended: list[SearchReport] = []
+
+        async def look_up() -> None:
+            ended.append(await node.closest(key))
+
+        node.caller.start(look_up())
         self._until(lambda: bool(ended))
-        report: SearchReport = ended[0]
+        (report,) = ended
         closest = report.done.closest
         true = self._true(node, key)
         named = {each.peer: each for each in closest}
@@ -136,11 +143,15 @@ class _Run:
 
     def provide(self, later_s: float, node: SimNode, key: bytes) -> Facts:
         """As ``node.deliveries``: it returns when enough peers hold the record."""
-        began, over = self._queue.now, []
-        parcel = provider_parcel(key, PeerEntry(node.member.peer, (node.member.addr,)))
-        delivery = Delivery(node.searches, parcel, began)
-        Drive(node.caller, delivery, over.append)
-        self._until(lambda: bool(over) or delivery.has_quorum)
+        began = self._queue.now
+        delivery = Delivery(node.searches, provider_parcel(key, node.member.entry), began)
+
+        async def deliver() -> None:
+            await suspend(lambda resume: Drive(node.caller, delivery, resume))
+
+        over: dict[Process, None] = {}
+        process = Process(deliver(), over)
+        self._until(lambda: process not in over or delivery.has_quorum)
         facts: Facts = {
             "s": round(self._queue.now - began, 4),
             "at_return": self._count_holders(node, key),
@@ -176,23 +187,19 @@ class _Run:
             holds = node.member.peer in [entry.peer_id for entry in providers]
             counts.update(holders=holds, among_closest=holds and server.member in true)
 
-        for server in self._simulation.static.existing():
+        for server in self._simulation.hosts.static.values():
             server.answer(node.member, GetProviders(key), partial(answered, server))
         return counts
 
     def _count_requests_of(self, node: SimNode) -> None:
         """Those that reached somebody, by key."""
-        send = node.caller.send
+        send = node.caller.request
 
-        def counted(
-            peer: PeerId, request: Request | None, deadline: Any, done: Callable[[Outcome], None]
-        ) -> Any:
-            def report(outcome: Outcome) -> None:
-                if request is not None and outcome is not FailureReason.UNREACHABLE:
-                    kinds = self._requests.setdefault(request.key, Counter())
-                    kinds[type(request).__name__] += 1
-                done(outcome)
+        async def counted(peer: PeerId, request: Request | None, deadline: Monotonic) -> Outcome:
+            outcome = await send(peer, request, deadline)
+            if request is not None and outcome is not FailureReason.UNREACHABLE:
+                kinds = self._requests.setdefault(request.key, Counter())
+                kinds[type(request).__name__] += 1
+            return outcome
 
-            return send(peer, request, deadline, report)
-
-        node.caller.send = counted  # type: ignore[method-assign]
+        node.caller.request = counted  # type: ignore[method-assign]

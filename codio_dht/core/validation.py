@@ -11,7 +11,9 @@ apart, because a judgement is made while requests of all peers wait:
                        deadline, and reports the verdict
 
 An application's validator harms nobody: whatever it raises, a choice that is no index, and time
-past the deadline all mean that the value is refused, and nothing else is held up by it. The driver
+past the deadline all mean that the value is refused, and nothing else is held up by it. A value
+from which alone no choice can be made is refused as well: it would keep its place for ever, because
+no better one could be compared with it. The driver
 that hands it over here has put a guard around it, which lets only ``InvalidValueError`` through.
 """
 
@@ -27,6 +29,10 @@ from codio_dht.errors import ConfigError, InvalidValueError
 
 if TYPE_CHECKING:  # a configuration needs this module, and no peer
     from codio_dht.core.peer import PeerId
+
+VALIDATOR_TIMEOUT_S: Final = 2.0
+"""How long an application's validator may take for one verdict, seconds, waiting for a thread
+included."""
 
 PUBLIC_NAMESPACES: Final = ("ipns", "pk")
 """The namespaces of the public network; its servers refuse all others (IPFS)."""
@@ -190,7 +196,11 @@ class Validators:
             return Verdict.INVALID
         if value == best:
             return Verdict.SAME
+        if _selected(validator, key, (value,)) is None:
+            return Verdict.INVALID
         if best is None or not _passes(validator, key, best):
+            return Verdict.BETTER
+        if _selected(validator, key, (best,)) is None:
             return Verdict.BETTER
         return _choose(validator, key, value, best)
 
@@ -215,14 +225,21 @@ def _choose(
     validator: Validator | TimedValidator, key: bytes, value: bytes, best: bytes
 ) -> Verdict:
     """The verdict on ``value``, valid like ``best``; a choice that is neither refuses it."""
-    try:
-        choice = validator.select(key, (value, best))
-    except InvalidValueError:
-        return Verdict.INVALID
-    match choice:
+    match _selected(validator, key, (value, best)):
         case 0:
             return Verdict.BETTER
         case 1:
             return Verdict.WORSE
         case _:
             return Verdict.INVALID
+
+
+def _selected(
+    validator: Validator | TimedValidator, key: bytes, values: Sequence[bytes]
+) -> int | None:
+    """The validator's choice among ``values``; None if it makes none."""
+    try:
+        choice = validator.select(key, values)
+    except InvalidValueError:
+        return None
+    return choice if 0 <= choice < len(values) else None

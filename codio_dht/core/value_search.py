@@ -15,6 +15,7 @@ verdicts that are still out.
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from codio_dht.core.best_value import BestValue
 from codio_dht.core.clock import Monotonic, Now, UnixTime
@@ -25,6 +26,9 @@ from codio_dht.core.peer import PeerId
 from codio_dht.core.search import Search, Searches, SearchStep
 from codio_dht.core.steps import Ask, Wait
 from codio_dht.core.validation import Check, Judge, Validators, Verdict
+
+VALUE_QUORUM: Final = 16
+"""Valid answers that a search for a value has to pass before it may end early (Kubo for IPNS)."""
 
 
 class ValueSearch(Search[bytes]):

@@ -14,6 +14,7 @@ import trio
 
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.peer import PeerId
+from codio_dht.core.value_search import VALUE_QUORUM
 from codio_dht.crypto.ipns import IPNS_LIFETIME_S, IPNS_TTL_S, IpnsRecord, parse_ipns_record
 from codio_dht.daemon.node_port import Dht, ProvideOutcome
 from codio_dht.daemon.parameters import Params
@@ -22,7 +23,6 @@ from codio_dht.errors import InvalidValueError, NetworkError, UsageError
 from codio_dht.formats.rfc3339 import format_rfc3339
 from codio_dht.formats.text import format_name
 from codio_dht.node.value_calls import name_argument
-from codio_dht.node.values import VALUE_QUORUM
 from codio_dht.store.name_keys import SELF
 
 MAX_LIFETIME_S: Final = 10 * 365 * 86_400.0

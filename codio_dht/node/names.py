@@ -16,6 +16,7 @@ import trio
 
 from codio_dht.core.peer import PeerId
 from codio_dht.core.republish import Naming, OwnValue
+from codio_dht.core.value_search import VALUE_QUORUM
 from codio_dht.crypto.ipns import IpnsRecord, create_ipns_record, ipns_key, parse_ipns_record
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import FormatError, NetworkError, UsageError
@@ -24,7 +25,7 @@ from codio_dht.node.clock import Clock
 from codio_dht.node.republishing import Republishing
 from codio_dht.node.results import ProvideResult
 from codio_dht.node.value_storage import StoreThread
-from codio_dht.node.values import VALUE_QUORUM, Values
+from codio_dht.node.values import Values
 from codio_dht.store.name_keys import NameKeys
 
 MAX_NAME_DEPTH: Final = 32

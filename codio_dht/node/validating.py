@@ -23,13 +23,16 @@ from typing import Final
 
 import trio
 
-from codio_dht.core.validation import Check, Validator, Validators, Verdict, namespace_of
+from codio_dht.core.validation import (
+    VALIDATOR_TIMEOUT_S,
+    Check,
+    Validator,
+    Validators,
+    Verdict,
+    namespace_of,
+)
 from codio_dht.errors import InvalidValueError
 from codio_dht.logger import get_logger
-
-VALIDATOR_TIMEOUT_S: Final = 2.0
-"""How long an application's validator may take for one verdict, seconds, waiting for a thread
-included."""
 
 MAX_VALIDATOR_THREADS: Final = 4
 """Threads on which one namespace's validator runs; a validator that hangs keeps no more."""

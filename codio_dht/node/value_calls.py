@@ -15,6 +15,7 @@ from codio_dht.core.messages import Record
 from codio_dht.core.peer import PeerId
 from codio_dht.core.republish import OwnValue
 from codio_dht.core.value_records import MAX_VALUE_BYTES, MAX_VALUE_KEY_BYTES
+from codio_dht.core.value_search import VALUE_QUORUM
 from codio_dht.crypto.ipns import IPNS_LIFETIME_S, IPNS_TTL_S, ipns_key
 from codio_dht.crypto.public_key_records import public_key_key
 from codio_dht.errors import FormatError, PeerIdError, UsageError
@@ -25,7 +26,6 @@ from codio_dht.node.lookups import ignore
 from codio_dht.node.names import PublishedName, ResolvedName
 from codio_dht.node.result_stream import ResultStream, run_search
 from codio_dht.node.results import ProvideResult
-from codio_dht.node.values import VALUE_QUORUM
 from codio_dht.store.name_keys import SELF, check_label
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Final
 
 import trio
 
@@ -28,9 +27,6 @@ from codio_dht.node.errands import Errands
 from codio_dht.node.lookups import Lookups
 from codio_dht.node.results import ProvideResult
 from codio_dht.node.value_storage import ValueStorage
-
-VALUE_QUORUM: Final = 16
-"""Valid answers that a search for a value has to pass before it may end early (Kubo for IPNS)."""
 
 
 class Values:

@@ -1,4 +1,4 @@
-"""The answers of a member: the truth, or one of the lies that a DHT has to survive.
+"""The answers of a member that lies: the lies that a DHT has to survive.
 
 Decides only the content of lies. ``core.responder`` makes honest answers. A liar's answer is made
 here, as a ``Reply`` that goes through the same codec. Every lie but the flood names ``k`` peers.
@@ -6,13 +6,29 @@ here, as a ``Reply`` that goes through the same codec. Every lie but the flood n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Final
 
 from codio_dht.core.keyspace import Key, cpl, distance, key_of
-from codio_dht.core.messages import AddProvider, GetProviders, PeerEntry, Reply, Request
+from codio_dht.core.messages import (
+    AddProvider,
+    GetProviders,
+    GetValue,
+    MessageType,
+    PeerEntry,
+    PutValue,
+    Record,
+    Reply,
+    Request,
+)
+from codio_dht.core.steps import NoReply, Refuse
 from codio_dht.sim.population import Character, Member, Population
+from codio_dht.sim.values import SimulatedValues
 from codio_dht.wire.codec import expected_reply
+
+Answered = Reply | NoReply | Refuse
 
 FLOOD_PEERS: Final = 400
 """Peers a flooding liar names: twenty times k."""
@@ -27,35 +43,47 @@ MAX_GHOSTS: Final = 50_000
 class Liars:
     """Makes the replies of lying members."""
 
-    def __init__(self, population: Population, attacked: Key, k: int, seed: int) -> None:
+    def __init__(self, population: Population, values: SimulatedValues, k: int, seed: int) -> None:
         self._population = population
-        self._attacked = attacked
+        self._values = values
         self._k = k
         self._rng = Random(f"{seed}/lies")
+        self._groups = {
+            character: [each.entry for each in population.all_of(character)]
+            for character in (Character.COLLUDING, Character.ECLIPSING)
+        }
+        """Who names nobody but each other."""
         self._ghosts: list[PeerEntry] = []
 
     def reply(self, liar: Member, request: Request) -> Reply | None:
         """The reply of ``liar``, or None if it answers this request honestly."""
         if isinstance(request, AddProvider):
             return None
-        key = key_of(request.key)
-        match liar.character:
+        if isinstance(request, PutValue) and liar.character is Character.FORGING:
+            return Reply(MessageType.PUT_VALUE, request.key, request.record)  # and drops it
+        key, character = key_of(request.key), liar.character
+        match character:
             case Character.FAR:
                 named = self._far(key)
-            case Character.COLLUDING:
-                named = self._nearest_of(self._population.colluders, key, liar)
             case Character.FLOODING:
-                named = self._random(FLOOD_PEERS)
+                named = [self._one() for _ in range(FLOOD_PEERS)]
             case Character.GHOSTS:
-                named = self._nearest_ghosts(key)
-            case Character.ECLIPSING:
-                if key != self._attacked:
-                    return None
-                named = self._nearest_of(self._population.eclipsers, key, liar)
+                named = self._nearest(self._all_ghosts(), key)
+            case Character.COLLUDING:
+                named = self._nearest(self._groups[character], key, liar)
+            case Character.ECLIPSING if key == self._population.attacked:
+                named = self._nearest(self._groups[character], key, liar)
             case _:
                 return None
         echoed = request.key if isinstance(request, GetProviders) else b""
         return Reply(expected_reply(request), echoed, closer_peers=tuple(named))
+
+    def forge(self, request: Request, answer: Answered) -> Answered:
+        """The honest ``answer``, but with a hostile value if a value was asked for."""
+        hostile = self._values.hostile.get(request.key)
+        if not isinstance(request, GetValue) or not isinstance(answer, Reply) or not hostile:
+            return answer
+        return replace(answer, record=Record(request.key, self._rng.choice(hostile)))
 
     def _far(self, key: Key) -> list[PeerEntry]:
         """Random peers from the half of the keyspace that does not contain ``key``."""
@@ -66,25 +94,18 @@ class Liars:
                 found.append(entry)
         return found
 
-    def _random(self, count: int) -> list[PeerEntry]:
-        return [self._one() for _ in range(count)]
-
     def _one(self) -> PeerEntry:
-        members = self._population.members
-        return _entry(members[int(self._rng.random() * self._population.servers)])
+        return self._population.members[int(self._rng.random() * self._population.servers)].entry
 
-    def _nearest_of(self, group: list[Member], key: Key, liar: Member) -> list[PeerEntry]:
-        others = sorted(group, key=lambda each: distance(each.peer.key, key))[: self._k + 1]
-        return [_entry(each) for each in others if each is not liar][: self._k]
+    def _nearest(
+        self, group: Sequence[PeerEntry], key: Key, liar: Member | None = None
+    ) -> list[PeerEntry]:
+        """The ``k`` of ``group`` nearest to ``key``, without the ``liar`` itself."""
+        others = [each for each in group if liar is None or each.peer_id != liar.peer]
+        return sorted(others, key=lambda each: distance(each.peer_id.key, key))[: self._k]
 
-    def _nearest_ghosts(self, key: Key) -> list[PeerEntry]:
+    def _all_ghosts(self) -> list[PeerEntry]:
         if not self._ghosts:
             count = min(GHOSTS_PER_SERVER * self._population.servers, MAX_GHOSTS)
-            for _ in range(count):
-                peer, addr = self._population.make_ghost(self._rng)
-                self._ghosts.append(PeerEntry(peer, (addr,)))
-        return sorted(self._ghosts, key=lambda each: distance(each.peer_id.key, key))[: self._k]
-
-
-def _entry(member: Member) -> PeerEntry:
-    return PeerEntry(member.peer, (member.addr,))
+            self._ghosts = [self._population.make_ghost(self._rng) for _ in range(count)]
+        return self._ghosts

@@ -18,6 +18,7 @@ from math import exp, log
 from random import Random
 from typing import Final
 
+from codio_dht.sim.events import Process
 from codio_dht.sim.population import Member
 from codio_dht.sim.scenario import ChurnPart
 from codio_dht.sim.world import World
@@ -28,9 +29,6 @@ two weeks, several of the longest sessions."""
 
 MIN_STAY_S: Final = 1.0
 """No session or absence is shorter."""
-
-Leave = Callable[[Member, bool], None]
-"""A member leaves now, gracefully or not."""
 
 
 class Sessions:
@@ -72,37 +70,33 @@ class Sessions:
         return self._rng.random() < self._part.refusing
 
 
-class Churn:
-    """Plans when each member leaves and comes back."""
+def begin_churn(
+    world: World,
+    staying: Sequence[Member],
+    *,
+    leave: Callable[[Member, bool], None],
+    come: Callable[[Member], None],
+) -> None:
+    """Set which members are online at the start, and schedule when each leaves and comes back.
+    Members in ``staying`` never leave. ``leave`` is told whether a member leaves gracefully."""
+    scenario, population = world.scenario, world.population
+    rng = Random(f"{scenario.seed}/churn")
 
-    def __init__(self, world: World, *, leave: Leave, come: Callable[[Member], None]) -> None:
-        self._world = world
-        self._leave = leave
-        self._come = come
-
-    def begin(self, staying: Sequence[Member]) -> None:
-        """Set which members are online at the start, and schedule the rest. Members in ``staying``
-        never leave."""
-        scenario, population = self._world.scenario, self._world.population
-        rng = Random(f"{scenario.seed}/churn")
-        for member in population.members[: population.servers]:
-            churns = rng.random() < scenario.churn.share
-            if not churns or member.character.is_dead or member in staying:
-                continue
-            own = Random(f"{scenario.seed}/churn/{member.index}")
-            sessions = Sessions(scenario.churn, own)
-            member.refuses_when_away = sessions.refuses_when_away()
-            member.online, until = sessions.steady()
-            self._plan(member, sessions, until)
-
-    def _plan(self, member: Member, sessions: Sessions, moment: float) -> None:
-        def change() -> None:
+    async def come_and_go(member: Member, sessions: Sessions, until: float) -> None:
+        await world.queue.sleep(until)
+        while True:
             if member.online:
-                self._leave(member, sessions.leaves_gracefully())
+                leave(member, sessions.leaves_gracefully())
                 member.refuses_when_away = sessions.refuses_when_away()
             else:
-                self._come(member)
-            length_s = sessions.draw(online=member.online)
-            self._plan(member, sessions, self._world.queue.now + length_s)
+                come(member)
+            await world.queue.sleep(sessions.draw(online=member.online))
 
-        self._world.queue.at(moment, change)
+    for member in population.members[: population.servers]:
+        churns = rng.random() < scenario.churn.share
+        if not churns or member.character.is_dead or member in staying:
+            continue
+        sessions = Sessions(scenario.churn, Random(f"{scenario.seed}/churn/{member.index}"))
+        member.refuses_when_away = sessions.refuses_when_away()
+        member.online, until = sessions.steady()
+        Process(come_and_go(member, sessions, until))

@@ -1,154 +1,153 @@
-"""A virtual disk: does what ``core`` asks of a store, at once or after a delay.
+"""What a member stores: a virtual disk, and the memory of ``core`` in front of it.
 
-Decides nothing. It holds the records and own keys of a node that outlive the node.
+Decides nothing. A disk outlives the node that writes to it. A :class:`SimulatedStorage` does what
+``core`` asks of a store, at once or after a delay, as ``node.storage`` does in a node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.keyspace import key_of
+from codio_dht.core.messages import Record
 from codio_dht.core.own_keys import OwnKeys
+from codio_dht.core.peer import PeerId
 from codio_dht.core.records import EXPIRY_BATCH, FLUSH_INTERVAL_S, ProviderRecords
-from codio_dht.core.reprovide import OwnKey, ReprovideSchedule
-from codio_dht.core.steps import Load, LoadKind
+from codio_dht.core.steps import Load, LoadKind, Refuse
 from codio_dht.core.unsaved import Flush, ProviderRow
-from codio_dht.params import REPROVIDE_INTERVAL_S
+from codio_dht.core.validation import Check, Validators
+from codio_dht.core.value_records import ValueFlush, ValueRecords, ValueRow
 from codio_dht.sim.events import EventQueue
+from codio_dht.sim.values import judge
 
 READ_S: Final = 0.002
 """Reading one key's rows, seconds."""
 
 
+@dataclass(slots=True)
 class VirtualDisk:
-    """Provider rows of one node, by key and provider."""
+    """What of one node survives a restart."""
 
-    def __init__(self) -> None:
-        self.rows: dict[bytes, dict[bytes, ProviderRow]] = {}
+    rows: dict[bytes, dict[PeerId, ProviderRow]] = field(default_factory=dict)
+    """Provider records of others, by key and provider."""
+    values: dict[bytes, ValueRow] = field(default_factory=dict)
+    """Values of others."""
+    own_keys: dict[bytes, UnixTime | None] = field(default_factory=dict)
+    """The keys that the node keeps provided, each with the time when it last was."""
 
     def write(self, batch: Flush) -> int:
         """Write ``batch``. Return how many of its rows had no older version."""
         added = 0
         for row in batch.rows:
             rows = self.rows.setdefault(row.key, {})
-            provider = row.provider.to_bytes()
-            if provider in rows:
-                rows[provider] = row
-            elif len(rows) < batch.max_per_key:
-                rows[provider] = row
-                added += 1
-            if not rows:
-                del self.rows[row.key]
+            is_new = row.provider not in rows
+            if not is_new or len(rows) < batch.max_per_key:
+                rows[row.provider] = row
+                added += is_new
         return added
 
-    def read(self, key: bytes) -> list[ProviderRow]:
-        """The rows of ``key``."""
-        return list(self.rows.get(key, {}).values())
-
-    def counts(self) -> Iterator[tuple[bytes, int]]:
-        """Every key with its number of rows."""
-        return ((key, len(rows)) for key, rows in self.rows.items())
+    def write_values(self, batch: ValueFlush) -> None:
+        """Write ``batch``."""
+        self.values |= {row.key: row for row in batch.rows}
+        for key in batch.deleted:
+            self.values.pop(key, None)
 
     def delete_expired(self, now: UnixTime, limit: int) -> list[bytes]:
         """Delete up to ``limit`` expired rows. Return the key of each."""
-        deleted: list[bytes] = []
-        for key in list(self.rows):
-            rows = self.rows[key]
-            expired = [each for each, row in rows.items() if row.expires <= now]
-            for provider in expired[: limit - len(deleted)]:
-                del rows[provider]
-                deleted.append(key)
+        expired = [
+            row for rows in self.rows.values() for row in rows.values() if row.expires <= now
+        ]
+        for row in expired[:limit]:
+            rows = self.rows[row.key]
+            del rows[row.provider]
             if not rows:
-                del self.rows[key]
-        return deleted
+                del self.rows[row.key]
+        return [row.key for row in expired]
 
 
-class KeyKeeper:
-    """The own keys of one running node, in the order in which they are to be provided."""
-
-    def __init__(self, queue: EventQueue, *, interval_s: float = REPROVIDE_INTERVAL_S) -> None:
-        self._queue = queue
-        self._keys: dict[bytes, UnixTime | None] = {}
-        self._schedule = ReprovideSchedule(interval_s=interval_s)
-        self.known = OwnKeys()
-
-    def add(self, key: bytes, last_provided: UnixTime | None) -> None:
-        """Keep ``key`` provided."""
-        self.known.added(key, is_new=key not in self._keys)
-        self._keys[key] = last_provided
-
-    def read(self, key: bytes) -> None:
-        """Tell :attr:`known` whether ``key`` is kept provided."""
-        self.known.loaded(key, own=key in self._keys)
-
-    def due(self, now: UnixTime) -> tuple[list[bytes], UnixTime | None]:
-        """The keys to provide now, and if there is none, the time when the next one is due."""
-        limit = self._schedule.begin_read()
-        in_order = sorted(self._keys.items(), key=lambda each: each[1] or -1.0) if limit else []
-        stored = [OwnKey(key, now, last) for key, last in in_order[:limit]]
-        return self._schedule.due(now, stored)
-
-    def begun(self, key: bytes) -> None:
-        """``key`` is being provided."""
-        self._schedule.begun(key)
-
-    def provided(self, key: bytes, now: UnixTime) -> None:
-        """``key`` was provided."""
-        self._schedule.provided(key, now)
-        self._keys[key] = now
-        self._schedule.noted(key)
-
-    def failed(self, key: bytes, now: UnixTime) -> None:
-        """``key`` could not be provided."""
-        self._schedule.failed(key, now)
-
-
-class RecordKeeper:
-    """The records and own keys of one running node, and its disk."""
+class SimulatedStorage:
+    """The records, own keys and values of one running node."""
 
     def __init__(
-        self, queue: EventQueue, disk: VirtualDisk, ttl_s: float, keys: KeyKeeper | None = None
+        self,
+        queue: EventQueue,
+        local: PeerId,
+        validators: Validators,
+        disk: VirtualDisk,
+        ttl_s: float,
     ) -> None:
         self._queue = queue
-        self._disk = disk
-        self._keys = KeyKeeper(queue) if keys is None else keys
+        self._validators = validators
+        self.disk = disk
         self.records = ProviderRecords(ttl_s=ttl_s)
         self._build_filter()
+        self.own_keys = OwnKeys()
+        for key in disk.own_keys:
+            self.own_keys.added(key, is_new=True)
+        self.values = ValueRecords(local.key, validators)
+        self.values.remember_rows(
+            (row.key, len(row.value), row.received) for row in disk.values.values()
+        )
         self._flush_planned = False
         self._stopped = False
 
-    def stored(self) -> None:
-        """Note that a record may have arrived. It is written within the flush interval."""
-        if not self._flush_planned and self.records.stats().unsaved:
+    def __len__(self) -> int:
+        """How many records and values are held."""
+        return len(self.records) + len(self.values)
+
+    def changed(self) -> None:
+        """Note that something may have arrived. It is written within the flush interval."""
+        unsaved = self.records.stats().unsaved or self.values.stats().unsaved
+        if unsaved and not self._flush_planned:
             self._flush_planned = True
             self._queue.after(FLUSH_INTERVAL_S, self._flush)
 
-    def load(self, load: Load, done: Callable[[], None]) -> None:
-        """Bring what ``load`` names into memory, then call ``done``."""
+    async def prepare(self, need: Load | Check) -> None:
+        """Do what ``core`` needs before it can answer: read the disk, or let a validator judge."""
+        if isinstance(need, Check):
+            self.values.judged(need, await judge(self._queue, self._validators, need))
+            return
+        await self._queue.sleep(READ_S)
+        key = need.key
+        match need.kind:
+            case LoadKind.PROVIDERS:
+                rows = list(self.disk.rows.get(key, {}).values())
+                self.records.loaded(key, rows, self._queue.unix)
+            case LoadKind.OWN_KEY:
+                self.own_keys.loaded(key, own=key in self.disk.own_keys)
+            case LoadKind.VALUE:
+                self.values.loaded(key, self.disk.values.get(key), self._queue.unix)
 
-        def read() -> None:
-            if self._stopped:
-                return
-            match load.kind:
-                case LoadKind.PROVIDERS:
-                    self.records.loaded(load.key, self._disk.read(load.key), self._queue.unix)
-                case LoadKind.OWN_KEY:
-                    self._keys.read(load.key)
-                case LoadKind.VALUE:
-                    raise AssertionError("simulated nodes keep no values")
-            done()
+    async def provider_rows(self, key: bytes) -> tuple[ProviderRow, ...]:
+        """The unexpired rows of ``key``."""
+        while isinstance(rows := self.records.get(key, self._queue.unix), Load):
+            await self.prepare(rows)
+        return rows
 
-        self._queue.after(READ_S, read)
+    async def value(self, key: bytes) -> Record | None:
+        """The value held under ``key``."""
+        while isinstance(held := self.values.get(key, self._queue.unix), Load):
+            await self.prepare(held)
+        return held
 
-    def expire(self) -> int:
-        """Delete expired rows. Return their number."""
-        keys = self._disk.delete_expired(self._queue.unix, EXPIRY_BATCH)
-        self.records.expired(keys)
+    async def hold(self, record: Record) -> Record | Refuse:
+        """Hold ``record`` if it is valid and not worse than the one held."""
+        while isinstance(
+            held := self.values.put(record.key, record, self._queue.unix), Load | Check
+        ):
+            await self.prepare(held)
+        self.changed()
+        return held
+
+    def expire(self) -> None:
+        """Delete what has expired."""
+        self.records.expired(self.disk.delete_expired(self._queue.unix, EXPIRY_BATCH))
         if self.records.rebuild_due(self._queue.unix):
             self._build_filter()
-        return len(keys)
+        self.values.expire(self._queue.unix)
+        self.changed()
 
     def stop(self, *, graceful: bool) -> None:
         """Stop the node. If it is ``graceful``, everything is written first."""
@@ -158,11 +157,14 @@ class RecordKeeper:
 
     def _build_filter(self) -> None:
         rebuilt = self.records.begin_rebuild()
-        for key, count in self._disk.counts():
-            rebuilt.add(key_of(key), count)
+        for key, rows in self.disk.rows.items():
+            rebuilt.add(key_of(key), len(rows))
         self.records.finish_rebuild(rebuilt)
 
     def _flush(self) -> None:
         self._flush_planned = False
         while not self._stopped and (batch := self.records.take_flush()) is not None:
-            self.records.flushed(batch, self._disk.write(batch))
+            self.records.flushed(batch, self.disk.write(batch))
+        while not self._stopped and (values := self.values.take_flush()) is not None:
+            self.disk.write_values(values)
+            self.values.flushed(values)

@@ -6,142 +6,102 @@ the invariants at every step. It counts what the report needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
 from codio_dht.core.delivery import Delivered, Delivery, Give, Receipt, Searched
-from codio_dht.core.keyspace import Key
 from codio_dht.core.lookup_states import Done, RequestFailed
-from codio_dht.core.messages import FailureReason, PeerEntry, Reply, Request
+from codio_dht.core.messages import FailureReason, Reply, Request
 from codio_dht.core.peer import PeerId
-from codio_dht.core.search import Begin, Found, ProviderSearch, Search, stragglers_may_go_on
+from codio_dht.core.search import Begin, ProviderSearch, Search, stragglers_may_go_on
 from codio_dht.core.steps import Ask, Wait, Working
 from codio_dht.core.validation import Judge
-from codio_dht.sim.events import Alarm
-from codio_dht.sim.exchange import Caller, Exchange, Outcome
+from codio_dht.core.value_search import ValueSearch
+from codio_dht.sim.events import Alarm, Process, Resume
+from codio_dht.sim.exchange import Caller
 from codio_dht.sim.invariants import check_ask, check_done, check_wait
-
-
-@dataclass(slots=True)
-class SearchReport:
-    """The outcome of one search. Times are virtual seconds."""
-
-    target: Key
-    done: Done
-    began: float
-    ended: float
-    requests: int
-    failures: int
-    hops: int
-    """Length of the chain of referrals to the nearest peer that answered; a seed is 1."""
-    first_provider_s: float | None = None
-    providers: list[PeerEntry] = field(default_factory=list)
-
-    @property
-    def took_s(self) -> float:
-        """Duration."""
-        return self.ended - self.began
+from codio_dht.sim.report import SearchReport
+from codio_dht.sim.values import judge
 
 
 class Drive:
-    """One running machine. ``over`` is called once, when the machine has ended."""
+    """One running machine. ``resume`` is told its last step, when it has ended."""
 
-    def __init__(
-        self,
-        caller: Caller,
-        machine: Search[Found] | Delivery,
-        over: Callable[[Done | Delivered], None],
-    ) -> None:
+    def __init__(self, caller: Caller, machine: Search[Any] | Delivery, resume: Resume) -> None:
         self._caller = caller
         self._queue = caller.world.queue
         self._machine = machine
-        self._over_to = over
+        self._resume = resume
         self._began = caller.world.queue.now
         self._asked: dict[tuple[PeerId, Request], None] = {}
-        self._exchanges: dict[Ask | Give, Exchange] = {}
-        """Those under way."""
+        self._open: dict[Ask | Give | Judge, Process] = {}
+        """The steps under way."""
         self._answered: dict[PeerId, None] = {}
         self._depth: dict[PeerId, int] = {}
         """Length of the chain of referrals to whom replies named."""
-        self._first_provider_s: float | None = None
-        self._is_over = False
+        self._found: list[Any] = []
+        self._first_found_s = 0.0
         self._alarm = Alarm(self._queue, self._step)
         self._alarm.set(self._began)
 
-    def cancel(self) -> None:
-        """Stop the machine, because its node has stopped."""
-        self._is_over = True
-        self._drop(list(self._exchanges))
-
-    def report(self, search: Search[Found], done: Done) -> SearchReport:
+    def report(self, search: Search[Any], done: Done) -> SearchReport:
         """The outcome of ``search``, which has ended."""
         nearest = next(iter(done.answered), None)
         return SearchReport(
             target=search.target,
             done=done,
-            began=self._began,
-            ended=self._queue.now,
+            began_s=self._began,
+            took_s=self._queue.now - self._began,
             requests=search.requests,
             failures=sum(isinstance(each, RequestFailed) for each in search.events),
             hops=0 if nearest is None else self._depth.get(nearest, 1),
-            first_provider_s=self._first_provider_s,
-            providers=search.providers if isinstance(search, ProviderSearch) else [],
+            found=self._found,
+            first_found_s=self._first_found_s,
         )
 
     # --- steps ------------------------------------------------------------------------------------
 
     def _step(self) -> None:
-        while not self._is_over:
+        while self._resume.awaited:
             match step := self._machine.next(self._queue.now):
                 case Ask() | Give():
-                    self._send(step)
+                    check_ask((step.peer, step.request), self._caller.member.peer, self._asked)
+                    self._asked[step.peer, step.request] = None
+                    self._open[step] = self._caller.start(self._send(step))
                 case Judge():
-                    raise AssertionError("simulated nodes have no applications")
+                    self._open[step] = self._caller.start(self._judge(step))
                 case Begin() | Working():
                     pass  # everybody has a turn at once, and computing takes no virtual time
                 case Wait(until):
-                    check_wait(until, self._queue.now, len(self._exchanges))
+                    check_wait(until, self._queue.now, len(self._open))
                     self._alarm.set(until)
                     return
                 case Searched(done):
                     self._search_over(done)
                 case Done():
                     self._search_over(step)
-                    self._is_over = True
-                    self._over_to(step)
+                    self._resume(step)
                 case Delivered():
-                    self._is_over = True
-                    self._over_to(step)
+                    self._resume(step)
 
     def _search_over(self, done: Done) -> None:
         machine, caller = self._machine, self._caller
-        target = machine.target
-        check_done(done, target, caller.member.peer, self._answered)
+        self._take_found()
+        check_done(done, machine.target, caller.member.peer, self._answered)
         if not stragglers_may_go_on(done, caller.running):
-            self._drop(machine.open_requests())
+            for ask in machine.open_requests():
+                if ask in self._open:
+                    self._open[ask].cancel()
         caller.world.touched.append(caller.member)
 
-    # --- requests ---------------------------------------------------------------------------------
-
-    def _send(self, step: Ask | Give) -> None:
-        check_ask((step.peer, step.request), self._caller.member.peer, self._asked)
-        self._asked[step.peer, step.request] = None
+    async def _send(self, step: Ask | Give) -> None:
+        """Send a request and report how it ended. An answer after the end of the search still
+        helps later searches."""
         self._caller.running += 1
-        self._exchanges[step] = self._caller.send(
-            step.peer, step.request, step.deadline, lambda outcome: self._ended(step, outcome)
-        )
-
-    def _drop(self, steps: Sequence[Ask | Give]) -> None:
-        for step in steps:
-            exchange = self._exchanges.pop(step, None)
-            if exchange is not None and exchange.cancel():
-                self._caller.running -= 1
-
-    def _ended(self, step: Ask | Give, outcome: Outcome) -> None:
-        """Report how a request ended. An answer after the end of the search still helps later
-        searches."""
-        del self._exchanges[step]
-        self._caller.running -= 1
+        try:
+            outcome = await self._caller.request(step.peer, step.request, step.deadline)
+        finally:
+            self._caller.running -= 1
+            del self._open[step]
         now, machine = self._queue.now, self._machine
         match step, outcome:
             case Ask(), Reply():
@@ -149,21 +109,34 @@ class Drive:
                 machine.on_reply(step, outcome, now)
             case Ask(), FailureReason():
                 machine.on_failure(step, outcome, now)
-            case Give(), Receipt():
-                assert isinstance(machine, Delivery), "a search gives nothing"
+            case Give(), Receipt() | Reply() if isinstance(machine, Delivery):
                 machine.on_given(step, outcome)
-            case Give(), FailureReason():
-                assert isinstance(machine, Delivery), "a search gives nothing"
+            case Give(), FailureReason() if isinstance(machine, Delivery):
                 machine.on_not_given(step, outcome, now)
             case _:
                 raise AssertionError(f"no end of {step} is {outcome}")
-        has_found = isinstance(machine, ProviderSearch) and bool(machine.providers)
-        if has_found and self._first_provider_s is None:
-            self._first_provider_s = now - self._began
+        self._take_found()
         self._step()
 
+    async def _judge(self, step: Judge) -> None:
+        """Let the application's validator judge, and report its verdict."""
+        assert isinstance(self._machine, ValueSearch), "only a search for a value judges"
+        await self._queue.sleep(0.0)
+        verdict = await judge(self._queue, self._caller.world.values.validators, step.check)
+        del self._open[step]
+        self._machine.on_verdict(step, verdict)
+        self._take_found()
+        self._step()
+
+    def _take_found(self) -> None:
+        """Collect what a search for providers or for a value has found."""
+        if isinstance(self._machine, ProviderSearch | ValueSearch):
+            had, self._found = bool(self._found), self._found + self._machine.take_found()
+            if self._found and not had:
+                self._first_found_s = self._queue.now - self._began
+
     def _note(self, ask: Ask, reply: Reply) -> None:
-        if not self._is_over:
+        if self._resume.awaited:
             self._answered[ask.peer] = None
         if isinstance(self._machine, Search) and not self._depth:
             self._depth = dict.fromkeys(self._machine.seeds, 1)

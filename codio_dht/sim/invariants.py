@@ -1,12 +1,12 @@
 """The invariants of the simulation. They hold whatever the network does to a node.
 
 Each check raises ``InvariantError`` and changes nothing. Those of a lookup are made at its every
-step; those of a node when an event touched it; those of the whole network at intervals.
+step; :mod:`codio_dht.sim.simulation` says when those of a node and of the network are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from random import Random
 
 from codio_dht import params
@@ -125,14 +125,20 @@ def check_entries(
 
 
 def check_disk(
-    disk: VirtualDisk, holder: PeerId, provided: Container[tuple[bytes, PeerId]]
+    disk: VirtualDisk,
+    holder: PeerId,
+    provided: Container[tuple[bytes, PeerId]],
+    genuine: Mapping[bytes, Container[bytes]],
 ) -> None:
-    """Check that a holder has only records that their provider handed out, and none of its own."""
+    """Check that a holder has only records that their provider handed out, and none of its own;
+    and only values that are ``genuine``."""
     for key, rows in disk.rows.items():
         for row in rows.values():
             require(row.key == key, "a record lies under another key")
             require(row.provider != holder, "a node keeps a record of itself as another's")
             require((key, row.provider) in provided, "nobody provided this record:", row.provider)
+    for key, value in disk.values.items():
+        require(value.value in genuine.get(key, ()), "a value that is not valid is kept:", key)
 
 
 # --- the network ----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ IPv4, one host each. Knows no time but whether a member is online, which churn s
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import sha256
@@ -17,6 +17,7 @@ from random import Random
 from typing import Final
 
 from codio_dht.core.keyspace import Key, distance, key_of
+from codio_dht.core.messages import PeerEntry
 from codio_dht.core.peer import PeerId
 from codio_dht.formats.multiaddr import P_IP4, P_QUIC_V1, P_UDP, is_public, join
 from codio_dht.formats.multihash import IDENTITY
@@ -34,7 +35,8 @@ _GRIND_MARGIN_BITS: Final = 6
 
 
 class Character(Enum):
-    """What a member does when it is dialled or asked."""
+    """What a member does when it is dialled or asked. A liar is called as its share in the scenario
+    (:class:`~codio_dht.sim.scenario.NetworkPart`)."""
 
     HONEST = "honest"
     SILENT = "silent"
@@ -46,6 +48,7 @@ class Character(Enum):
     COLLUDING = "colluding"
     FLOODING = "flooding"
     GHOSTS = "ghosts"
+    FORGING = "forging"
     ECLIPSING = "eclipsing"
 
     @property
@@ -56,10 +59,18 @@ class Character(Enum):
     @property
     def lies(self) -> bool:
         """Whether the member answers with lies."""
-        return self not in _TRUTHFUL
+        return self not in (Character.HONEST, Character.MUTE) and not self.is_dead
 
 
-_TRUTHFUL: Final = (Character.HONEST, Character.SILENT, Character.REFUSING, Character.MUTE)
+_DRAWN: Final = (
+    Character.MUTE,
+    Character.FAR,
+    Character.COLLUDING,
+    Character.FLOODING,
+    Character.GHOSTS,
+    Character.FORGING,
+)
+"""What a living member may be beside honest, in the order in which it is drawn."""
 
 
 @dataclass(slots=True, eq=False)
@@ -75,8 +86,11 @@ class Member:
     is_server: bool = True
     online: bool = field(init=False)
     refuses_when_away: bool = field(init=False)
+    entry: PeerEntry = field(init=False)
+    """As it stands in messages."""
 
     def __post_init__(self) -> None:
+        self.entry = PeerEntry(self.peer, (self.addr,))
         self.online = not self.character.is_dead
         self.refuses_when_away = self.character is Character.REFUSING
 
@@ -99,30 +113,31 @@ class Population:
         self._rng = Random(f"{scenario.seed}/population")
         self.members: list[Member] = []
         """By index: the servers first, clients behind them."""
-        self._by_id: dict[bytes, Member] = {}
+        self._by_id: dict[PeerId, Member] = {}
         self._by_addr: dict[bytes, Member] = {}
         for _ in range(scenario.network.nodes):
             self._add(self._draw_id(), *self._draw_character())
-        attacked = key_of(scenario.attack.preimage.encode())
+        self.attacked = key_of(scenario.attack.preimage.encode())
+        """The key that eclipsing members lie around."""
         for _ in range(scenario.attack.eclipsing):
-            self._add(self._grind(attacked), Character.ECLIPSING, self._draw_delay())
+            self._add(self._grind(self.attacked), Character.ECLIPSING, self._draw_delay())
         self.servers = len(self.members)
         """How many servers there are; clients come later."""
-        ordered = sorted(self.members, key=lambda member: member.peer.key)
-        self._order = [member.index for member in ordered]
-        self._keys = [member.peer.key for member in ordered]
-        self.colluders = [each for each in self.members if each.character is Character.COLLUDING]
-        self.eclipsers = [each for each in self.members if each.character is Character.ECLIPSING]
+        self._ordered = sorted(self.members, key=_key)
 
     # --- who there is -----------------------------------------------------------------------------
 
     def by_id(self, peer: PeerId) -> Member | None:
         """The member called ``peer``; None for a ghost."""
-        return self._by_id.get(peer.to_bytes())
+        return self._by_id.get(peer)
 
     def by_addr(self, addr: bytes) -> Member | None:
         """The member that has this address, or None."""
         return self._by_addr.get(addr)
+
+    def all_of(self, character: Character) -> list[Member]:
+        """The members of one character."""
+        return [each for each in self.members if each.character is character]
 
     def add_client(self) -> Member:
         """Add a machine that answers no requests and has no delay of its own."""
@@ -130,9 +145,9 @@ class Population:
         member.is_server = False
         return member
 
-    def make_ghost(self, rng: Random) -> tuple[PeerId, bytes]:
+    def make_ghost(self, rng: Random) -> PeerEntry:
         """An id and an address that belong to no member."""
-        return PeerId(_ED25519_ID + rng.randbytes(32)), self._draw_addr(rng)
+        return PeerEntry(PeerId(_ED25519_ID + rng.randbytes(32)), (self._draw_addr(rng),))
 
     # --- what is true -----------------------------------------------------------------------------
 
@@ -142,8 +157,9 @@ class Population:
         Servers that share leading bits with ``key`` are nearer than all others, and are neighbours
         in the order of keys. So the range of shared bits is widened until it has enough servers.
         """
-        for bits in range(max(0, len(self._keys).bit_length() - n.bit_length()), -1, -1):
-            found = [member for member in self._sharing(key, bits) if keep(member)]
+        for bits in range(max(0, self.servers.bit_length() - n.bit_length()), -1, -1):
+            sharing = [self._ordered[place] for place in self._sharing(key, bits)]
+            found = [member for member in sharing if keep(member)]
             if len(found) >= n or bits == 0:
                 found.sort(key=lambda member: distance(member.peer.key, key))
                 return found[:n]
@@ -159,30 +175,23 @@ class Population:
         local = member.peer.key
         table: list[Member] = []
         for cpl in range(KEY_BITS):
-            low, high = self._range(local, cpl)
-            if high - low <= (1 if member.index < self.servers else 0):
+            if len(self._sharing(local, cpl)) <= member.is_server:
                 break
-            beside = Key(local ^ (1 << (KEY_BITS - 1 - cpl)))
-            low, high = self._range(beside, cpl + 1)
-            places: Sequence[int] = range(low, high)
+            places: Sequence[int] = self._sharing(Key(local ^ (1 << (KEY_BITS - 1 - cpl))), cpl + 1)
             if online_only:
-                members = self.members
-                places = [place for place in places if members[self._order[place]].online]
+                places = [place for place in places if self._ordered[place].online]
             if len(places) > k:
                 places = rng.sample(places, k)
-            table += [self.members[self._order[place]] for place in places]
+            table += [self._ordered[place] for place in places]
         return table
 
-    def _sharing(self, key: Key, bits: int) -> Iterator[Member]:
-        low, high = self._range(key, bits)
-        return (self.members[self._order[place]] for place in range(low, high))
-
-    def _range(self, key: Key, bits: int) -> tuple[int, int]:
-        """The range of servers that share ``bits`` leading bits with ``key``."""
+    def _sharing(self, key: Key, bits: int) -> range:
+        """The places, in the order of keys, of the servers that share ``bits`` leading bits with
+        ``key``."""
         shift = KEY_BITS - bits
         prefix = key >> shift
-        low = bisect_left(self._keys, prefix << shift)
-        return low, bisect_left(self._keys, (prefix + 1) << shift, low)
+        low = bisect_left(self._ordered, prefix << shift, key=_key)
+        return range(low, bisect_left(self._ordered, (prefix + 1) << shift, low, key=_key))
 
     # --- drawing ----------------------------------------------------------------------------------
 
@@ -194,7 +203,7 @@ class Population:
             addr = self._draw_addr(self._rng)
         member = Member(len(self.members), peer, addr, character, one_way_s=one_way_s, nat=nat)
         self.members.append(member)
-        self._by_id[peer.to_bytes()] = member
+        self._by_id[peer] = member
         self._by_addr[addr] = member
         return member
 
@@ -227,17 +236,16 @@ class Population:
         delay_s = self._draw_delay()
         draw = rng.random()
         refusing = rng.random() < network.refusing
-        for share, character in (
-            (network.dead, Character.REFUSING if refusing else Character.SILENT),
-            (network.mute, Character.MUTE),
-            (network.far, Character.FAR),
-            (network.colluding, Character.COLLUDING),
-            (network.flooding, Character.FLOODING),
-            (network.ghosts, Character.GHOSTS),
-        ):
+        dead = Character.REFUSING if refusing else Character.SILENT
+        for character in (dead, *_DRAWN):
+            share = network.dead if character.is_dead else getattr(network, character.value)
             if draw < share:
                 return character, delay_s, False
             draw -= share
         if draw < network.slow:
             return Character.HONEST, network.slow_one_way_s, False
         return Character.HONEST, delay_s, draw - network.slow < network.nat
+
+
+def _key(member: Member) -> Key:
+    return member.peer.key

@@ -1,208 +1,197 @@
 """The results of a simulation.
 
-Decides which figures describe a set of lookups. A report is values only, so that it can be written
-as JSON and compared; ``scripts/simulate`` shows it. Times are virtual seconds, shares from 0 to 1.
+Decides which figures describe a set of searches. A report is plain values by name, so that it can
+be written as JSON and compared; ``scripts/simulate`` shows it. Times are virtual seconds, shares
+from 0 to 1. A mean or quantile of nothing is 0.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Final
 
+from codio_dht.core.keyspace import Key
+from codio_dht.core.lookup_states import Done, Standing
+from codio_dht.core.peer import PeerId
 
-def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest of ``values`` that at least ``share`` of them do not exceed. 0 if there is
-    none."""
+Figures = dict[str, Any]
+
+STRETCHES: Final = 12
+"""Parts into which a run of a given duration is cut."""
+
+
+def quantile(values: Iterable[float], share: float) -> float:
+    """The smallest of ``values`` that at least ``share`` of them do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, ceil(share * len(ordered)) - 1)] if ordered else 0.0
 
 
 def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean; 0 of none."""
-    return sum(values) / len(values) if values else 0.0
+    """The arithmetic mean."""
+    return ratio(sum(values), len(values))
+
+
+def ratio(part: float, whole: float) -> float:
+    """``part`` of ``whole``; 0 of nothing."""
+    return part / whole if whole else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SearchReport:
+    """The outcome of one search."""
+
+    target: Key
+    done: Done
+    began_s: float
+    took_s: float
+    requests: int
+    failures: int
+    hops: int
+    """Length of the chain of referrals to the nearest peer that answered; a seed is 1."""
+    found: list[Any] = field(default_factory=list)
+    """The providers or values that were found, in order."""
+    first_found_s: float = 0.0
+    """When the first of these was found."""
 
 
 @dataclass(frozen=True, slots=True)
 class LookupResult:
     """One lookup that was measured."""
 
-    began_s: float
-    took_s: float
-    requests: int
-    failures: int
-    hops: int
-    true_found: int
-    """How many of the true closest living servers the result names."""
-    true_all: int
-    answered: int
-    """How many of the result's peers answered in this lookup."""
+    search: SearchReport
+    true: Sequence[PeerId]
+    """The true closest living servers."""
     lying: int
-    """How many of them are liars."""
-    returned: int
-    reason: str
-    oracle_s: float = 0.0
-    """When all of the true closest would have answered the oracle (:mod:`codio_dht.sim.workload`);
-    0 if there were none."""
-    oracle_as_many_s: float = 0.0
-    """When as many of them would have answered it as answered this lookup; 0 if none did."""
+    """How many of the result's peers are liars."""
+    oracle_s: Sequence[float] = ()
+    """When each of the true closest would have answered the oracle
+    (:mod:`codio_dht.sim.workloads`), sorted."""
+
+    @property
+    def true_found(self) -> int:
+        """How many of the true closest the result names."""
+        named = [each.peer for each in self.search.done.closest]
+        return sum(peer in named for peer in self.true)
+
+    @property
+    def answered(self) -> list[PeerId]:
+        """The result's peers that answered in this lookup."""
+        closest = self.search.done.closest
+        return [each.peer for each in closest if each.standing is Standing.ANSWERED]
+
+    @property
+    def oracle_as_many_s(self) -> float:
+        """When as many of the true closest would have answered the oracle as answered this lookup;
+        0 if none did."""
+        as_many = min(sum(peer in self.answered for peer in self.true), len(self.oracle_s))
+        return self.oracle_s[as_many - 1] if as_many else 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class OracleFigures:
-    """How a set of lookups compares with the oracle's of the same targets. Times are virtual
-    seconds, ratios multiples of the oracle's time, 0 where there was none to compare with."""
+class FindResult:
+    """One search for a provider or a value."""
 
-    p50_s: float
-    p90_s: float
-    ratio_p50: float
-    """Median of the lookups' times, each over the oracle's time until all had answered."""
-    ratio_p90: float
-    as_many_p50: float
-    """The same, over the oracle's time until it had as many answers of the true closest."""
-    as_many_p90: float
-
-    @classmethod
-    def of(cls, results: Sequence[LookupResult]) -> OracleFigures:
-        """The figures of ``results``."""
-        times = [each.oracle_s for each in results]
-        ratios = [each.took_s / each.oracle_s for each in results if each.oracle_s]
-        as_many = [each.took_s / each.oracle_as_many_s for each in results if each.oracle_as_many_s]
-        return cls(
-            *(quantile(each, share) for each in (times, ratios, as_many) for share in (0.5, 0.9))
-        )
+    search: SearchReport
+    found: bool
+    """Whether it found a provider that had provided the key, or in the end the right value."""
+    wrong: bool = False
+    """Whether it returned a value that is not valid, in the end or on the way."""
 
 
-@dataclass(frozen=True, slots=True)
-class LookupFigures:
-    """A set of lookups, summed up. Times are virtual seconds."""
+def lookup_figures(results: Sequence[LookupResult]) -> Figures:
+    """A set of lookups, summed up.
 
-    count: int
-    p50_s: float
-    p90_s: float
-    max_s: float
-    requests: float
-    requests_max: int
-    failures: float
-    hops: float
-    hops_max: int
-    recall: float
-    """Share of the true closest living servers that were found, over all lookups."""
-    exact: float
-    """Share of the lookups that found all of them."""
-    answered: float
-    """Share of the returned peers that had answered."""
-    lying: float
-    """Share of the returned peers that lie."""
-    reasons: dict[str, int]
-    oracle: OracleFigures
-
-    @classmethod
-    def of(cls, results: Sequence[LookupResult]) -> LookupFigures:
-        """The figures of ``results``."""
-        times = [each.took_s for each in results]
-        true_all = sum(each.true_all for each in results)
-        returned = sum(each.returned for each in results)
-        return cls(
-            count=len(results),
-            p50_s=quantile(times, 0.5),
-            p90_s=quantile(times, 0.9),
-            max_s=max(times, default=0.0),
-            requests=mean([each.requests for each in results]),
-            requests_max=max([each.requests for each in results], default=0),
-            failures=mean([each.failures for each in results]),
-            hops=mean([each.hops for each in results]),
-            hops_max=max([each.hops for each in results], default=0),
-            recall=sum(each.true_found for each in results) / true_all if true_all else 0.0,
-            exact=mean([each.true_found == each.true_all for each in results]),
-            answered=sum(each.answered for each in results) / returned if returned else 0.0,
-            lying=sum(each.lying for each in results) / returned if returned else 0.0,
-            reasons=dict(sorted(Counter(each.reason for each in results).items())),
-            oracle=OracleFigures.of(results),
-        )
+    ``recall`` is the share of the true closest that were found, over all lookups; ``exact`` that of
+    the lookups that found all. ``answered`` and ``lying`` are shares of the returned peers.
+    """
+    searches = [each.search for each in results]
+    times = [each.took_s for each in searches]
+    requests = [each.requests for each in searches]
+    hops = [each.hops for each in searches]
+    returned = sum(len(each.done.closest) for each in searches)
+    true_found = [each.true_found for each in results]
+    true_all = [len(each.true) for each in results]
+    return {
+        "count": len(results),
+        "p50_s": quantile(times, 0.5),
+        "p90_s": quantile(times, 0.9),
+        "max_s": max(times, default=0.0),
+        "requests": mean(requests),
+        "requests_max": max(requests, default=0),
+        "failures": mean([each.failures for each in searches]),
+        "hops": mean(hops),
+        "hops_max": max(hops, default=0),
+        "recall": ratio(sum(true_found), sum(true_all)),
+        "exact": mean([found == all_ for found, all_ in zip(true_found, true_all, strict=True)]),
+        "answered": ratio(sum(len(each.answered) for each in results), returned),
+        "lying": ratio(sum(each.lying for each in results), returned),
+        "reasons": dict(sorted(Counter(each.done.reason.value for each in searches).items())),
+        "oracle": oracle_figures(results),
+    }
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """The lookups and searches that began within a part of the run."""
+def oracle_figures(results: Sequence[LookupResult]) -> Figures:
+    """How lookups compare with the oracle's of the same targets.
 
-    from_s: float
-    lookups: int
-    recall: float
-    p50_s: float
-    requests: float
-    searches: int
-    found: int
+    A ``ratio`` is the lookup's time over the oracle's until all had answered; ``as_many`` over its
+    time until it had as many answers of the true closest. Lookups with nothing to compare with do
+    not count.
+    """
+    whole = [(each.search.took_s, each.oracle_s[-1]) for each in results if each.oracle_s]
+    as_many = [(each.search.took_s, each.oracle_as_many_s) for each in results]
+    sets = {
+        "": [oracle_s for _, oracle_s in whole],
+        "ratio_": [ratio(took_s, oracle_s) for took_s, oracle_s in whole if oracle_s],
+        "as_many_": [ratio(took_s, oracle_s) for took_s, oracle_s in as_many if oracle_s],
+    }
+    return {
+        f"{name}p{percent}": quantile(values, percent / 100)
+        for name, values in sets.items()
+        for percent in (50, 90)
+    }
 
 
-STRETCHES: Final = 12
-"""Parts into which a run of a given duration is cut."""
+def find_figures(holders: Sequence[int], results: Sequence[FindResult]) -> Figures:
+    """Searches for keys, and the deliveries of these that ended with so many ``holders``.
+
+    ``first`` is when a search that found something had the first of it.
+    """
+    firsts = [each.search.first_found_s for each in results if each.found]
+    times = [each.search.took_s for each in results]
+    return {
+        "provided": sum(each > 0 for each in holders),
+        "failed": sum(each == 0 for each in holders),
+        "holders": mean([each for each in holders if each]),
+        "searches": len(results),
+        "found": sum(each.found for each in results),
+        "found_share": mean([each.found for each in results]),
+        "wrong": sum(each.wrong for each in results),
+        "requests": mean([each.search.requests for each in results]),
+        "first_p50_s": quantile(firsts, 0.5),
+        "first_p90_s": quantile(firsts, 0.9),
+        "p50_s": quantile(times, 0.5),
+        "p90_s": quantile(times, 0.9),
+    }
 
 
 def timeline(
-    results: Sequence[LookupResult], searches: Sequence[tuple[float, bool]], duration_s: float
-) -> list[Stretch]:
+    results: Sequence[LookupResult], finds: Sequence[FindResult], duration_s: float
+) -> list[Figures]:
     """The figures of a run of ``duration_s``, part by part; nothing without a duration."""
     size_s = duration_s / STRETCHES
     stretches = []
     for number in range(STRETCHES if duration_s else 0):
         low_s, high_s = number * size_s, (number + 1) * size_s
-        looked = LookupFigures.of([each for each in results if low_s <= each.began_s < high_s])
-        found = [found for began_s, found in searches if low_s <= began_s < high_s]
-        figures = looked.count, looked.recall, looked.p50_s, looked.requests
-        stretches.append(Stretch(low_s, *figures, len(found), sum(found)))
+        looked = [each for each in results if low_s <= each.search.began_s < high_s]
+        found = [each for each in finds if low_s <= each.search.began_s < high_s]
+        stretches.append(
+            {
+                "from_s": low_s,
+                "lookups": lookup_figures(looked),
+                "finds": find_figures([], found),
+            }
+        )
     return stretches
-
-
-@dataclass(slots=True)
-class RecordFigures:
-    """Keys provided and searched for."""
-
-    provided: int = 0
-    failed: int = 0
-    holders: float = 0.0
-    """Holders of a record when its delivery was over, on average."""
-    searches: int = 0
-    found: int = 0
-    first_p50_s: float = 0.0
-    first_p90_s: float = 0.0
-
-    @property
-    def found_share(self) -> float:
-        """Share of the searches that found a provider."""
-        return self.found / self.searches if self.searches else 0.0
-
-
-@dataclass(slots=True)
-class Report:
-    """One run."""
-
-    scenario: str
-    seed: int
-    nodes: int
-    living: int
-    virtual_s: float
-    events: int
-    digest: str
-    trace_lines: int
-    lookups: LookupFigures
-    join_s: float
-    """When the clients (or all nodes) had joined; 0 if nobody had to."""
-    join_requests: int
-    records: RecordFigures
-    timeline: list[Stretch]
-    """Part by part, for a run of a given duration."""
-    tables: dict[str, float]
-    """Of the active nodes: entries on average, and the share of them that are living servers."""
-    counters: dict[str, int]
-    messages: int
-    encoded: int
-    bytes: int
-    checks: int
-    """Times that invariants of a node or of the network were checked."""
-
-    def as_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)

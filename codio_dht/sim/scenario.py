@@ -28,13 +28,14 @@ MAX_JOINING_NODES: Final = 5_000
 """Nodes that are all active (bootstrap by joining, or churn): each holds a table and a book."""
 
 
-def _share() -> Any:
-    """A share of the nodes, 0 to 1."""
-    return field(default=0.0, metadata={"low": 0.0, "high": 1.0})
-
-
-def _number(default: float, low: float = 0.0, high: float = float("inf")) -> Any:
+def _number(default: float, low: float = 0.0, high: float = inf) -> Any:
+    """A field for a number from ``low`` to ``high``."""
     return field(default=default, metadata={"low": low, "high": high})
+
+
+def _share(default: float = 0.0) -> Any:
+    """A field for a share, 0 to 1."""
+    return _number(default, 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ class NetworkPart:
     """oracle: tables are filled by exact knowledge with the bucket rule; join: by real lookups."""
     dead: float = _share()
     """In the others' tables, never there."""
-    refusing: float = _number(0.5, 0.0, 1.0)
+    refusing: float = _share(0.5)
     """Share of the dead that refuse a dial at once; the others swallow it."""
     mute: float = _share()
     """Connect, and never answer a request."""
@@ -68,6 +69,15 @@ class NetworkPart:
     """Liars: name hundreds of peers."""
     ghosts: float = _share()
     """Liars: name peers that do not exist."""
+    forging: float = _share()
+    """Liars: name the right peers, hand out hostile values, and put them to others."""
+
+
+_EXCLUSIVE_SHARES: Final = (
+    *("dead", "mute", "far", "colluding", "flooding", "ghosts", "forging"),
+    *("slow", "nat"),
+)
+"""Shares of ``[network]`` that a node can be counted in only once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +114,7 @@ class PartitionPart:
 
     start_s: float = _number(0.0)
     end_s: float = _number(0.0)
-    share: float = _number(0.5, 0.0, 1.0)
+    share: float = _share(0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +132,9 @@ class ChurnPart:
     downtime_median_s: float = _number(5_940.0, 1.0)
     """Log-normal with sigma ``downtime_sigma``."""
     downtime_sigma: float = _number(1.0, 0.0, 10.0)
-    graceful: float = _number(0.5, 0.0, 1.0)
+    graceful: float = _share(0.5)
     """Share of leavings where connections are closed; the others just vanish."""
-    refusing: float = _number(0.5, 0.0, 1.0)
+    refusing: float = _share(0.5)
     """Share of nodes whose machine refuses dials while the node is away."""
 
 
@@ -147,17 +157,26 @@ class LookupsPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordsPart:
-    """``[records]``: keys that are provided, and searched for."""
+    """``[records]``: keys that are provided, and searched for. Publishers do not churn."""
 
     keys: int = _number(0, 0, 1_000_000)
     publishers: int = _number(10, 1, 100_000)
-    stable_publishers: bool = True
-    """Publishers do not churn."""
     republish_interval_s: float = _number(params.REPROVIDE_INTERVAL_S, 1.0)
     ttl_s: float = _number(params.PROVIDER_TTL_PUBLIC_S, 1.0)
     find_interval_s: float = _number(3_600.0, 1.0)
     """Every so often, ``finds`` random keys are searched for from random living nodes."""
     finds: int = _number(20, 0, 100_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValuesPart:
+    """``[values]``: values that are put, and searched for among hostile ones."""
+
+    keys: int = _number(0, 0, 10_000)
+    """Every other one is an IPNS name, the others are keys of an application."""
+    finds: int = _number(0, 0, 1_000_000)
+    """Searches for the value of a random key from random living servers, one after another. A
+    ``forging`` server puts a hostile value of the key to its closest servers before each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,9 +197,8 @@ class RunPart:
     """Virtual seconds; 0: until the lookups are over."""
     check_interval_s: float = _number(600.0, 0.0)
     """Invariants of the whole network are checked this often; 0: at the end only."""
-    check_touched: bool = True
-    """Invariants of the node that an event touched are checked (one event in ``check_one_in``)."""
     check_one_in: int = _number(50, 1, 1_000_000)
+    """Of so many events that touch nodes, one has the invariants of those nodes checked."""
     encode_one_in: int = _number(1, 1, 1_000_000)
     """Messages that really pass the wire's encoder and decoder: 1 is all of them."""
     refresh_interval_s: float = _number(params.REFRESH_INTERVAL_S, 1.0)
@@ -203,24 +221,26 @@ class Scenario:
     churn: ChurnPart = field(default_factory=ChurnPart)
     lookups: LookupsPart = field(default_factory=LookupsPart)
     records: RecordsPart = field(default_factory=RecordsPart)
+    values: ValuesPart = field(default_factory=ValuesPart)
     attack: AttackPart = field(default_factory=AttackPart)
     run: RunPart = field(default_factory=RunPart)
 
     def __post_init__(self) -> None:
-        network = self.network
-        shares = ("dead", "mute", "slow", "nat", "far", "colluding", "flooding", "ghosts")
-        total = sum(getattr(network, name) for name in shares)
+        total = sum(getattr(self.network, name) for name in _EXCLUSIVE_SHARES)
         if total > 1.0:
-            raise ConfigError(f"network: the shares {', '.join(shares)} add up to {total:g}")
-        if self.all_active and network.nodes > MAX_JOINING_NODES:
+            raise ConfigError(
+                f"network: the shares {', '.join(_EXCLUSIVE_SHARES)} add up to {total:g}"
+            )
+        if self.all_active and self.network.nodes > MAX_JOINING_NODES:
             raise ConfigError(
                 f"network.nodes: at most {MAX_JOINING_NODES} where nodes join or churn, "
-                f"not {network.nodes}"
+                f"not {self.network.nodes}"
             )
-        if self.churn.share and not self.run.duration_s:
-            raise ConfigError("run.duration_s: churn needs a duration")
-        if self.records.keys and not self.run.duration_s:
-            raise ConfigError("run.duration_s: records need a duration")
+        if not self.run.duration_s and (self.churn.share or self.records.keys):
+            needing = "churn needs" if self.churn.share else "records need"
+            raise ConfigError(f"run.duration_s: {needing} a duration")
+        if self.values.finds and not self.values.keys:
+            raise ConfigError("values.keys: finds need a key")
         for index, each in enumerate(self.partition):
             if each.end_s <= each.start_s:
                 raise ConfigError(f"partition[{index}].end_s: must be after start_s")
@@ -258,20 +278,19 @@ def make_scenario(data: Mapping[str, Any]) -> Scenario:
 
 
 def _section(kind: Any, data: object, where: str) -> Any:
-    data = _CHECKS.table(data, where.rstrip(".") or "scenario")
-    known = {each.name: each for each in fields(kind)}
+    """The part of a scenario that the table ``data`` describes; ``where`` ends with a dot."""
+    known = {each.name: each.metadata for each in fields(kind)}
     types = get_type_hints(kind)
-    for name in data:
+    values = {}
+    for name, value in _CHECKS.table(data, where.rstrip(".") or "scenario").items():
         if name not in known:
             raise ConfigError(f"{where}{name}: no such field; there are {', '.join(sorted(known))}")
-    values = {
-        name: _value(types[name], known[name].metadata, value, f"{where}{name}")
-        for name, value in data.items()
-    }
+        values[name] = _value(types[name], known[name], value, f"{where}{name}")
     return kind(**values)
 
 
-def _value(kind: Any, bounds: Mapping[str, Any], value: object, where: str) -> Any:
+def _value(kind: Any, bounds: Mapping[str, float], value: object, where: str) -> Any:
+    """``value`` as what the field at ``where`` is annotated with."""
     if is_dataclass(kind):
         return _section(kind, value, f"{where}.")
     if get_origin(kind) is tuple:
@@ -281,11 +300,9 @@ def _value(kind: Any, bounds: Mapping[str, Any], value: object, where: str) -> A
         return tuple(_section(part, each, f"{where}[{i}].") for i, each in enumerate(value))
     if get_origin(kind) is Literal:
         return _CHECKS.choice(value, where, get_args(kind))
-    low, high = bounds.get("low", -inf), bounds.get("high", inf)
     if kind is bool:
         return _CHECKS.flag(value, where)
-    if kind is int:
-        return _CHECKS.whole_number(value, where, low, high)
-    if kind is float:
-        return _CHECKS.number(value, where, low, high)
-    return _CHECKS.text(value, where)
+    if kind is str:
+        return _CHECKS.text(value, where)
+    check = _CHECKS.whole_number if kind is int else _CHECKS.number
+    return check(value, where, bounds["low"], bounds["high"])

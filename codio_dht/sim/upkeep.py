@@ -1,19 +1,19 @@
-"""Performs the upkeep of an active node's routing table on the virtual clock.
+"""Performs the upkeep of an active node and the reprovides of its own keys on the virtual clock.
 
-Decides nothing: :mod:`codio_dht.core.upkeep` says what to do and what follows from it, as in a real
-node (``node.upkeep`` is the counterpart).
+Decides nothing: :mod:`codio_dht.core.upkeep` and :mod:`codio_dht.core.reprovide` say what to do and
+what follows from it, as in a real node (``node.upkeep`` and ``node.providing``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from codio_dht.core.join_round import Dial, JoinProbe
 from codio_dht.core.joining import AskNames, Unreachable
-from codio_dht.core.messages import FailureReason, PeerEntry, Reply
+from codio_dht.core.messages import FailureReason, Reply
 from codio_dht.core.records import EXPIRY_INTERVAL_S
 from codio_dht.core.refresh import CplLookup, SelfLookup
+from codio_dht.core.reprovide import REPROVIDE_CHECK_S, OwnKey, ReprovideSchedule
 from codio_dht.core.steps import Wait
 from codio_dht.core.upkeep import (
     CandidateProbe,
@@ -23,11 +23,12 @@ from codio_dht.core.upkeep import (
     Upkeep,
     UpkeepStep,
 )
-from codio_dht.sim.driver import SearchReport
 from codio_dht.sim.events import Alarm
-from codio_dht.sim.exchange import Outcome
 from codio_dht.sim.node import SimNode
 from codio_dht.sim.population import Member
+
+Provided = Callable[[bytes, int], None]
+"""A key was provided: to so many holders."""
 
 
 class SimulatedUpkeep:
@@ -35,63 +36,57 @@ class SimulatedUpkeep:
 
     def __init__(self, node: SimNode, bootstrap: Sequence[Member]) -> None:
         self._node = node
-        self._queue = node.world.queue
-        self._machine = Upkeep(node.network, node.caller, _entries(bootstrap), node.world.rng)
+        entries = [member.entry for member in bootstrap]
+        self._machine = Upkeep(node.network, node.caller, entries, node.world.rng)
         self._joined: Callable[[], None] | None = None
-        self._alarm = Alarm(self._queue, self.notify_changed)
-        self._running = False
-        self._run_again = False
+        self._alarm = Alarm(node.world.queue, self.notify_changed)
 
     def begin(self, joined: Callable[[], None] | None = None) -> None:
         """Run the upkeep while the node runs. ``joined`` is called when the first refresh ends."""
         self._joined = joined
         self._node.notify_changed = self.notify_changed
-        self._queue.after(0.0, self.notify_changed)
-        self._queue.after(EXPIRY_INTERVAL_S, self._expire)
+        self._node.world.queue.after(0.0, self.notify_changed)
+        self._node.caller.start(self._expire())
 
     def remember(self, peers: Sequence[Member]) -> None:
         """Take the peers of an earlier session as candidates."""
-        self._machine.joiner.remember(_entries(peers), self._node.now)
+        self._machine.joiner.remember([member.entry for member in peers], self._node.now)
         self.notify_changed()
 
     def notify_changed(self) -> None:
         """Perform the steps that are due. Call it whenever something may have changed."""
-        self._run_again = True
-        if self._running:
+        if self._node.stopped:
             return
-        self._running = True
-        while self._run_again and not self._node.stopped:
-            self._run_again = False
-            while not isinstance(step := self._machine.next(self._node.now), Wait):
-                self._perform(step)
-            self._alarm.set(step.until)
-        self._running = False
+        while not isinstance(step := self._machine.next(self._node.now), Wait):
+            self._perform(step)
+        self._alarm.set(step.until)
         if self._joined is not None and self._node.network.refresh.runs:
             joined, self._joined = self._joined, None
-            self._queue.after(0.0, joined)
+            self._node.world.queue.after(0.0, joined)
 
     def _perform(self, step: UpkeepStep) -> None:
-        node = self._node
+        start = self._node.caller.start
         match step:
-            case Dial(peer, _, deadline):
-                done = partial(self._dial_ended, step)
-                node.caller.send(peer, None, deadline, done)
-            case CandidateProbe(ask) | JoinProbe(ask) | CheckAlive(ask):
-                done = partial(self._query_ended, step)
-                node.caller.send(ask.peer, ask.request, ask.deadline, done)
+            case Dial():
+                start(self._dial(step))
+            case CandidateProbe() | JoinProbe() | CheckAlive():
+                start(self._ask(step))
             case SelfLookup() | CplLookup():
-                self._look_up(step)
+                start(self._look_up(step))
             case AskNames() | Unreachable() | Wait():
                 pass
 
-    def _dial_ended(self, dial: Dial, outcome: Outcome) -> None:
+    async def _dial(self, step: Dial) -> None:
+        outcome = await self._node.caller.request(step.peer, None, step.deadline)
         if isinstance(outcome, FailureReason):
-            self._machine.dial_failed(dial, outcome)
+            self._machine.dial_failed(step, outcome)
         else:
-            self._machine.dialled(dial)
+            self._machine.dialled(step)
         self.notify_changed()
 
-    def _query_ended(self, query: OwnIdQuery, outcome: Outcome) -> None:
+    async def _ask(self, query: OwnIdQuery) -> None:
+        ask = query.ask
+        outcome = await self._node.caller.request(ask.peer, ask.request, ask.deadline)
         if isinstance(outcome, Reply):
             self._machine.answered(query, outcome, self._node.now)
         else:
@@ -99,23 +94,58 @@ class SimulatedUpkeep:
             self._machine.failed(query, why, self._node.now)
         self.notify_changed()
 
-    def _look_up(self, lookup: RefreshLookup) -> None:
-        def ended(_report: SearchReport | None = None) -> None:
-            self._machine.lookup_ended(lookup, self._node.now)
-            self.notify_changed()
-
+    async def _look_up(self, lookup: RefreshLookup) -> None:
         preimage = next((each for each in self._machine.preimages(lookup) if each), None)
         if preimage is None:
-            self._queue.after(0.0, ended)
+            await self._node.world.queue.sleep(0.0)
         else:
-            self._node.closest(preimage, ended)
+            await self._node.closest(preimage)
+        self._machine.lookup_ended(lookup, self._node.now)
+        self.notify_changed()
 
-    def _expire(self) -> None:
-        if not self._node.stopped:
-            if self._node.disk.rows:
-                self._node.keeper.expire()
-            self._queue.after(EXPIRY_INTERVAL_S, self._expire)
+    async def _expire(self) -> None:
+        while True:
+            await self._node.world.queue.sleep(EXPIRY_INTERVAL_S)
+            self._node.storage.expire()
 
 
-def _entries(members: Sequence[Member]) -> list[PeerEntry]:
-    return [PeerEntry(member.peer, (member.addr,)) for member in members]
+class SimulatedProviding:
+    """Provides the own keys of one node, which are on its disk, whenever they are due.
+    ``provided`` is told of each."""
+
+    def __init__(self, node: SimNode, provided: Provided) -> None:
+        self._node = node
+        self._queue = node.world.queue
+        self._keys = node.storage.disk.own_keys
+        self._provided = provided
+        interval_s = node.world.scenario.records.republish_interval_s
+        self._schedule = ReprovideSchedule(interval_s=interval_s)
+        self._alarm = Alarm(self._queue, self._provide_due)
+        self._alarm.set(self._queue.now)
+
+    def _provide_due(self) -> None:
+        """Provide the keys that are due, and schedule the next check."""
+        if self._node.stopped:
+            return
+        limit, now = self._schedule.begin_read(), self._queue.unix
+        in_order = sorted(self._keys.items(), key=lambda each: each[1] or -1.0)
+        stored = [OwnKey(key, now, last) for key, last in in_order[:limit]]
+        due, until = self._schedule.due(now, stored)
+        for key in due:
+            self._schedule.begun(key)
+            self._node.caller.start(self._provide(key))
+        if not due:  # else the end of each looks again
+            wait_s = REPROVIDE_CHECK_S if until is None else max(0.0, until - now)
+            self._alarm.set(self._queue.now + wait_s)
+
+    async def _provide(self, key: bytes) -> None:
+        end = await self._node.provide(key)
+        now = self._queue.unix
+        if end.holders:
+            self._schedule.provided(key, now)
+            self._keys[key] = now
+            self._schedule.noted(key)
+        else:
+            self._schedule.failed(key, now)
+        self._provided(key, end.holders)
+        self._provide_due()

@@ -1,28 +1,30 @@
 """What all members share: clock, links, wire format, connections, and contacts.
 
 Decides nothing. :mod:`codio_dht.sim.exchange` moves requests through it, and
-:mod:`codio_dht.sim.simulation` makes it.
+:mod:`codio_dht.sim.hosts` makes those that answer them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Final, Protocol
 
-from codio_dht.core.keyspace import key_of
-from codio_dht.core.messages import Reply, Request
-from codio_dht.core.steps import NoReply, Refuse
-from codio_dht.sim.behaviours import Liars
+from codio_dht.core.messages import PutValue, Record, Reply, Request
+from codio_dht.formats.varint import encode_varint
+from codio_dht.params import MAX_FRAME_BYTES
+from codio_dht.sim.behaviours import Answered, Liars
 from codio_dht.sim.events import EventQueue, Trace
 from codio_dht.sim.links import ConnectionTable, Links
-from codio_dht.sim.population import Member, Population
+from codio_dht.sim.population import Character, Member, Population
 from codio_dht.sim.scenario import Scenario
+from codio_dht.sim.values import SimulatedValues
 from codio_dht.wire.codec import decode_reply, decode_request, encode_reply, encode_request
 from codio_dht.wire.framing import FrameReader
 
-Respond = Callable[[Reply | NoReply | Refuse], None]
+Respond = Callable[[Answered], None]
 
 IDENTIFY_S: Final = 0.001
 """What identify takes beyond its round trip, seconds: the answer to a request that left with the
@@ -64,8 +66,13 @@ class WirePath:
         return self.encoded_bytes * self.messages // self.encoded if self.encoded else 0
 
     def request(self, request: Request) -> Request:
-        """``request`` as the other end reads it."""
-        if not self._is_due():
+        """``request`` as the other end reads it.
+
+        Raises:
+            RemoteError: it is larger than a frame may be.
+        """
+        record = request.record if isinstance(request, PutValue) else None
+        if not self._is_due(record):
             return request
         return decode_request(self._carry(encode_request(request)))
 
@@ -73,14 +80,18 @@ class WirePath:
         """``reply`` as the asker reads it.
 
         Raises:
-            RemoteError: it is too large to be sent.
+            RemoteError: it is larger than a frame may be.
         """
-        if not self._is_due():
+        if not self._is_due(reply.record):
             return reply
         return decode_reply(self._carry(encode_reply(reply)))
 
-    def _is_due(self) -> bool:
+    def _is_due(self, record: Record | None) -> bool:
+        """Count a message; whether it is to be encoded. If no frame can hold its ``record``, which
+        only a hostile peer sends, the reader refuses its length."""
         self.messages += 1
+        if record is not None and len(record.value) > MAX_FRAME_BYTES:
+            self._carry(encode_varint(len(record.value)))
         return self.messages % self._one_in == 0
 
     def _carry(self, frame: bytes) -> bytes:
@@ -94,7 +105,7 @@ class WirePath:
 
 
 class World:
-    """What all members share. The simulation, which makes the nodes, sets ``contact_of``."""
+    """What all members share. The hosts, which make the nodes, set ``contact_of``."""
 
     def __init__(self, scenario: Scenario, trace: Trace) -> None:
         self.scenario = scenario
@@ -107,41 +118,43 @@ class World:
         self.connections = ConnectionTable(
             self.population, scenario.links.max_connections, self._disconnected
         )
-        self.liars = Liars(
-            self.population,
-            key_of(scenario.attack.preimage.encode()),
-            scenario.network.k,
-            scenario.seed,
-        )
+        self.values = SimulatedValues(scenario.values.keys, scenario.seed)
+        self._liars = Liars(self.population, self.values, scenario.network.k, scenario.seed)
         self.wire = WirePath(scenario.run.encode_one_in)
         self.counters: Counter[str] = Counter()
         self.touched: list[Member] = []
         """Whose state the event that just happened may have changed."""
         self.contact_of: Callable[[Member], Contact | None] = lambda _: None
 
+    def note(self, what: str, *numbers: float) -> None:
+        """Note in the trace that ``what`` happens now."""
+        self.trace.note(self.queue.now, what, *numbers)
+
     def connect(self, a: Member, b: Member) -> None:
         """Connect ``a``, which dialled, to ``b``. Both learn of it after identify, one round trip
         later."""
         self.connections.open(a, b)
-        self.trace.note(self.queue.now, "connected", a.index, b.index)
+        self.note("connected", a.index, b.index)
         told_after_s = 2 * self.links.one_way_s(a, b) + IDENTIFY_S
         self.queue.after(told_after_s, lambda: self._identified(a, b))
-
-    def _identified(self, a: Member, b: Member) -> None:
-        for one, other in ((a, b), (b, a)):
-            contact = self.contact_of(one)
-            if contact is not None and self.connections.are_open(a, b):
-                self.touched.append(one)
-                contact.connected(other)
 
     def ask(self, member: Member, asker: Member, request: Request, respond: Respond) -> None:
         """Let ``member`` answer the arrived ``request``, honestly or with a lie."""
         self.touched.append(member)
-        lie = self.liars.reply(member, request) if member.character.lies else None
+        lie = self._liars.reply(member, request) if member.character.lies else None
+        contact = self.contact_of(member)
         if lie is not None:
             respond(lie)
-        elif (contact := self.contact_of(member)) is not None:
-            contact.answer(asker, request, respond)
+        elif contact is not None:
+            forge = partial(self._liars.forge, request)
+            is_forging = member.character is Character.FORGING
+            contact.answer(asker, request, (lambda a: respond(forge(a))) if is_forging else respond)
+
+    def _identified(self, a: Member, b: Member) -> None:
+        for one, other in ((a, b), (b, a)):
+            if self.connections.are_open(a, b) and (contact := self.contact_of(one)):
+                self.touched.append(one)
+                contact.connected(other)
 
     def _disconnected(self, gone: Member, left: Member) -> None:
         contact = self.contact_of(left)

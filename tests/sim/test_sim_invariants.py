@@ -14,6 +14,7 @@ from codio_dht.core.messages import FindNode
 from codio_dht.core.peer import PeerId
 from codio_dht.core.routing_table import RoutingTable
 from codio_dht.core.unsaved import Flush, ProviderRow
+from codio_dht.core.value_records import ValueFlush, ValueRow
 from codio_dht.sim import invariants
 from codio_dht.sim.disk import VirtualDisk
 from codio_dht.sim.invariants import InvariantError
@@ -33,7 +34,7 @@ def simulation_of(**parts: Any) -> Simulation:
 
 
 def a_node(simulation: Simulation) -> SimNode:
-    return simulation.activate_filled(simulation.world.population.members[7])
+    return simulation.hosts.activate(simulation.world.population.members[7], filled=True)
 
 
 def peers(count: int) -> list[PeerId]:
@@ -104,16 +105,16 @@ def test_a_table_with_too_many_of_one_cpl_or_a_lost_peer_is_seen() -> None:
 
 def test_a_peer_in_the_table_without_an_address_is_seen() -> None:
     node = a_node(simulation_of())
-    invariants.check_node(node.network, node.keeper.records, RNG, NOW)
+    invariants.check_node(node.network, node.storage.records, RNG, NOW)
     node.network.table.add(peers(1)[0], NOW)
     with pytest.raises(InvariantError, match="without an address"):
-        invariants.check_node(node.network, node.keeper.records, RNG, NOW)
+        invariants.check_node(node.network, node.storage.records, RNG, NOW)
 
 
 def test_a_ghost_a_client_and_a_peer_that_never_answered_are_seen_in_a_table() -> None:
     simulation = simulation_of()
     population = simulation.world.population
-    node = simulation.activate(population.members[7])
+    node = simulation.hosts.activate(population.members[7])
     node.fill(population.members[10:15])
 
     def check() -> None:
@@ -139,11 +140,19 @@ def test_a_record_that_nobody_announced_is_seen_on_a_disk() -> None:
     disk, key = VirtualDisk(), b"\x12\x20" + bytes(32)
     end = UnixTime(9e9)
     disk.write(Flush((ProviderRow(key, provider, (), UnixTime(0.0), end, end),), 10))
-    invariants.check_disk(disk, holder, {(key, provider): None})
+    invariants.check_disk(disk, holder, {(key, provider): None}, {})
     with pytest.raises(InvariantError, match="nobody provided"):
-        invariants.check_disk(disk, holder, {})
+        invariants.check_disk(disk, holder, {}, {})
     with pytest.raises(InvariantError, match="of itself"):
-        invariants.check_disk(disk, provider, {(key, provider): None})
+        invariants.check_disk(disk, provider, {(key, provider): None}, {})
+
+
+def test_a_value_that_is_not_genuine_is_seen_on_a_disk() -> None:
+    disk, key = VirtualDisk(), b"/app/key"
+    disk.write_values(ValueFlush((ValueRow(key, b"right", UnixTime(0.0)),), ()))
+    invariants.check_disk(disk, peers(1)[0], {}, {key: (b"older", b"right")})
+    with pytest.raises(InvariantError, match="not valid"):
+        invariants.check_disk(disk, peers(1)[0], {}, {key: (b"older",)})
 
 
 # --- the network ----------------------------------------------------------------------------------
@@ -167,7 +176,7 @@ def test_a_fault_planted_in_the_middle_of_a_run_ends_it() -> None:
     simulation = simulation_of(lookups={"count": 5}, run={"check_one_in": 1})
 
     def plant() -> None:
-        node = next(iter(simulation.nodes.values()))
+        node = next(iter(simulation.hosts.nodes.values()))
         node.network.table.remove(node.network.table.peers()[0])
         for peer in peers(20):
             node.network.table.add(peer, NOW)

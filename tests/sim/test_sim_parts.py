@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 
 from codio_dht.core.keyspace import Key, cpl
+from codio_dht.core.lookup_states import ClosestPeer, Done, Standing, StopReason
 from codio_dht.core.messages import FindNode, MessageType, PeerEntry, Reply
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import UsageError
@@ -16,7 +18,14 @@ from codio_dht.sim.churn import Sessions
 from codio_dht.sim.events import EventQueue
 from codio_dht.sim.links import ConnectionTable, Links
 from codio_dht.sim.population import Character, Member, Population
-from codio_dht.sim.report import LookupFigures, LookupResult, quantile, timeline
+from codio_dht.sim.report import (
+    FindResult,
+    LookupResult,
+    SearchReport,
+    lookup_figures,
+    quantile,
+    timeline,
+)
 from codio_dht.sim.scenario import ChurnPart, Scenario, make_scenario
 from codio_dht.sim.world import WirePath
 
@@ -241,21 +250,39 @@ def test_a_quantile_is_one_of_the_values() -> None:
     )
 
 
+def a_lookup(began_s: float, took_s: float, requests: int, hops: int, found: int) -> LookupResult:
+    """A lookup that found so many of the true twenty."""
+    peers = [PeerId(bytes((0x12, 0x20)) + number.to_bytes(32, "big")) for number in range(20)]
+    reason = StopReason.COMPLETED if found == 20 else StopReason.TIMEOUT
+    done = Done(reason, tuple(ClosestPeer(each, Standing.ANSWERED) for each in peers[:found]))
+    search = SearchReport(Key(0), done, began_s, took_s, requests, 0, hops)
+    return LookupResult(search, peers, 0, [float(number) for number in range(1, 21)])
+
+
 def test_recall_is_over_all_lookups_and_exactness_counts_the_whole_ones() -> None:
-    whole = LookupResult(0.0, 1.0, 10, 0, 2, 20, 20, 20, 0, 20, "completed")
-    part = LookupResult(60.0, 3.0, 30, 2, 4, 10, 20, 5, 1, 20, "timeout")
-    figures = LookupFigures.of([whole, part])
-    assert (0.75, 0.5, 20.0, 3.0, 4) == (
-        figures.recall,
-        figures.exact,
-        figures.requests,
-        figures.max_s,
-        figures.hops_max,
-    )
-    assert {"completed": 1, "timeout": 1} == figures.reasons
-    parts = timeline([whole, part], [(5.0, True), (65.0, False)], 120.0)
-    assert [(0.0, 1, 1.0, 1, 1), (60.0, 1, 0.5, 1, 0)] == [
-        (each.from_s, each.lookups, each.recall, each.searches, each.found)
-        for each in parts
-        if each.lookups
+    whole, part = a_lookup(0.0, 1.0, 10, 2, 20), a_lookup(60.0, 3.0, 30, 4, 10)
+    figures = lookup_figures([whole, part])
+    wanted = {"recall": 0.75, "exact": 0.5, "requests": 20.0, "max_s": 3.0, "hops_max": 4}
+    assert wanted == {name: figures[name] for name in wanted}
+    assert {"completed": 1, "timeout": 1} == figures["reasons"]
+    finds = [
+        FindResult(replace(each.search, began_s=began_s), found)
+        for each, began_s, found in ((whole, 5.0, True), (part, 65.0, False))
     ]
+    parts = timeline([whole, part], finds, 120.0)
+    assert [(0.0, 1, 1.0, 1, 1), (60.0, 1, 0.5, 1, 0)] == [
+        (
+            each["from_s"],
+            each["lookups"]["count"],
+            each["lookups"]["recall"],
+            each["finds"]["searches"],
+            each["finds"]["found"],
+        )
+        for each in parts
+        if each["lookups"]["count"]
+    ]
+
+
+def test_a_lookup_is_compared_with_the_time_until_the_oracle_had_as_many_answers() -> None:
+    oracle = lookup_figures([a_lookup(0.0, 30.0, 10, 2, 10)])["oracle"]
+    assert (20.0, 1.5, 3.0) == (oracle["p50"], oracle["ratio_p50"], oracle["as_many_p50"])

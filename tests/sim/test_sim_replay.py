@@ -37,7 +37,8 @@ PROGRAM = f"""
 from codio_dht.sim.scenario import make_scenario
 from codio_dht.sim.simulation import run_scenario
 report = run_scenario(make_scenario({SCENARIO!r}))
-print(report.digest, report.trace_lines, report.lookups, report.records, report.bytes)
+del report["timeline"]
+print(report)
 """
 
 
@@ -53,13 +54,14 @@ def _run_with_hash_seed(hash_seed: str) -> str:
     return done.stdout
 
 
+@pytest.mark.deadline_s(300)
 def test_four_hash_seeds_give_the_same_trace_and_the_same_report() -> None:
     runs = {_run_with_hash_seed(seed) for seed in ("0", "1", "2", "4242")}
     assert 1 == len(runs), runs
 
 
 def test_another_seed_gives_another_trace() -> None:
-    digests = {run_scenario(make_scenario({**SMALL, "seed": seed})).digest for seed in (1, 2)}
+    digests = {run_scenario(make_scenario({**SMALL, "seed": seed}))["digest"] for seed in (1, 2)}
     assert 2 == len(digests)
 
 
@@ -68,8 +70,8 @@ def test_watching_a_run_closely_does_not_change_it() -> None:
         run_scenario(make_scenario({**SMALL, "run": {"check_one_in": one_in}}))
         for one_in in (1, 1_000_000)
     )
-    assert watched.checks > unwatched.checks
-    assert watched.digest == unwatched.digest
+    assert watched["checks"] > unwatched["checks"]
+    assert watched["digest"] == unwatched["digest"]
 
 
 def test_a_broken_invariant_names_the_command_that_replays_it() -> None:

@@ -75,7 +75,10 @@ def test_every_preset_is_a_scenario_called_like_its_file_and_says_what_it_is(pat
         ("[network]\nnodes = 50_000\nbootstrap = 'join'", r"network\.nodes: at most 5000"),
         ("[churn]\nshare = 0.5", r"run\.duration_s: churn needs"),
         ("[records]\nkeys = 5", r"run\.duration_s: records need"),
-        ("[run]\ncheck_touched = 1", r"run\.check_touched must be true or false"),
+        ("[network]\ndiverse = 1", r"network\.diverse must be true or false"),
+        ("[values]\nfinds = 5", r"values\.keys: finds need a key"),
+        ("[network]\nk = 'many'", r"network\.k must be a whole number"),
+        ("name = 5", r"name must be text"),
         ("seed = -1", r"seed must be a whole number of at least 0"),
     ],
 )

@@ -12,22 +12,22 @@ WHOLE_WITHIN_S = 15.0
 """So long after a change every table has to be right."""
 
 
-def begun(nodes: int, seed: int) -> Simulation:
+def begun(nodes: int, seed: int, join_spread_s: float = 20) -> Simulation:
     """A network of ``nodes`` that join through one of them."""
     simulation = Simulation(
         make_scenario(
             {
                 "name": "test",
                 "seed": seed,
-                "network": {"nodes": nodes, "bootstrap": "join", "join_spread_s": 20},
+                "network": {"nodes": nodes, "bootstrap": "join", "join_spread_s": join_spread_s},
                 "links": {"jitter": 1.0},
                 "lookups": {"count": 0},
                 "run": {"duration_s": 3_600},
             }
         )
     )
-    del simulation.bootstrap[1:]
-    simulation._begin()
+    del simulation.hosts.bootstrap[1:]
+    simulation.begin()
     return simulation
 
 
@@ -37,7 +37,7 @@ def pass_time(simulation: Simulation, seconds: float) -> None:
 
 def missing(simulation: Simulation) -> list[tuple[int, int]]:
     """Who is not in whose table."""
-    nodes = simulation.nodes.values()
+    nodes = simulation.hosts.nodes.values()
     return [
         (node.member.index, other.member.index)
         for node in nodes
@@ -48,14 +48,14 @@ def missing(simulation: Simulation) -> list[tuple[int, int]]:
 
 def look_around(simulation: Simulation, gone: list[Member]) -> None:
     """Every node looks for everyone who is gone."""
-    for node in list(simulation.nodes.values()):
+    for node in list(simulation.hosts.nodes.values()):
         for member in gone:
-            node.closest(member.peer.to_bytes(), lambda _report: None)
+            node.caller.start(node.closest(member.peer.to_bytes()))
 
 
 def still_known(simulation: Simulation, gone: list[Member]) -> bool:
     """Whether any of those who are gone has a place in a table."""
-    tables = [node.network.table for node in simulation.nodes.values()]
+    tables = [node.network.table for node in simulation.hosts.nodes.values()]
     return any(member.peer in table for member in gone for table in tables)
 
 
@@ -64,9 +64,9 @@ def test_half_of_a_network_that_dies_without_a_word_and_comes_back_is_taken_back
     simulation = begun(8, seed)
     pass_time(simulation, 120)
     assert missing(simulation) == []
-    dying = [node.member for node in list(simulation.nodes.values())[4:]]
+    dying = [node.member for node in list(simulation.hosts.nodes.values())[4:]]
     for member in dying:
-        simulation._leave(member, graceful=False)
+        simulation.leave(member, graceful=False)
     look_around(simulation, dying)
     for _ in range(60):  # the others try to reach them, and give up on them
         if not still_known(simulation, dying):
@@ -74,7 +74,7 @@ def test_half_of_a_network_that_dies_without_a_word_and_comes_back_is_taken_back
         pass_time(simulation, 1)
     assert not still_known(simulation, dying)
     for member in dying:
-        simulation._come(member)
+        simulation.come(member)
     pass_time(simulation, WHOLE_WITHIN_S)
     assert missing(simulation) == []
 
@@ -84,10 +84,25 @@ def test_one_that_is_back_before_it_was_missed_stays_in_every_table(seed: int) -
     """Requests to it are under way while it is gone; they fail when it is back."""
     simulation = begun(8, seed)
     pass_time(simulation, 120)
-    (*_, dying) = (node.member for node in simulation.nodes.values())
-    simulation._leave(dying, graceful=False)
+    (*_, dying) = (node.member for node in simulation.hosts.nodes.values())
+    simulation.leave(dying, graceful=False)
     look_around(simulation, [dying])
     pass_time(simulation, 5)
-    simulation._come(dying)
+    simulation.come(dying)
     pass_time(simulation, 2 * WHOLE_WITHIN_S)
+    assert missing(simulation) == []
+
+
+@pytest.mark.parametrize("together", [2, 8])
+@pytest.mark.parametrize("seed", range(3))
+def test_those_whose_first_packets_reach_the_bootstrap_together_find_each_other_in_seconds(
+    together: int, seed: int
+) -> None:
+    """None of them is in the bootstrap's table yet when the others ask it."""
+    simulation = begun(1 + together, seed, join_spread_s=0.0)
+    (bootstrap,) = simulation.hosts.bootstrap
+    for member in simulation.world.population.members:
+        member.one_way_s = 0.05
+    bootstrap.one_way_s = 0.0
+    pass_time(simulation, 10)
     assert missing(simulation) == []

@@ -135,3 +135,28 @@ def test_namespaces_of_an_application_need_a_protocol_id_of_their_own() -> None:
     for name in ("", "a/b", "é"):
         with pytest.raises(ConfigError, match="namespace"):
             check_namespaces("/myapp/kad/1.0.0", [name])
+
+
+class Choosy(ApplicationValidator):
+    """Takes values from which it then cannot choose."""
+
+    def select(self, key, values) -> int:
+        if b"9:breaks" in values:
+            raise InvalidValueError("no idea")
+        return super().select(key, values)
+
+
+@pytest.mark.parametrize(
+    ("value", "best", "verdict"),
+    [
+        (b"9:breaks", None, Verdict.INVALID),
+        (b"9:breaks", b"1:", Verdict.INVALID),
+        (b"1:", b"9:breaks", Verdict.BETTER),
+    ],
+)
+def test_a_value_that_breaks_the_choice_neither_enters_nor_keeps_the_place_of_others(
+    value, best, verdict
+) -> None:
+    """It would stay for ever: no better value could be compared with it."""
+    validators = Validators({}, {"app": Choosy()})
+    assert validators.perform(Check(b"/app/x", value, best)) is verdict
