@@ -427,6 +427,26 @@ def test_a_stalled_walk_has_up_to_k_in_flight_and_progress_narrows_it_again() ->
     assert asked(lookup, 0.2) == [peer_at(7)]
 
 
+@pytest.mark.conformance("c33")
+@pytest.mark.parametrize("are_dead", [False, True])
+def test_naming_the_next_after_the_k_nearest_or_dead_peers_is_no_progress(are_dead: bool) -> None:
+    named = peers_of(3, 2, 1) if are_dead else peers_of(122, 121, 120)
+    dead = Outlook(
+        Condition.DEAD, expected_s=0.1, soft_s=SOFT_S, reach_s=SOFT_S, patience_s=SOFT_S
+    )
+
+    def known(peer: PeerId, at: Monotonic) -> Outlook:
+        return dead if are_dead and peer in named else outlook(peer, at)
+
+    rules = LookupRules(local=LOCAL, outlook=known, k=20, alpha=3, beta=20)
+    lookup = ClosestPeersLookup(TARGET, peers_of(*range(100, 120)), rules)
+    in_flight = asked(lookup)
+    for each in named:
+        lookup.on_reply(in_flight.pop(0), [each], now(0.1))
+        in_flight += asked(lookup, 0.1)
+    assert 20 - STALL_AFTER_REPLIES == len(in_flight)
+
+
 def test_requests_past_their_soft_deadline_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("codio_dht.core.lookup.MAX_LOOKUP_TASKS", 5)
     seeds = peers_of(*range(1, 31))
