@@ -10,7 +10,8 @@ PATH, where pyenv and uv keep theirs, in CI's tool cache, and in the directories
 locked dependencies of the tests, in ``~/.cache/codio-dht/pythons`` (or ``$CODIO_DHT_CACHE``). It is
 made once and again when a lock changes.
 
-A version that is not installed is named and is no failure.
+A version that is not installed is named and is no failure. All versions run at the same time; unit
+tests do not depend on how busy the machine is.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -162,8 +164,8 @@ def call(*command: str | Path) -> None:
             raise
 
 
-def run_tests(venv: Path, arguments: Sequence[str]) -> bool:
-    """Whether the unit tests pass in ``venv``."""
+def run_tests(venv: Path, arguments: Sequence[str]) -> tuple[bool, str]:
+    """Whether the unit tests pass in ``venv``, and what pytest printed."""
     python = str(venv / "bin" / "python")
     hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
     env = {name: value for name, value in os.environ.items() if name not in hidden}
@@ -172,12 +174,16 @@ def run_tests(venv: Path, arguments: Sequence[str]) -> bool:
             [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit", *arguments],
             cwd=ROOT,
             env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
             timeout=RUN_TIMEOUT_S,
             check=False,
         )
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+    except subprocess.TimeoutExpired as error:
+        return False, f"{error.output or ''}\nnot done after {RUN_TIMEOUT_S} s"
+    return done.returncode == 0, done.stdout
 
 
 def main() -> int:
@@ -193,7 +199,7 @@ def main() -> int:
         return int(installed is None)
     here = "{}.{}".format(*sys.version_info[:2])
     outcomes: dict[str, str] = {}
-    failed = False
+    wanted: list[tuple[str, Path, str]] = []
     for version in options.versions or supported():
         if version == here and not (options.all or options.versions):
             outcomes[version] = "is the version of .venv: scripts/test runs all tests with it"
@@ -201,23 +207,36 @@ def main() -> int:
         found = find(version, os.environ)
         if found is None:
             outcomes[version] = "is not installed"
-            continue
-        python, full = found
-        print(f"test-pythons: {full} ({python})", flush=True)
-        began = time.monotonic()
-        passed = False
-        cache = cache_dir(os.environ)
-        try:
-            with locked(cache):
-                passed = run_tests(environment(python, full, cache), rest)
-        except (OSError, subprocess.SubprocessError) as error:
-            print(f"test-pythons: {error}", file=sys.stderr)
-        seconds = round(time.monotonic() - began)
-        outcomes[version] = f"({full}) {'passed' if passed else 'FAILED'} in {seconds} s"
-        failed = failed or not passed
-    for version, outcome in outcomes.items():
-        print(f"test-pythons: {version} {outcome}")
+        else:
+            wanted.append((version, *found))
+    failed = False
+    cache = cache_dir(os.environ)
+    with locked(cache), ThreadPoolExecutor(max(1, len(wanted))) as pool:
+        running = []
+        for version, python, full in wanted:
+            try:
+                venv = environment(python, full, cache)
+            except (OSError, subprocess.SubprocessError) as error:
+                outcomes[version] = f"({full}) FAILED: {error}"
+                failed = True
+            else:
+                running.append((version, full, pool.submit(timed, run_tests, venv, rest)))
+        for version, full, outcome in running:
+            (passed, said), seconds = outcome.result()
+            print(f"test-pythons: {full}\n{said}", flush=True)
+            outcomes[version] = f"({full}) {'passed' if passed else 'FAILED'} in {seconds} s"
+            failed = failed or not passed
+    for version in sorted(outcomes):
+        print(f"test-pythons: {version} {outcomes[version]}")
     return int(failed)
+
+
+def timed(
+    run: Callable[[Path, Sequence[str]], tuple[bool, str]], venv: Path, arguments: Sequence[str]
+) -> tuple[tuple[bool, str], int]:
+    """The outcome of ``run``, and how many seconds it took."""
+    began = time.monotonic()
+    return run(venv, arguments), round(time.monotonic() - began)
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

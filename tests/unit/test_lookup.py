@@ -431,9 +431,7 @@ def test_a_stalled_walk_has_up_to_k_in_flight_and_progress_narrows_it_again() ->
 @pytest.mark.parametrize("are_dead", [False, True])
 def test_naming_the_next_after_the_k_nearest_or_dead_peers_is_no_progress(are_dead: bool) -> None:
     named = peers_of(3, 2, 1) if are_dead else peers_of(122, 121, 120)
-    dead = Outlook(
-        Condition.DEAD, expected_s=0.1, soft_s=SOFT_S, reach_s=SOFT_S, patience_s=SOFT_S
-    )
+    dead = Outlook(Condition.DEAD, expected_s=0.1, soft_s=SOFT_S, reach_s=SOFT_S, patience_s=SOFT_S)
 
     def known(peer: PeerId, at: Monotonic) -> Outlook:
         return dead if are_dead and peer in named else outlook(peer, at)
