@@ -1,4 +1,4 @@
-"""The record of conformance cases fits the tests. Every test is collected, so one Python is enough."""
+"""The record of conformance cases fits the tests. It collects all of them: one Python is enough."""
 
 from __future__ import annotations
 
