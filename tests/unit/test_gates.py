@@ -29,7 +29,7 @@ NET = (
         "own_addresses",
     ),
     *("ping", "link", "gate", "event_bus", "dnsaddr", "observed_addrs", "stack", "host"),
-    *("handlers", "limits", "sockets", "targets"),
+    *("handlers", "limits", "sockets", "targets", "charging", "bugs"),
 )
 
 
