@@ -118,8 +118,11 @@ class Program:
 class Daemon:
     """``codio-dht daemon``; started again it has the same identity, and listens where it did."""
 
-    def __init__(self, place: Path, bootstrap: Sequence[str]) -> None:
+    def __init__(
+        self, place: Path, bootstrap: Sequence[str], listen: Sequence[str] = LISTEN
+    ) -> None:
         place.mkdir()
+        self._listen = listen
         self.place = place
         self.peer_id = ""
         self.addrs: list[str] = []
@@ -132,7 +135,7 @@ class Daemon:
     async def start(self, nursery: trio.Nursery) -> None:
         """Start it and wait until it is ready."""
         command = [*CLI, "daemon", "--json", "--mode", "server", "--data-dir", str(self.place)]
-        for addr in self.addrs or LISTEN:
+        for addr in self.addrs or self._listen:
             command += ["--listen", re.sub("/p2p/.*", "", addr)]
         for addr in self._bootstrap:
             command += ["--bootstrap", addr]
@@ -174,6 +177,21 @@ class Daemon:
                         elif "result" in answer:
                             return items, answer["result"]
         raise CommandError(f"{method}: the daemon closed the connection")
+
+    async def cli(self, *arguments: str) -> Any:
+        """``codio-dht ... --json`` as a person gives it: what it answered.
+
+        Raises:
+            CommandError: it failed.
+        """
+        command = [*CLI, *arguments, "--json", "--data-dir", str(self.place)]
+        with trio.fail_after(COMMAND_TIMEOUT_S):
+            done = await trio.run_process(
+                command, capture_stdout=True, capture_stderr=True, check=False, cwd=ROOT
+            )
+        if done.returncode:
+            raise CommandError(f"codio-dht {' '.join(arguments)}: {done.stderr.decode()}")
+        return json.loads(done.stdout)
 
     async def stats(self) -> dict[str, Any]:
         return (await self.ask("stats"))[1]
@@ -271,22 +289,43 @@ class Kubo:
         buckets = (await self.json("stats", "dht", "wan"))["Buckets"] or ()
         return {peer["ID"] for bucket in buckets for peer in bucket["Peers"] or ()}
 
+    async def publish(self, path: str) -> str:
+        """Publish ``path`` under its own name; the name."""
+        return (await self("name", "publish", "--quieter", path)).decode().strip()
+
+    async def resolve(self, name: str) -> str:
+        """The path that a name stands for, asked of the network."""
+        return (await self("name", "resolve", "--nocache", f"/ipns/{name}")).decode().strip()
+
     async def sweep(self) -> Sweep:
         """How far its provider is."""
         told = (await self.json("provide", "stat", "--all"))["Sweep"]
         past = told["operations"]["past"]
         waiting = told["queues"]["pending_key_provides"]
         running = told["operations"]["ongoing"]["key_provides"]
-        return Sweep(past["keys_provided"], past.get("keys_failed", 0), waiting + running)
+        return Sweep(
+            past["keys_provided"],
+            past.get("keys_failed", 0),
+            waiting + running,
+            told["schedule"]["keys"],
+            told["connectivity"]["status"] == "online",
+            told["network"]["reachable"],
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """Counters of Kubo's sweeping provider, since it started."""
+    """What Kubo's sweeping provider tells of itself (``ipfs provide stat``)."""
 
     provided: int
+    """CIDs since it started; the same for those that failed."""
     failed: int
     unfinished: int
+    scheduled: int
+    """CIDs that it will provide again."""
+    online: bool
+    reachable: int
+    """Servers that took its records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,17 +346,19 @@ class Network:
 
 @asynccontextmanager
 async def kubo_network(
-    place: Path, ipfs: str, *, daemons: int, kubos: int
+    place: Path, ipfs: str, *, daemons: int, kubos: int, listen: Sequence[str] = LISTEN
 ) -> AsyncIterator[Network]:
-    """The daemons run while the block does, the Kubos once they were started."""
-    ours = [Daemon(place / "d0", ())]
+    """The daemons run while the block does, and listen on ``listen``; the Kubos run once they were
+    started."""
+    ours = [Daemon(place / "d0", (), listen)]
     theirs = [Kubo(ipfs, place / f"k{number}") for number in range(kubos)]
     try:
         async with trio.open_nursery() as nursery:
             await ours[0].start(nursery)
             # A peer that vanishes is noticed at once on TCP and only after 30 s on QUIC.
-            through = [ours[0].addr("quic-v1")]
-            ours += [Daemon(place / f"d{number}", through) for number in range(1, daemons)]
+            through = [ours[0].addrs[-1]]
+            names = [f"d{number}" for number in range(1, daemons)]
+            ours += [Daemon(place / name, through, listen) for name in names]
             async with trio.open_nursery() as starting:
                 for daemon in ours[1:]:
                     starting.start_soon(daemon.start, nursery)

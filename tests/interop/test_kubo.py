@@ -21,13 +21,14 @@ from codio_dht.formats.cid import RAW, format_cid, parse_cid
 from codio_dht.formats.multihash import SHA2_256, encode_multihash
 from codio_dht.wire.codec import decode_reply, encode_request
 from codio_dht.wire.framing import FrameReader
-from kubo import Daemon, Network, kubo_network
+from kubo import LISTEN, Daemon, Network, kubo_network
 from peers import Peer, PeerLauncher, until
 
 pytestmark = pytest.mark.interop
 
 DAEMONS, KUBOS, SWEPT = 8, 3, 2000
 BLOCK_BYTES = 64
+TCP = LISTEN[:1]
 HALF = DAEMONS // 2
 
 SAMPLE = 40
@@ -84,6 +85,59 @@ async def test_a_kubos_first_hour_among_our_daemons(
             for cid in swept[:3]:
                 held_by = await witness.holders(network.daemons, network.kubos[0].peer_id, cid)
                 assert DAEMONS == len(held_by)
+
+
+async def test_names_go_from_kubos_to_our_daemons_and_back_while_daemons_die(
+    ipfs: str, tmp_path: Path
+) -> None:
+    """Two Kubos that serve nobody and never meet, and the commands of our daemons. On TCP alone: on
+    QUIC a Kubo waits 20 s for each daemon that was killed (the test above)."""
+    async with kubo_network(tmp_path, ipfs, daemons=6, kubos=2, listen=TCP) as network:
+        await _everybody_joins(network)
+        a, b = network.kubos
+        first, second = [f"/ipfs/{await a.add(content)}" for content in (b"first", b"second")]
+        name = await a.publish(first)
+        assert first == await b.resolve(name)
+        await _every_daemon_resolves(network.daemons, name, first)
+        await _half_die_while_a_newer_record_is_published(network, second)
+        assert second == await b.resolve(name)
+        await _every_daemon_resolves(network.daemons, name, second)
+        await _our_commands_publish(network, first, second)
+        told = await a.sweep()
+        assert (told.failed, told.online, told.reachable) == (0, True, len(network.daemons))
+        assert told.scheduled >= 2
+
+
+async def _every_daemon_resolves(daemons: Iterable[Daemon], name: str, path: str) -> None:
+    for daemon in daemons:
+        assert path == (await daemon.cli("name", "resolve", name))["path"]
+
+
+async def _half_die_while_a_newer_record_is_published(network: Network, path: str) -> None:
+    """They return with the older record on their disks."""
+    dying = network.daemons[len(network.daemons) // 2 :]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(network.kubos[0].publish, path)
+        for daemon in dying:
+            nursery.start_soon(daemon.kill)
+    async with trio.open_nursery() as nursery:
+        for daemon in dying:
+            nursery.start_soon(daemon.start, network.nursery)
+    await _whole_within(network, WHOLE_WITHIN_S)
+
+
+async def _our_commands_publish(network: Network, first: str, second: str) -> None:
+    """The publisher is killed after the second record, and goes on with the third."""
+    publisher = network.daemons[-1]
+    for sequence, path in enumerate((first, second, first)):
+        published = await publisher.cli("name", "publish", path)
+        assert sequence == published["sequence"]
+        for kubo in network.kubos:
+            assert path == await kubo.resolve(published["name"])
+        if sequence == 1:
+            await publisher.kill()
+            await publisher.start(network.nursery)
+            await _whole_within(network, WHOLE_WITHIN_S)
 
 
 async def _everybody_joins(network: Network) -> None:
