@@ -7,6 +7,8 @@ that does not help, the whole run ends with every thread's stack. So nothing han
 Skips: on a person's machine a test whose tool is missing is skipped, with the reason in the
 summary. With ``CI=true`` any skip is a failure, save for tests marked ``skips_in_ci``.
 
+Virtual clocks: one that jumps ahead when nothing happens waits while a thread is at work.
+
 Leaks: garbage is collected after each test that uses sockets, so that a socket left open fails the
 test that left it.
 """
@@ -18,6 +20,7 @@ import functools
 import gc
 import inspect
 import json
+import math
 import os
 import shutil
 import signal
@@ -31,6 +34,7 @@ from typing import Any
 import hypothesis
 import pytest
 import trio
+import trio.testing
 
 import peer_builds
 from peers import PeerLauncher
@@ -138,6 +142,67 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     patience_s = ALARM_AFTER_S if _to_be_cancelled(item) else 0.0
     with _alarm(_deadline_s(item) + patience_s, item):
         return (yield)
+
+
+class _ClockHolder:
+    """Keeps a virtual clock from jumping ahead while at least one thread works."""
+
+    def __init__(self, clock: trio.testing.MockClock) -> None:
+        self._clock = clock
+        self._at_work = 0
+
+    def begin(self) -> None:
+        self._at_work += 1
+        self._clock.autojump_threshold = math.inf
+
+    def end(self) -> None:
+        self._at_work -= 1
+        if self._at_work == 0:
+            self._clock.autojump_threshold = 0.0
+
+
+class _HoldingLimiter:
+    """What ``trio.to_thread.run_sync`` takes as its limiter: from the moment it has its place until
+    the thread is done, the clock is held. Who waits for a place does not hold it."""
+
+    def __init__(self, limiter: trio.CapacityLimiter, holder: _ClockHolder) -> None:
+        self._limiter = limiter
+        self._holder = holder
+
+    async def acquire_on_behalf_of(self, borrower: object) -> None:
+        await self._limiter.acquire_on_behalf_of(borrower)
+        self._holder.begin()
+
+    def release_on_behalf_of(self, borrower: object) -> None:
+        self._limiter.release_on_behalf_of(borrower)
+        self._holder.end()
+
+
+@pytest.fixture(autouse=True)
+def clock_waits_for_threads(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keep the virtual clock of a test from jumping ahead while a thread works for a task.
+
+    trio's clock jumps as soon as every task waits, and a task that waits for a thread waits too. On
+    a busy machine a store that takes a millisecond would then seem to take minutes.
+    """
+    if "autojump_clock" not in request.fixturenames:
+        return
+    holder = _ClockHolder(request.getfixturevalue("autojump_clock"))
+    run_sync = trio.to_thread.run_sync
+
+    async def run_sync_holding(
+        function: Callable[..., Any],
+        *args: Any,
+        limiter: trio.CapacityLimiter | None = None,
+        **options: Any,
+    ) -> Any:
+        limiter = limiter or trio.to_thread.current_default_thread_limiter()
+        holding: Any = _HoldingLimiter(limiter, holder)
+        return await run_sync(function, *args, limiter=holding, **options)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync_holding)
 
 
 # --- skips ---------------------------------------------------------------------------------------

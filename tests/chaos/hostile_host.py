@@ -152,16 +152,6 @@ async def lab_node(
         yield node
 
 
-async def run_inline(function, *args, limiter=None, **_):
-    """``trio.to_thread.run_sync`` in the loop's own thread: a virtual clock does not wait for other
-    threads, so times would mean nothing."""
-    await trio.lowlevel.checkpoint()
-    if limiter is None:
-        return function(*args)
-    async with limiter:
-        return function(*args)
-
-
 async def plant(node: DHTManager, peers: Sequence[MemoryHost]) -> None:
     """Connect ``peers`` and put them into the node's routing table."""
     network = node._node.main.network

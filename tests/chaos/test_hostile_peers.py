@@ -49,18 +49,12 @@ from hostile_host import (
     numbered_id,
     plant,
     request_of,
-    run_inline,
 )
 from memory_host import MemoryStream
 from nodes import EPOCH, host_of, memory_net, open_nodes, settle, soon
 
 CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
 KEY = multihash_of(CID)
-
-
-@pytest.fixture(autouse=True)
-def no_threads(monkeypatch):
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
 
 
 # --- servers that answer our lookups --------------------------------------------------------------

@@ -24,18 +24,12 @@ from hostile_host import (
     left_open,
     numbered_id,
     plant,
-    run_inline,
 )
 from nodes import EPOCH, host_of, memory_net, open_nodes, settle, soon
 
 CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
 KEY = multihash_of(CID)
 OTHER = "bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
-
-
-@pytest.fixture(autouse=True)
-def no_threads(monkeypatch):
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
 
 
 def add_record(node: DHTManager, number: int, key: bytes = KEY) -> None:

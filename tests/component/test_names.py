@@ -21,18 +21,11 @@ from codio_dht.formats.text import format_name
 from codio_dht.node.clock import Clock
 from codio_dht.store.identity import create_identity
 from codio_dht.store.name_keys import NameKeys
-from hostile_host import run_inline
 from memory_host import MemoryHost, MemoryNet
 from nodes import EPOCH, full_addr, memory_net, open_nodes, settle, until
 
 ONE = "/ipfs/bafkqaddwgevxmmraojswg33smq"
 TWO = "/ipfs/bafkqahtwgevxmmrao5uxi2bamjzg623fnyqhg2lhnzqxi5lsmuqhmmi"
-
-
-@pytest.fixture(autouse=True)
-def no_threads(monkeypatch):
-    """The virtual clock does not wait for threads, so nothing is done on one."""
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
 
 
 def now() -> UnixTime:

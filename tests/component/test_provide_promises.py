@@ -42,16 +42,6 @@ def watch_records(node: DHTManager) -> list[AddProvider]:
     return records
 
 
-def without_threads(node: DHTManager) -> None:
-    """The store answers at once: a virtual clock would run on while its thread works."""
-
-    async def call(function):
-        await trio.lowlevel.checkpoint()
-        return function()
-
-    node._node.shared.storage.call = call
-
-
 @asynccontextmanager
 async def public_pair(net: MemoryNet):
     """A node of the public network, and a server that it knows."""
@@ -107,7 +97,6 @@ async def test_a_provider_record_on_a_private_network_names_all_addresses(autoju
 
 async def test_stopping_ends_the_delivery_that_goes_on_after_the_quorum(autojump_clock):
     async with keepers(0.02) as peers, client_of(peers) as client:
-        without_threads(client)
         deliveries = client._node.main.deliveries
         await die(client, 2)  # so that others get it in their place, later
         result = await client.provide(CID)
@@ -121,7 +110,6 @@ async def test_stopping_ends_the_delivery_that_goes_on_after_the_quorum(autojump
 
 async def test_stopping_ends_a_provide_that_somebody_still_waits_for(autojump_clock):
     async with keepers(0.2) as peers, client_of(peers) as client:
-        without_threads(client)
         results = []
 
         async def provide() -> None:
@@ -145,7 +133,6 @@ async def test_stopping_ends_a_provide_that_somebody_still_waits_for(autojump_cl
 async def test_stopping_ends_a_reprovide_and_no_other_key(autojump_clock):
     config = DHTConfig(republish_interval=3_600)
     async with keepers(0.2) as peers, client_of(peers, config=config) as client:
-        without_threads(client)
         deliveries = client._node.main.deliveries
         peers.lingering |= {host.peer_id for host in peers.hosts}  # each delivery takes seconds
         async with trio.open_nursery() as nursery:
@@ -181,7 +168,6 @@ async def test_a_key_provided_to_few_is_provided_again_within_seconds_of_meeting
     autojump_clock,
 ):
     async with keepers(0.02) as peers, lab_node(peers.net) as node:
-        without_threads(node)
         for host in peers.hosts[3:]:
             peers.net.dead.add(host.peer_id)  # named by the others, and not there yet
         await plant(node, peers.hosts[:3])

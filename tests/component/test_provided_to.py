@@ -12,7 +12,7 @@ from codio_dht.core.keyspace import key_of
 from codio_dht.core.multihash import multihash_of
 from codio_dht.core.peer import PeerId
 from codio_dht.params import KEY_BITS, K
-from hostile_host import numbered_id, run_inline
+from hostile_host import numbered_id
 from keepers import KEEPERS, client_of, keepers
 from nodes import host_of, until
 
@@ -127,9 +127,8 @@ async def test_who_stops_providing_ends_the_delivery_that_is_under_way(autojump_
 
 
 async def test_a_caller_of_a_provide_that_is_stopped_is_told_how_far_it_came(
-    autojump_clock, monkeypatch
+    autojump_clock,
 ):
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
     async with keepers(0.02) as peers, client_of(peers) as client:
         await die(client, 8)
 

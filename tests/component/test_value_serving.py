@@ -15,10 +15,8 @@ from codio_dht.crypto.keys import PrivateKey
 from codio_dht.crypto.public_key_records import public_key_key
 from codio_dht.errors import StreamError
 from codio_dht.node.clock import Clock
-from codio_dht.node.storage import Storage
 from codio_dht.wire.codec import decode_reply, encode_request
 from codio_dht.wire.framing import FrameReader
-from hostile_host import run_inline
 from nodes import EPOCH, host_of, memory_net, open_nodes, settle, soon, until
 from value_fakes import ApplicationValidator
 
@@ -26,16 +24,6 @@ PROTOCOL = "/myapp/kad/1.0.0"
 NAME = PrivateKey.from_ed25519_seed(b"n" * 32)
 IPNS_KEY = ipns_key(NAME.peer_id())
 PATH = "/ipfs/bafkqaddwgevxmmraojswg33smq"
-
-
-@pytest.fixture(autouse=True)
-def store_without_thread(monkeypatch):
-    """The virtual clock does not wait for threads, so the store is called on none."""
-
-    async def call(storage, function):
-        return await run_inline(function, limiter=storage._one_at_a_time)
-
-    monkeypatch.setattr(Storage, "call", call)
 
 
 def record_of(sequence: int, path: str = PATH, **more) -> bytes:

@@ -17,7 +17,6 @@ from codio_dht.crypto.keys import PrivateKey
 from codio_dht.crypto.public_key_records import public_key_key
 from codio_dht.errors import NoPeersError, NotRunningError, UsageError
 from codio_dht.formats.text import format_name
-from hostile_host import run_inline
 from nodes import EPOCH, memory_net, open_nodes, settle, until
 from value_fakes import ApplicationValidator
 
@@ -25,12 +24,6 @@ OWN_NETWORK = DHTConfig(protocol="/myapp/kad/1.0.0", validators={"v": Applicatio
 KEY = b"/v/\xffgreeting"
 NAME = PrivateKey.from_ed25519_seed(b"n" * 32)
 NAME_KEY = ipns_key(NAME.peer_id())
-
-
-@pytest.fixture(autouse=True)
-def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The virtual clock does not wait for threads, so nothing is done on one."""
-    monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
 
 
 def record_of(sequence: int) -> bytes:
