@@ -19,11 +19,13 @@ from benchmarks.wan.figures import (
     true_share,
 )
 from benchmarks.wan.oracle import NEAR_RATIO, ORACLE, pairs
+from benchmarks.wan.values import first_value_times
 
 ENOUGH_HOLDERS = 20
 CLOSEST_P50_S, CLOSEST_P90_S, CLOSEST_LONGEST_S = 1.0, 2.0, 5.0
 TRUE_SHARE = 0.995
 SEARCH_SHARE_OF_GO = 0.5
+FIRST_VALUE_SHARE_OF_GO, BEST_VALUE_SHARE_OF_GO = 0.5, 0.25
 """The aims."""
 
 PROVIDE_NOISE_S = 0.05
@@ -50,6 +52,7 @@ def verdicts(results: Iterable[Result]) -> list[Verdict]:
             found += _oracle_verdicts(network, ours, clients.get(ORACLE, []))
             found += _search_verdicts(network, ours, clients.get("go", []))
             found += _provide_verdicts(network, ours, clients.get("go-optimistic", []))
+            found += _value_verdicts(network, ours, clients.get("go", []))
     return found
 
 
@@ -57,6 +60,8 @@ def _closest_verdicts(
     network: Network, ours: Sequence[Result], go: Sequence[Result]
 ) -> list[Verdict]:
     done = operations(ours, "closest")
+    if not done:
+        return []
     found = [
         Verdict(network, f"closest peers: {what} {limit:g} s", seconds(value), value <= limit)
         for what, share, limit in (
@@ -109,10 +114,10 @@ def _oracle_verdicts(
 def _search_verdicts(
     network: Network, ours: Sequence[Result], go: Sequence[Result]
 ) -> list[Verdict]:
-    others = operations(go, "search")
-    if not others:
+    done, others = operations(ours, "search"), operations(go, "search")
+    if not done or not others:
         return []
-    mine = quantile(took(operations(ours, "search")), 0.5)
+    mine = quantile(took(done), 0.5)
     limit = SEARCH_SHARE_OF_GO * quantile(took(others), 0.5)
     aim = f"first provider: median at most half of go's ({limit:.2f} s)"
     return [Verdict(network, aim, seconds(mine), mine <= limit)]
@@ -122,6 +127,8 @@ def _provide_verdicts(
     network: Network, ours: Sequence[Result], optimistic: Sequence[Result]
 ) -> list[Verdict]:
     done, found = operations(ours, "provide"), []
+    if not done:
+        return []
     if others := operations(optimistic, "provide"):
         mine, theirs = quantile(took(done), 0.5), quantile(took(others), 0.5)
         aim = f"provide: returns as fast as go's optimistic one ({theirs:.2f} s)"
@@ -129,6 +136,31 @@ def _provide_verdicts(
     count = holders(done, "later")
     aim = f"provide: {ENOUGH_HOLDERS} holders in the end"
     found.append(Verdict(network, aim, f"{count:.1f}", count >= ENOUGH_HOLDERS))
+    return found
+
+
+def _value_verdicts(
+    network: Network, ours: Sequence[Result], go: Sequence[Result]
+) -> list[Verdict]:
+    found = []
+    mine, others = operations(ours, "value_search"), operations(go, "value_search")
+    if mine and others:
+        for aim, share, times in (
+            (
+                "first value: median at most half of go's",
+                FIRST_VALUE_SHARE_OF_GO,
+                first_value_times,
+            ),
+            ("best value: median at most a quarter of go's", BEST_VALUE_SHARE_OF_GO, took),
+        ):
+            median, limit = quantile(times(mine), 0.5), share * quantile(times(others), 0.5)
+            beside = f"values: {aim} ({limit:.2f} s)"
+            found.append(Verdict(network, beside, seconds(median), median <= limit))
+    provides, puts = operations(ours, "provide"), operations(ours, "value_put")
+    if provides and puts:
+        median, limit = quantile(took(puts), 0.5), quantile(took(provides), 0.5)
+        aim = f"values: a put returns as fast as a provide ({limit:.2f} s)"
+        found.append(Verdict(network, aim, seconds(median), median <= limit + PROVIDE_NOISE_S))
     return found
 
 

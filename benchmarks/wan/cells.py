@@ -27,6 +27,9 @@ simulator's network of the same kind."""
 LONGEST_FIRST = ("rust", "js", "go", "go-optimistic", "ours", "oracle", "simulated")
 """In the order of running, which lets two at once end together."""
 
+PHASES = ("closest", "search", "provide", "value_search", "value_put")
+"""What a client is put through, in this order."""
+
 MARKS = ("answered", "alive", "heard")
 """What a client can know of a peer it returns, the most first: it answered in this lookup; it gave
 some sign of life at a known time; others named it."""

@@ -17,8 +17,9 @@ from typing import Any
 
 import trio
 
-from benchmarks.wan.cells import USABLE_PEERS, Cell, overstated, preimage
+from benchmarks.wan.cells import PHASES, USABLE_PEERS, Cell, overstated, preimage
 from benchmarks.wan.network import HERE, Swarm
+from benchmarks.wan.values import ENOUGH_HOLDERS, name_of, placed, put_facts, search_facts
 
 import peer_builds  # isort: skip - found through network
 from peers import Peer, PeerError, PeerLauncher  # isort: skip
@@ -55,6 +56,9 @@ class Plan:
 
     operations: int
     cold: int
+    client: str
+    """Its name: names that it searches and puts are its own."""
+    phases: tuple[str, ...] = PHASES
     provides_only: bool = False
     is_oracle: bool = False
     """It is told whom a lookup should end with, and only looks up."""
@@ -86,17 +90,18 @@ async def measure(
     options: Facts = {"bootstrap": swarm.bootstrap, "mode": "client"}
     result: Facts = {"cold": []}
     first: list[tuple[Subject, bytes]] = []
-    for index in range(0 if plan.provides_only else plan.cold):
+    cold = plan.cold if "closest" in plan.phases and not plan.provides_only else 0
+    for index in range(cold):
         async with launcher.start(**options) as process:
-            subject = Subject(swarm, cell, process[0], is_oracle=plan.is_oracle)
+            subject = Subject(swarm, cell, process[0], plan)
             await subject.until_usable()
             first.append((subject, preimage(cell, "cold", index)))
             result["cold"].append(await subject.look_up(first[-1][1]))
     launched = trio.current_time()
     async with launcher.start(**options) as process:
-        subject = Subject(swarm, cell, process[0], is_oracle=plan.is_oracle)
+        subject = Subject(swarm, cell, process[0], plan)
         result["join"] = await subject.join(launched)
-        result |= await subject.operate(plan)
+        result |= await subject.operate()
     for (subject, key), facts in zip(first, result["cold"], strict=True):
         await subject.look_back(key, facts)
     return result
@@ -105,8 +110,8 @@ async def measure(
 class Subject:
     """A client that runs."""
 
-    def __init__(self, swarm: Swarm, cell: Cell, peer: Peer, *, is_oracle: bool) -> None:
-        self._swarm, self._cell, self._peer, self._is_oracle = swarm, cell, peer, is_oracle
+    def __init__(self, swarm: Swarm, cell: Cell, peer: Peer, plan: Plan) -> None:
+        self._swarm, self._cell, self._peer, self._plan = swarm, cell, peer, plan
 
     async def account(self) -> Facts:
         return await self._swarm.ask("account", client=self._peer.peer_id)
@@ -144,18 +149,23 @@ class Subject:
         facts["cpu_s"] = self._peer.process.cpu_seconds()
         return facts
 
-    async def operate(self, plan: Plan) -> Facts:
+    async def operate(self) -> Facts:
+        plan = self._plan
         result: Facts = {"cost": {}}
         phases: dict[str, Callable[[bytes, int], Awaitable[Facts]]] = {
             "closest": lambda key, _: self.look_up(key),
             "search": self.search,
             "provide": lambda key, _: self.provide(key),
+            "value_search": self.search_value,
+            "value_put": self.put_value,
         }
+        phases = {name: operation for name, operation in phases.items() if name in plan.phases}
         if plan.provides_only:
             # After as many lookups as the others had: it needs them for its estimate of the size.
-            phases = {"warm_up": phases["closest"], "provide": phases["provide"]}
+            warm_up = {"warm_up": lambda key, _: self.look_up(key)}
+            phases = warm_up | {name: phases[name] for name in ("provide",) if name in phases}
         if plan.is_oracle:
-            phases = {"closest": phases["closest"]}
+            phases = {name: phases[name] for name in ("closest",) if name in phases}
         for name, operation in phases.items():
             cpu_s, before = self._peer.process.cpu_seconds(), await self.account()
             result[name] = await self._phase(name, operation, plan.operations)
@@ -173,19 +183,24 @@ class Subject:
         self, name: str, operation: Callable[[bytes, int], Awaitable[Facts]], count: int
     ) -> list[Facts]:
         done: list[Facts] = []
+        later = {
+            "provide": self._count_holders,
+            "value_search": self._count_corrected,
+            "value_put": self._count_puts,
+        }
         keys = [preimage(self._cell, name, index) for index in range(count)]
         async with trio.open_nursery() as nursery:
             for index, key in enumerate(keys):
                 done.append(await operation(key, index))
-                if name == "provide":
-                    nursery.start_soon(self._count_later, key, done[-1])
+                if name in later:
+                    nursery.start_soon(later[name], key, done[-1])
         await trio.sleep(SETTLE_S)
         for key, facts in zip(keys, done, strict=True):
-            await self.look_back(key, facts)
+            await self.look_back(facts.pop("key", key), facts)
         return done
 
     async def look_up(self, key: bytes) -> Facts:
-        if self._is_oracle:
+        if self._plan.is_oracle:
             addrs = (await self._swarm.ask("closest", key=key))["addrs"]
             facts, found = await self._timed("ask_all", key_hex=key.hex(), addrs=addrs)
             facts["answers_s"] = found.get("answers_s", [])
@@ -246,9 +261,45 @@ class Subject:
         facts, _ = await self._timed("provide", cid=cid(key))
         return facts | {"at_return": await self._holders(key)}
 
-    async def _count_later(self, key: bytes, facts: Facts) -> None:
+    async def _count_holders(self, key: bytes, facts: Facts) -> None:
         await trio.sleep(LATER_S)
         facts["later"] = await self._holders(key)
+
+    async def search_value(self, _: bytes, index: int) -> Facts:
+        name = name_of(self._cell, f"search {self._plan.client}", index, time.time())
+        closest = (await self._swarm.ask("closest", key=name.key))["peers"]
+        there = placed(closest)
+        for value, peers in ((name.newer, there["newer"]), (name.older, there["older"])):
+            await self._swarm.ask("store", key=name.key, value=value.hex(), peers=peers)
+        facts, found = await self._timed("search_value", key_hex=name.key.hex())
+        facts |= search_facts(found.get("values", []), name)
+        return facts | {"key": name.key, "placed": there}
+
+    async def _count_corrected(self, _: bytes, facts: Facts) -> None:
+        """Of the servers with an older record, or with none, how many were given the newer."""
+        key, there = facts["key"], facts.pop("placed")
+        await trio.sleep(LATER_S)
+        given = (await self._swarm.ask("puts", key=key, client=self._peer.peer_id))["peers"]
+        for which, peers in (("corrected", there["older"]), ("filled", there["nothing"])):
+            facts[which] = [sum(peer in given for peer in peers), len(peers)]
+
+    async def put_value(self, _: bytes, index: int) -> Facts:
+        name = name_of(self._cell, f"put {self._plan.client}", index, time.time())
+        value = name.newer.hex()
+        count = {"count": ENOUGH_HOLDERS}  # rust's quorum
+        facts, _found = await self._timed(
+            "put_value", key_hex=name.key.hex(), value_hex=value, **count
+        )
+        return facts | {"key": name.key, "at_return": await self._puts(name.key, facts["began"])}
+
+    async def _count_puts(self, _: bytes, facts: Facts) -> None:
+        key, began = facts["key"], facts["began"]
+        await trio.sleep(LATER_S)
+        facts["later"] = await self._puts(key, began)
+
+    async def _puts(self, key: bytes, began: float) -> Facts:
+        seen = await self._swarm.ask("puts", key=key, client=self._peer.peer_id)
+        return put_facts(seen["arrived"], seen["among_closest"], began)
 
     async def _holders(self, key: bytes) -> Facts:
         return await self._swarm.ask("holders", key=key, client=self._peer.peer_id)

@@ -44,6 +44,20 @@ async def find_providers(dht: DHTManager, args: dict[str, Any]) -> dict[str, Any
     return {"providers": [{"peer_id": str(one.peer_id), "addrs": []} for one in found]}
 
 
+async def put_value(dht: DHTManager, args: dict[str, Any]) -> dict[str, Any]:
+    done = await dht.put_value(bytes.fromhex(args["key_hex"]), bytes.fromhex(args["value_hex"]))
+    return {"holders": done.holders}
+
+
+async def search_value(dht: DHTManager, args: dict[str, Any]) -> dict[str, Any]:
+    started = trio.current_time()
+    values = [
+        {"value_hex": value.hex(), "s": trio.current_time() - started}
+        async for value in dht.search_value(bytes.fromhex(args["key_hex"]))
+    ]
+    return {"values": values}
+
+
 async def routing_table(dht: DHTManager, _: dict[str, Any]) -> dict[str, Any]:
     return {"peers": [str(peer) for peer in dht.routing_table_peers()]}
 
@@ -57,6 +71,8 @@ COMMANDS: Mapping[str, Command] = {
     "get_closest": get_closest,
     "provide": provide,
     "find_providers": find_providers,
+    "put_value": put_value,
+    "search_value": search_value,
     "routing_table": routing_table,
     "stats": stats,
 }

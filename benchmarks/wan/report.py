@@ -28,6 +28,7 @@ from benchmarks.wan.figures import (
 )
 from benchmarks.wan.oracle import oracle_table
 from benchmarks.wan.plot import Panel, svg
+from benchmarks.wan.values import corrected, times_until
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "wan.md"
@@ -106,6 +107,33 @@ def provide_row(results: Sequence[Result]) -> list[str]:
     ]
 
 
+def value_search_row(results: Sequence[Result]) -> list[str]:
+    done = operations(results, "value_search")
+    return [
+        times_until(done, "first_s"),
+        times_until(done, "best_s"),
+        times(done) + failed(done),
+        corrected(done, "corrected"),
+        corrected(done, "filled"),
+        all_requests(results, "value_search"),
+    ]
+
+
+def value_put_row(results: Sequence[Result]) -> list[str]:
+    done = operations(results, "value_put")
+    later = [one | one["later"] for one in done]
+    return [
+        times(done) + failed(done),
+        times_until(later, "all_s"),
+        *(
+            f"{holders(done, when):.1f} ({holders(done, when, 'among_closest'):.1f})"
+            for when in ("at_return", "later")
+        ),
+        all_requests(results, "value_put"),
+        cpu_ms(results, "value_put"),
+    ]
+
+
 def join_row(results: Sequence[Result]) -> list[str]:
     joins = [result.facts["join"] for result in results]
 
@@ -147,6 +175,19 @@ TABLES: dict[str, tuple[str, list[str], Row]] = {
         "Provide",
         ["time", "holders at return", "10 s later", "requests", "bytes", "CPU"],
         provide_row,
+    ),
+    "value_search": (
+        "Values: search",
+        [
+            *("first value", "best value seen", "best value certain"),
+            *("outdated corrected", "without a value filled", "requests"),
+        ],
+        value_search_row,
+    ),
+    "value_put": (
+        "Values: put",
+        ["time", "20 holders", "holders at return", "10 s later", "requests", "CPU"],
+        value_put_row,
     ),
     "join": (
         "Joining",
@@ -204,6 +245,10 @@ def conditions(results: Sequence[Result]) -> str:
     )
 
 
+PLOTTED = ("closest", "search", "provide")
+"""The kinds of operations in the plot."""
+
+
 def panels(results: Sequence[Result]) -> list[list[Panel]]:
     """A row for each kind of operation, a panel for each network."""
     groups = grouped(results)
@@ -216,7 +261,7 @@ def panels(results: Sequence[Result]) -> list[list[Panel]]:
             for network, clients in groups.items()
         ]
         for kind, (title, _, _) in TABLES.items()
-        if kind != "join"
+        if kind in PLOTTED
     ]
 
 

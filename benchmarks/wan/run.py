@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from benchmarks.wan import simulated
-from benchmarks.wan.cells import CLIENTS, RESULTS, Cell, matrix, missing, result_file
+from benchmarks.wan.cells import CLIENTS, PHASES, RESULTS, Cell, matrix, missing, result_file
 from benchmarks.wan.client import LATER_S, QUIET_S, SETTLE_S, Plan, measure, programs
 from benchmarks.wan.figures import load
 from benchmarks.wan.network import HERE, Swarm, look, running
@@ -78,6 +78,8 @@ class Run:
         plan = Plan(
             options.operations,
             options.cold,
+            name,
+            tuple(options.phases),
             provides_only=name == "go-optimistic",
             is_oracle=name == ORACLE,
         )
@@ -148,6 +150,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--servers", type=int, help="with --dead: one cell, instead of --cells")
     parser.add_argument("--dead", type=float, help="share of dead servers, 0 to 1")
     parser.add_argument("--clients", type=words, default=",".join(CLIENTS))
+    parser.add_argument("--phases", type=words, default=",".join(PHASES), help="of what each does")
     parser.add_argument("--operations", type=int, default=12, help="of each kind, for each client")
     parser.add_argument("--cold", type=int, default=3, help="first lookups, of fresh clients")
     parser.add_argument("--at-once", type=int, default=3, help="clients measured side by side")

@@ -28,6 +28,7 @@ type request struct {
 	Start   float64  `json:"start"` // of the operation
 	End     float64  `json:"end"`
 	Peers   []string `json:"peers"`
+	Value   string   `json:"value"`
 	Index   int      `json:"index"`
 	Count   int      `json:"count"`
 }
@@ -37,6 +38,8 @@ type command func(s *swarm, r request, key []byte, client peer.ID) (fields, erro
 var commands = map[string]command{
 	"closest":   closest,     // key -> peers: the living ones closest to it; addrs of the same
 	"place":     placeRecord, // key, index -> provider: its record is at the living closest
+	"store":     storeValue,  // key, value, peers: the servers that hold it from now on
+	"puts":      putsOf,      // key, client -> peers it put a value of the key to, arrived, among_closest
 	"holders":   holders,     // key, client -> holders of its record, holders_among_closest
 	"account":   accountOf,   // client -> what it did since it came
 	"operation": operation,   // client, key, start, end, peers -> requests for that key, marks of peers

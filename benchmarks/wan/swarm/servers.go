@@ -81,7 +81,8 @@ type swarm struct {
 	servers []*server
 	byID    map[peer.ID]*server
 	book    *ledger
-	gates   *gates // nil where they are not possible
+	placer  *placer // nil until a value is stored
+	gates   *gates  // nil where they are not possible
 	took    time.Duration
 }
 

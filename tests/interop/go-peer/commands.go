@@ -50,6 +50,7 @@ var commands = map[string]command{
 	"get_value":      getValue,      // key or key_hex -> value_hex
 	"publish_name":   publishName,   // path, sequence; the node's own name (names.go)
 	"resolve_name":   resolveName,   // peer_id -> path
+	"search_value":   searchValue,   // key or key_hex -> values: value_hex and s, as they come
 	"routing_table":  routingTable,  // -> peers
 	"refresh":        refresh,       // all of the routing table, and waits for it
 	"peers":          peers,         // -> peers that are connected
@@ -176,6 +177,23 @@ func getValue(ctx context.Context, n *node, a arguments) (fields, error) {
 		return nil, err
 	}
 	return fields{"value_hex": hex.EncodeToString(value)}, nil
+}
+
+func searchValue(ctx context.Context, n *node, a arguments) (fields, error) {
+	key, err := a.recordKey()
+	if err != nil {
+		return nil, err
+	}
+	started := time.Now()
+	found, err := n.dht.SearchValue(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	values := []fields{}
+	for value := range found {
+		values = append(values, fields{"value_hex": hex.EncodeToString(value), "s": time.Since(started).Seconds()})
+	}
+	return fields{"values": values}, nil
 }
 
 func routingTable(_ context.Context, n *node, _ arguments) (fields, error) {

@@ -94,6 +94,15 @@ export async function getRecord (node, key, signal) {
   throw new Error('not found')
 }
 
+async function searchValue (node, args, signal) {
+  const started = performance.now()
+  const values = []
+  for await (const event of node.dht.get(recordKey(args), { signal })) {
+    if (event.name === 'VALUE') values.push({ value_hex: toHex(event.value), s: (performance.now() - started) / 1000 })
+  }
+  return { values }
+}
+
 function routingTable (node) {
   return { peers: Array.from(node.dht.routingTable.kb.toIterable(), peer => peer.peerId.toString()) }
 }
@@ -138,6 +147,7 @@ export const commands = {
   get_value: getValue,
   publish_name: publishName,
   resolve_name: resolveName,
+  search_value: searchValue,
   routing_table: routingTable,
   refresh,
   peers,

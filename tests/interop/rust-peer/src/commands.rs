@@ -2,7 +2,7 @@
 //! that providers come with addresses only where the peer is connected, and that a connection tells
 //! its security only where one alone was offered.
 
-use std::{future::Future, time::Instant};
+use std::{future::Future, num::NonZeroUsize, time::Instant};
 
 use cid::Cid;
 use futures::{AsyncReadExt, AsyncWriteExt};
@@ -41,6 +41,7 @@ impl Node {
             "get_value" => self.query(reply, |node| node.get_value(&args)),
             "publish_name" => self.query(reply, |node| node.publish_name(&args)),
             "resolve_name" => self.query(reply, |node| node.resolve_name(&args)),
+            "search_value" => self.query(reply, |node| node.search_value(&args)),
             "refresh" => self.query(reply, |node| {
                 let id = node.swarm.behaviour_mut().kad.bootstrap().map_err(text)?;
                 Ok((id, Wanted::Done))
@@ -177,19 +178,26 @@ impl Node {
 
     fn put_value(&mut self, args: &Arguments) -> Result<Query, String> {
         let value = hex::decode(&args.value_hex).map_err(text)?;
-        self.put(record_key(args)?, value)
+        // With the quorum the library tells nobody else.
+        let quorum = NonZeroUsize::new(args.count).map_or(kad::Quorum::One, kad::Quorum::N);
+        self.put(record_key(args)?, value, quorum)
     }
 
-    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<Query, String> {
+    fn put(
+        &mut self,
+        key: Vec<u8>,
+        value: Vec<u8>,
+        quorum: kad::Quorum,
+    ) -> Result<Query, String> {
         let record = kad::Record::new(key, value);
         let kad = &mut self.swarm.behaviour_mut().kad;
-        let id = kad.put_record(record, kad::Quorum::One).map_err(text)?;
+        let id = kad.put_record(record, quorum).map_err(text)?;
         Ok((id, Wanted::Done))
     }
 
     fn publish_name(&mut self, args: &Arguments) -> Result<Query, String> {
         let record = names::sign(&self.key, &args.path, args.sequence)?;
-        self.put(names::record_key(&self.peer_id()), record)
+        self.put(names::record_key(&self.peer_id()), record, kad::Quorum::One)
     }
 
     fn resolve_name(&mut self, args: &Arguments) -> Result<Query, String> {
@@ -201,6 +209,12 @@ impl Node {
     fn get_value(&mut self, args: &Arguments) -> Result<Query, String> {
         let key = kad::RecordKey::new(&record_key(args)?);
         Ok((self.swarm.behaviour_mut().kad.get_record(key), Wanted::Value))
+    }
+
+    fn search_value(&mut self, args: &Arguments) -> Result<Query, String> {
+        let key = kad::RecordKey::new(&record_key(args)?);
+        let wanted = Wanted::Values { began: Instant::now(), found: Vec::new() };
+        Ok((self.swarm.behaviour_mut().kad.get_record(key), wanted))
     }
 
     /// The library pings by itself, when a connection opens and then every 15 s, and its failure

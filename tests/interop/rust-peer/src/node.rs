@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     error::Error,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::StreamExt;
@@ -88,6 +88,11 @@ pub enum Wanted {
     Value,
     /// What the IPNS name stands for.
     Path(PeerId),
+    /// As they come, with the seconds since then.
+    Values {
+        began: Instant,
+        found: Vec<Value>,
+    },
     Done,
 }
 
@@ -280,6 +285,13 @@ impl Node {
             }
             (GetRecord(Ok(kad::GetRecordOk::FoundRecord(found))), Wanted::Path(name)) => {
                 Some(names::path_of(name, &found.record.value).map(|path| json!({"path": path})))
+            }
+            (GetRecord(step), Wanted::Values { began, found }) => {
+                if let Ok(kad::GetRecordOk::FoundRecord(one)) = step {
+                    let value_hex = hex::encode(one.record.value);
+                    found.push(json!({"value_hex": value_hex, "s": began.elapsed().as_secs_f64()}));
+                }
+                last.then(|| Ok(json!({"values": found})))
             }
             (GetRecord(Err(why)), _) => Some(Err(why.to_string())),
             (StartProviding(Err(why)), _) => Some(Err(why.to_string())),
