@@ -2,7 +2,8 @@
 
 A searched name has two IPNS records. Of the 20 living servers closest to it, 12 hold the newer one,
 5 the older one and 3 none, always at the same ranks. A search should end with the newer one, and
-then correct the 8 others. Each client has names of its own, because a search changes who holds what.
+then correct the 8 others. Each client has names of its own, because a search changes who holds
+what.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ SAID = {
     "from-py-libp2p-1": "server 0\n",
     "from-py-libp2p-2": "connected: True\n",
     "from-py-libp2p-3": "b'0002 blue'\nrefused: ",
+    "values-1": "sequence 0 held by 1\n/ipfs/bafkqaaa\n",
+    "values-2": "best: b'9'\nrefused: ",
 }
 """What some examples of docs/ print, beside ending without an error."""
 
