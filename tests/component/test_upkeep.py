@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -124,7 +125,7 @@ async def test_a_node_with_few_peers_learns_more_of_them_through_a_newcomer(auto
                     await trio.sleep(1)
 
 
-@pytest.mark.parametrize("count", [2, 5])
+@pytest.mark.parametrize("count", [2, 8])
 async def test_nodes_that_join_at_the_same_moment_know_each_other_within_seconds(
     autojump_clock, count
 ):
@@ -144,6 +145,45 @@ async def test_nodes_that_join_at_the_same_moment_know_each_other_within_seconds
 
 
 # --- peers that die -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("down_s", [1, 5, 100])
+async def test_nodes_that_died_and_came_back_are_taken_back_by_all_within_seconds(
+    autojump_clock, down_s
+):
+    """Half of them die without a word and return with the same keys and addresses: while requests
+    to them are still open, or after all others have given them up."""
+    async with memory_net(0.01) as net, open_nodes(net, 4) as survivors:
+        async with open_nodes(net, 4, first=4) as victims, trio.open_nursery() as nursery:
+            await settle([*survivors, *victims], 7)
+            died = {node.peer_id for node in victims}
+            net.dead |= died
+            net.mute |= died
+
+            async def ask_on(node: DHTManager) -> None:
+                for number in itertools.count():
+                    await node.find_closest_peers(b"%d" % number)
+                    await trio.sleep(1)
+
+            for node in survivors:
+                nursery.start_soon(ask_on, node)
+            await trio.sleep(down_s)
+            nursery.cancel_scope.cancel()
+        assert down_s < 10 or [3] * 4 == [len(table_of(node)) for node in survivors]
+        net.dead.clear()
+        net.mute.clear()
+        async with open_nodes(net, 4, first=4) as returned:
+            everybody = [*survivors, *returned]
+            with trio.fail_after(15):
+                await settle(everybody, 7)
+            for number, provider in enumerate(everybody):
+                key = b"\x12\x20" + bytes([number] * 32)
+                with trio.fail_after(5):
+                    assert 7 == (await provider.provide(key, quorum=7)).holders
+                held = [node for node in everybody if await node.provider_records(key)]
+                assert 7 == len(held)
+            await trio.sleep(60)  # failures of requests from before say nothing now
+            assert [7] * 8 == [len(table_of(node)) for node in everybody]
 
 
 @pytest.mark.conformance("c52")
@@ -225,6 +265,34 @@ async def test_an_outage_of_the_own_network_does_not_cost_the_table(autojump_clo
         await trio.sleep(30)  # all suspects are judged
         assert len(set(table_of(node)) & set(before)) > 0.95 * len(before)
         assert await share_of_true_closest(node, swarm, 8) > 0.995
+
+
+@pytest.mark.parametrize(
+    ("is_told", "within_s"), [(True, 2), (False, 6)], ids=["own link", "further away"]
+)
+async def test_after_an_outage_of_the_own_network_a_small_table_is_whole_within_seconds(
+    autojump_clock, is_told, within_s
+):
+    """The system tells of the own link. Of an outage further away only answers tell."""
+    async with swarm_of(8, Random(6), dead=0.0, slow=0.0) as swarm:
+        async with node_in(swarm, swarm.peers[:2]) as node:
+            await trio.sleep(60)
+            swarm.net.cut = True
+            host = host_of(node)
+            for peer in list(host.peers):
+                await host.disconnect(peer)
+            for number in range(60):  # ten minutes, in which people go on asking
+                await node.find_closest_peers(b"%d" % number)
+                await trio.sleep(10)
+            swarm.net.cut = False
+            if is_told:
+                host._tell(AddrsChanged(host.addrs))
+            began = trio.current_time()
+            while len(table_of(node)) < 8:
+                await trio.sleep(0.1)
+            while await share_of_true_closest(node, swarm, 1) < 1:
+                await trio.sleep(0.2)
+            assert trio.current_time() - began < within_s
 
 
 # --- joining again --------------------------------------------------------------------------------
