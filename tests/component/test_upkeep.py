@@ -274,25 +274,27 @@ async def test_after_an_outage_of_the_own_network_a_small_table_is_whole_within_
     autojump_clock, is_told, within_s
 ):
     """The system tells of the own link. Of an outage further away only answers tell."""
-    async with swarm_of(8, Random(6), dead=0.0, slow=0.0) as swarm:
-        async with node_in(swarm, swarm.peers[:2]) as node:
-            await trio.sleep(60)
-            swarm.net.cut = True
-            host = host_of(node)
-            for peer in list(host.peers):
-                await host.disconnect(peer)
-            for number in range(60):  # ten minutes, in which people go on asking
-                await node.find_closest_peers(b"%d" % number)
-                await trio.sleep(10)
-            swarm.net.cut = False
-            if is_told:
-                host._tell(AddrsChanged(host.addrs))
-            began = trio.current_time()
-            while len(table_of(node)) < 8:
-                await trio.sleep(0.1)
-            while await share_of_true_closest(node, swarm, 1) < 1:
-                await trio.sleep(0.2)
-            assert trio.current_time() - began < within_s
+    async with (
+        swarm_of(8, Random(6), dead=0.0, slow=0.0) as swarm,
+        node_in(swarm, swarm.peers[:2]) as node,
+    ):
+        await trio.sleep(60)
+        swarm.net.cut = True
+        host = host_of(node)
+        for peer in list(host.peers):
+            await host.disconnect(peer)
+        for number in range(60):  # ten minutes, in which people go on asking
+            await node.find_closest_peers(b"%d" % number)
+            await trio.sleep(10)
+        swarm.net.cut = False
+        if is_told:
+            host._tell(AddrsChanged(host.addrs))
+        began = trio.current_time()
+        while len(table_of(node)) < 8:
+            await trio.sleep(0.1)
+        while await share_of_true_closest(node, swarm, 1) < 1:
+            await trio.sleep(0.2)
+        assert trio.current_time() - began < within_s
 
 
 # --- joining again --------------------------------------------------------------------------------
