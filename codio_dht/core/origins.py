@@ -27,8 +27,8 @@ notice.
 
 Never reads a clock, and never refuses anything itself: callers ask, and act.
 
-Bound: ``MAX_ACCOUNTS`` accounts. Past it an old account that holds and owes nothing is forgotten;
-if there is none among the oldest, the lightest of these is.
+Bound: ``MAX_ACCOUNTS`` accounts. Past it an old account that holds nothing and has used nothing
+lately is forgotten; if there is none among the oldest, the lightest of these is.
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ _EXAMINED: Final = 16
 
 _IPV4_SUBNET_BYTES: Final = 3
 _IPV6_SUBNET_BYTES: Final = 7
-_IPV6_BYTES: Final = 16
 
 
 class Level(IntEnum):
@@ -74,10 +73,6 @@ class Stock(IntEnum):
     """Memory that its connections hold, in bytes: unread, unfinished and unsent messages."""
     STREAMS = 1
     """Streams that it opened and that are not over."""
-    RECORDS = 2
-    """Provider records of it that this node keeps."""
-    RECORD_BYTES = 3
-    """What these records take on the disk, in bytes (estimated)."""
 
 
 class Flow(IntEnum):
@@ -91,6 +86,9 @@ class Flow(IntEnum):
     """Dials that its words caused: addresses that it named and that were tried."""
     EVENTS = 3
     """Messages about itself (identify, and identify push) that were read and passed on."""
+    RECORD_BYTES = 4
+    """Disk that its records take, in bytes (estimated): provider records and values. A record lives
+    48 h, so what an origin may use of this flow in 48 h bounds what is kept of it at any time."""
 
 
 class Held(NamedTuple):
@@ -114,16 +112,15 @@ class Rate(NamedTuple):
 
 MIB: Final = 1024 * 1024
 
+RECORD_LIFE_S: Final = 48 * 3600.0
+"""How long a record is kept, in seconds: for so long its origin's account must be remembered."""
+
 DEFAULT_STOCKS: Final[Mapping[Stock, Held]] = {
     # An honest peer holds a few KiB. A /24 of attackers gets 16 MiB, which with what Python needs
     # beside them stays within 64 MiB; the total is what a small machine can spare.
     Stock.BYTES: Held(8 * MIB, 16 * MIB, 48 * MIB, 256 * MIB),
     # A stream costs 3 KiB. rust-libp2p opens at most 512 on a connection, others a few.
     Stock.STREAMS: Held(1_024, 2_048, 8_192, 65_536),
-    # A provider of ten million keys leaves about 20,000 records at each of 10,000 servers.
-    Stock.RECORDS: Held(25_000, 25_000, 100_000, 2_000_000),
-    # 8 MiB of records are at most 10 MiB of disk with what SQLite needs beside them.
-    Stock.RECORD_BYTES: Held(8 * MIB, 8 * MIB, 32 * MIB, 1024 * MIB),
 }
 """The limits of a node as shipped."""
 
@@ -137,6 +134,9 @@ DEFAULT_FLOWS: Final[Mapping[Flow, Rate]] = {
     Flow.DIALS: Rate(1.0, 2.0, 8.0, 16.0),
     # A peer says who it is when it connects, and when its addresses change.
     Flow.EVENTS: Rate(2.0, 16.0, 64.0, 16.0),
+    # In 48 h at most 4.5 MiB in one go and as much again: 9 MiB, some 20,000 records. A peer that
+    # provides three million keys, every 22 h, to 10,000 servers stays within it.
+    Flow.RECORD_BYTES: Rate(27.0, 27.0, 108.0, RECORD_LIFE_S),
 }
 """The limits of a node as shipped."""
 
@@ -175,6 +175,11 @@ class Account:
         self.paid_until = [-inf] * len(Flow)
         self.refused = 0
         """How often this account was at a limit since :meth:`OriginLedger.take_refused`."""
+
+    @property
+    def subnet(self) -> bytes:
+        """Its subnet as :func:`subnet_of` gives it; of a group, one of its subnets."""
+        return subnet_of(self.ip)
 
     @property
     def network(self) -> str:
@@ -226,6 +231,8 @@ class OriginLedger:
         self._held = [0] * len(Stock)
         self._max_accounts = max_accounts
         self._accounts: OrderedDict[object, Account] = OrderedDict()
+        self._latest = Monotonic(-inf)
+        """The latest time that was given."""
         self.pressure = 1.0
         """By how much the rates of CPU time are divided now; 1 where the node has time enough."""
         self.refusals = 0
@@ -258,11 +265,6 @@ class OriginLedger:
             account.ip = ip
         return account
 
-    def of_subnet(self, subnet: bytes, peer: bytes) -> Account:
-        """The account of ``peer`` in a subnet as :func:`subnet_of` gives it."""
-        ipv4 = len(subnet) == _IPV4_SUBNET_BYTES
-        return self.peer(subnet.ljust(IPV4_BYTES if ipv4 else _IPV6_BYTES, b"\0"), peer)
-
     def _group(self, ip: bytes) -> Account:
         key = group_of_ip(ip)
         account = self._accounts.get(key)
@@ -281,7 +283,7 @@ class OriginLedger:
         """Forget the lightest of the oldest accounts."""
         lightest, least = None, inf
         for count, account in enumerate(self._accounts.values()):
-            load = max(self._stock_loads(account))
+            load = max(*self._stock_loads(account), *self._flow_loads(account, self._latest))
             if load < least:
                 lightest, least = account, load
             if load == 0 or count + 1 >= _EXAMINED:
@@ -334,6 +336,7 @@ class OriginLedger:
         uses more. 0 as long as it is within its rate."""
         if flow is Flow.CPU:
             amount *= self.pressure
+        self._latest = now
         rates, earliest = self._rates[flow], now - self._bursts[flow]
         paid_until: float = now
         owner: Account | None = account
@@ -350,6 +353,14 @@ class OriginLedger:
     def afford(self, account: Account, flow: Flow, now: Monotonic, amount: float = 1) -> bool:
         """Charge ``amount`` if that is within the rate of the origin. False, and a no-op: it is
         not."""
+        affordable = self.affords(account, flow, now, amount)
+        if affordable:
+            self.spend(account, flow, amount, now)
+        return affordable
+
+    def affords(self, account: Account, flow: Flow, now: Monotonic, amount: float = 1) -> bool:
+        """Whether ``amount`` is within the rate of the origin. Nothing is charged; if it is not,
+        that counts as a refusal."""
         rates, earliest = self._rates[flow], now - self._bursts[flow]
         owner: Account | None = account
         while owner is not None:
@@ -357,7 +368,6 @@ class OriginLedger:
                 self._refused(owner)
                 return False
             owner = owner.parent
-        self.spend(account, flow, amount, now)
         return True
 
     def owed_s(self, account: Account, flow: Flow, now: Monotonic) -> float:
@@ -412,3 +422,27 @@ class OriginLedger:
         return [
             max(0.0, 1 + (account.paid_until[flow] - now) / self._bursts[flow]) for flow in Flow
         ]
+
+
+class RecordOrigin:
+    """Where a record comes from at this moment, and who pays for the disk that it takes."""
+
+    __slots__ = ("_account", "_ledger", "_now")
+
+    def __init__(self, ledger: OriginLedger, account: Account, now: Monotonic) -> None:
+        self._ledger = ledger
+        self._account = account
+        self._now = now
+
+    @property
+    def subnet(self) -> bytes:
+        """As :func:`subnet_of` gives it."""
+        return self._account.subnet
+
+    def affords(self, size: float) -> bool:
+        """Whether the origin may have ``size`` bytes of disk more."""
+        return self._ledger.affords(self._account, Flow.RECORD_BYTES, self._now, size)
+
+    def pay(self, size: float) -> None:
+        """Charge the origin with ``size`` bytes of disk."""
+        self._ledger.spend(self._account, Flow.RECORD_BYTES, size, self._now)

@@ -22,9 +22,11 @@ becomes a ``Load`` once in ``CHANGES_CHECK_S``: what others write is told at mos
 load) later. A store that nobody else can write to has no such count, and costs none of this.
 
 What happens at the bounds:
-- A key with ``max_per_key`` providers takes no new one. Where the key is not in memory the store
-  holds to this (``Flush.max_per_key``).
-- At ``max_records`` in all no new record is taken.
+- Of a key with many providers, :mod:`codio_dht.core.places` decides who is among them. Where the
+  key is not in memory the store holds to this (``Flush.max_per_key``).
+- An origin pays for each record that is not known to be a refresh. What it cannot pay for is
+  refused. When more than half of all that can be kept is used, the price rises.
+- At ``max_records`` in all, or ``max_disk_bytes``, no new record is taken.
 - A refresh is taken at both bounds. Where only the store can tell whether it is one, it is written
   only if it is.
 - While the unsaved writes are full (the store fails or is too slow), nothing is taken but newer
@@ -49,7 +51,9 @@ from typing import Final
 from codio_dht.core.clock import CLOCK_TOLERANCE_S, UnixTime
 from codio_dht.core.key_filter import KeyFilter, StoredKeys
 from codio_dht.core.keyspace import Key
+from codio_dht.core.origins import RecordOrigin
 from codio_dht.core.peer import PeerId
+from codio_dht.core.places import UNKNOWN, find_place
 from codio_dht.core.steps import Load, LoadKind
 from codio_dht.core.unsaved import Flush, ProviderRow, Rows, Unsaved
 from codio_dht.params import (
@@ -98,6 +102,16 @@ EXPIRY_INTERVAL_S: Final = 600.0
 EXPIRY_BATCH: Final = 5_000
 """Expired rows deleted in one transaction, so that loads and flushes have their turn."""
 
+MAX_DISK_BYTES: Final = 1024 * 1024 * 1024
+"""Disk that the store of records may take, in bytes; past it no new record is taken. Two million
+records of the usual size fit into it."""
+
+_ROW_DISK_BYTES: Final = 160
+"""What a row takes on the disk beside its record and, twice, its key and provider, estimated."""
+
+_DEAR_FROM: Final = 0.5
+"""The part that may be free before records cost more."""
+
 _KEY_OVERHEAD_BYTES: Final = 500
 """A cached key without its rows, estimated."""
 
@@ -110,7 +124,9 @@ class RecordOutcome(Enum):
     REFRESHED = "refreshed"
     """Taken in place of an older one (or, when full, if the store has an older one)."""
     REFUSED_KEY_FULL = "refused_key_full"
-    """The key has as many providers as are kept."""
+    """The key has no place for this provider (:mod:`codio_dht.core.places`)."""
+    REFUSED_ORIGIN = "refused_origin"
+    """The provider's origin has as many records here as it may have."""
     REFUSED_FULL = "refused_full"
     """The records, or the unsaved writes, are as many as are kept."""
 
@@ -156,6 +172,13 @@ class _Cached:
         self.size += growth
         return growth
 
+    def drop(self, provider: bytes) -> int:
+        """Let the row of ``provider`` go; by how much that shrank."""
+        size = self.rows.pop(provider).memory_bytes
+        self.view_until = -inf
+        self.size -= size
+        return size
+
     def unexpired(self, now: UnixTime, longest_s: float) -> tuple[ProviderRow, ...]:
         """What may be told: rows that expire in the next ``longest_s`` seconds. The same object
         until that changes, whichever way the clock goes."""
@@ -187,6 +210,7 @@ class ProviderRecords:
         addr_ttl_s: float = PROVIDER_ADDR_TTL_S,
         max_per_key: int = MAX_PROVIDERS_PER_KEY,
         max_records: int = MAX_PROVIDER_RECORDS,
+        max_disk_bytes: int = MAX_DISK_BYTES,
         max_cached_bytes: int = MAX_CACHED_PROVIDER_BYTES,
         unsaved: Unsaved | None = None,
     ) -> None:
@@ -195,6 +219,9 @@ class ProviderRecords:
         self._addr_ttl_s = min(addr_ttl_s, ttl_s)
         self._max_per_key = max_per_key
         self._max_records = max_records
+        self._max_disk_bytes = max_disk_bytes
+        self.disk_bytes = 0
+        """What the store takes on the disk, in bytes, as the node measured it last."""
         self._max_cached_bytes = max_cached_bytes
         self._unsaved = Unsaved() if unsaved is None else unsaved
         self._cache: OrderedDict[bytes, _Cached] = OrderedDict()
@@ -217,15 +244,26 @@ class ProviderRecords:
     # --- records ----------------------------------------------------------------------------------
 
     def add(
-        self, key: bytes, provider: PeerId, addrs: tuple[bytes, ...], now: UnixTime
+        self,
+        key: bytes,
+        provider: PeerId,
+        addrs: tuple[bytes, ...],
+        now: UnixTime,
+        origin: RecordOrigin | None = None,
     ) -> RecordOutcome:
-        """``provider`` said that it provides ``key`` and is found at ``addrs``."""
-        outcome = self._add(key, provider, addrs, now)
+        """``provider`` said that it provides ``key`` and is found at ``addrs``. Without an
+        ``origin`` nobody pays."""
+        outcome = self._add(key, provider, addrs, now, origin)
         self._outcomes[outcome.value] += 1
         return outcome
 
     def _add(
-        self, key: bytes, provider: PeerId, addrs: tuple[bytes, ...], now: UnixTime
+        self,
+        key: bytes,
+        provider: PeerId,
+        addrs: tuple[bytes, ...],
+        now: UnixTime,
+        origin: RecordOrigin | None,
     ) -> RecordOutcome:
         unsaved = self._unsaved
         provider_id = provider.to_bytes()
@@ -236,18 +274,23 @@ class ProviderRecords:
             now,
             UnixTime(now + self._addr_ttl_s),
             UnixTime(now + self.ttl_s),
+            UNKNOWN if origin is None else origin.subnet,
         )
         if not unsaved.has_room(row):
             return RecordOutcome.REFUSED_FULL
         cached = self._cache.get(key)
-        full = self._on_disk + unsaved.new_rows >= self._max_records
+        free = self._free()
+        full = free <= 0
         sure = True
+        place: bytes | bool = True
         if cached is not None and self._is_whole(cached):
             known = provider_id in cached.rows
-            if not known and len(cached.rows) >= self._max_per_key:
-                return RecordOutcome.REFUSED_KEY_FULL
-            if not known and full:
-                return RecordOutcome.REFUSED_FULL
+            if not known:
+                place = self._place(cached.rows, row)
+                if place is False:
+                    return RecordOutcome.REFUSED_KEY_FULL
+                if full:
+                    return RecordOutcome.REFUSED_FULL
         else:
             known = unsaved.is_sure(key, provider_id) or unsaved.writes(key, provider_id)
             key_full = not known and unsaved.has_providers(key, self._max_per_key)
@@ -257,11 +300,27 @@ class ProviderRecords:
                         RecordOutcome.REFUSED_KEY_FULL if key_full else RecordOutcome.REFUSED_FULL
                     )
                 sure = False
+        if not known and sure and origin is not None:
+            price = _disk_bytes(row) * max(_DEAR_FROM / free, 1.0)
+            if not origin.affords(price):
+                return RecordOutcome.REFUSED_ORIGIN
+            origin.pay(price)
         unsaved.put(row, sure=sure)
         if cached is not None:
+            if isinstance(place, bytes):
+                self._cached_bytes -= cached.drop(place)
             self._cached_bytes += cached.put(row)
             self._evict()
         return RecordOutcome.REFRESHED if known or not sure else RecordOutcome.ADDED
+
+    def _free(self) -> float:
+        """The part of what can be kept that is free."""
+        rows = (self._on_disk + self._unsaved.new_rows) / self._max_records
+        return 1.0 - max(rows, self.disk_bytes / self._max_disk_bytes)
+
+    def _place(self, rows: Rows, row: ProviderRow) -> bytes | bool:
+        subnets = {provider: each.subnet for provider, each in rows.items()}
+        return find_place(subnets, row.subnet, self._max_per_key)
 
     def get(
         self, key: bytes, now: UnixTime, point: Key | None = None
@@ -346,7 +405,10 @@ class ProviderRecords:
         """Do to ``rows`` what the store does when it writes ``younger``."""
         for row, sure in younger:
             provider = row.provider.to_bytes()
-            if provider in rows or (sure and len(rows) < self._max_per_key):
+            place = provider in rows or (sure and self._place(rows, row))
+            if isinstance(place, bytes):
+                del rows[place]
+            if place:
                 rows[provider] = row
 
     # --- writes -----------------------------------------------------------------------------------
@@ -476,6 +538,12 @@ class ProviderRecords:
         while self._cached_bytes > self._max_cached_bytes and len(self._cache) > 1:
             _, cached = self._cache.popitem(last=False)
             self._cached_bytes -= cached.size
+
+
+def _disk_bytes(row: ProviderRow) -> int:
+    """What ``row`` takes on the disk, estimated: its key and provider are in an index, too."""
+    names = len(row.key) + len(row.provider.to_bytes())
+    return _ROW_DISK_BYTES + 2 * names + sum(map(len, row.addrs))
 
 
 def _bounded(addrs: tuple[bytes, ...]) -> tuple[bytes, ...]:

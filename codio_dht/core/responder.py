@@ -11,11 +11,12 @@ a provider record is taken only from the provider itself. Raises nothing on any 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice, zip_longest
 from typing import Final, Protocol, TypeVar
 
 from codio_dht.core.addresses import KEEP_ALL, AddressFilter
-from codio_dht.core.clock import Now, UnixTime
+from codio_dht.core.clock import Monotonic, Now, UnixTime
 from codio_dht.core.keyspace import Key, key_of
 from codio_dht.core.messages import (
     AddProvider,
@@ -31,10 +32,12 @@ from codio_dht.core.messages import (
     Reply,
     Request,
 )
+from codio_dht.core.origins import RecordOrigin
 from codio_dht.core.own_keys import OwnKeys
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_book import PeerBook
-from codio_dht.core.records import ProviderRecords, ProviderRow
+from codio_dht.core.places import place_group
+from codio_dht.core.records import ProviderRecords, ProviderRow, RecordOutcome
 from codio_dht.core.rng import Rng
 from codio_dht.core.steps import Answer, Load, NoReply, Refuse
 from codio_dht.core.validation import Check
@@ -56,6 +59,21 @@ _LONG_KEY = Refuse("provider key too long")
 _NO_PROVIDER = Refuse("no valid provider")
 _NOT_SERVED = Refuse("not served")
 _TAKEN = NoReply()
+_TOO_MUCH = Refuse("too many records of one origin")
+_ADDED: Final[dict[RecordOutcome, NoReply | Refuse]] = {
+    RecordOutcome.ADDED: _TAKEN,
+    RecordOutcome.REFRESHED: _TAKEN,
+    RecordOutcome.REFUSED_KEY_FULL: Refuse("no place for this provider"),
+    RecordOutcome.REFUSED_ORIGIN: _TOO_MUCH,
+    RecordOutcome.REFUSED_FULL: Refuse("no room for records"),
+}
+"""A refusal is visible to the provider: it has its record kept elsewhere."""
+
+_VALUE_DISK_BYTES: Final = 200
+"""What a value takes on the disk beside its key, which is there twice, and its bytes, estimated."""
+
+_FEW_PROVIDERS: Final = 20
+"""So many providers fit into every reply, so that their order does not matter."""
 
 
 class NearestPeers(Protocol):
@@ -89,6 +107,10 @@ class NoValues:
         return Refuse("values are not kept")
 
 
+OriginOf = Callable[[PeerId, Monotonic], RecordOrigin | None]
+"""Where a peer is seen now, and who pays for its records; None if nobody does."""
+
+
 class Responder:
     """Answers for one network.
 
@@ -108,8 +130,10 @@ class Responder:
         own_keys: OwnKeys | None = None,
         values: ServedValues | None = NoValues(),  # noqa: B008 - it has no state
         k: int = K,
+        origin_of: OriginOf = lambda _peer, _now: None,
     ) -> None:
         self._local = local
+        self._origin_of = origin_of
         self._local_id = local.to_bytes()
         self._table = table
         self._book = book
@@ -141,7 +165,7 @@ class Responder:
             case GetValue():
                 return self._get_value(peer, request, now)
             case PutValue():
-                return self._put_value(request, now)
+                return self._put_value(peer, request, now)
             case Ping():
                 return Reply(
                     MessageType.PING,
@@ -203,15 +227,17 @@ class Responder:
         self, rows: Sequence[ProviderRow], now: Now, *, own: bool
     ) -> tuple[PeerEntry, ...]:
         """A random choice in random order of as many as may fit, this node among them if it
-        provides the key (go keeps itself in its own provider store)."""
+        provides the key (go keeps itself in its own provider store). Where they are many, the IP
+        groups take turns, so that one which came in numbers does not fill the reply."""
         candidates: list[ProviderRow | None] = list(rows)
         if own:
             candidates.append(None)
+        if len(candidates) <= _FEW_PROVIDERS:
+            drawn = _draw(candidates, MAX_PROVIDERS_PER_REPLY, self._rng)
+        else:
+            drawn = _draw_by_group(candidates, MAX_PROVIDERS_PER_REPLY, self._rng)
         return tuple(
-            [
-                self._own_entry if row is None else self._provider_entry(row, now)
-                for row in _draw(candidates, MAX_PROVIDERS_PER_REPLY, self._rng)
-            ]
+            [self._own_entry if row is None else self._provider_entry(row, now) for row in drawn]
         )
 
     def _provider_entry(self, row: ProviderRow, now: Now) -> PeerEntry:
@@ -251,10 +277,12 @@ class Responder:
         if not named or peer == self._local:
             return _NO_PROVIDER
         addrs = self._filter(dict.fromkeys([addr for addrs in named for addr in addrs]))
-        self._records.add(request.key, peer, addrs, now.unix)
-        if addrs:
+        origin = self._origin_of(peer, now.monotonic)
+        outcome = self._records.add(request.key, peer, addrs, now.unix, origin)
+        taken = _ADDED[outcome]
+        if addrs and taken is _TAKEN:
             self._book.provided(peer, addrs, now.monotonic)
-        return _TAKEN
+        return taken
 
     def _refuse_provider_key(self, key: bytes) -> Refuse | None:
         if not key:
@@ -278,7 +306,7 @@ class Responder:
             cluster_level=request.cluster_level,
         )
 
-    def _put_value(self, request: PutValue, now: Now) -> Answer:
+    def _put_value(self, peer: PeerId, request: PutValue, now: Now) -> Answer:
         """The record is echoed, without any peers the request may have carried."""
         if not request.key or self._values is None:
             return _NOT_SERVED if request.key else _EMPTY_KEY
@@ -286,9 +314,15 @@ class Responder:
             return Refuse("no record")
         if request.record.key != request.key:
             return Refuse("key and record key differ")
+        origin = self._origin_of(peer, now.monotonic)
+        size = _VALUE_DISK_BYTES + 2 * len(request.key) + len(request.record.value)
+        if origin is not None and not origin.affords(size):
+            return _TOO_MUCH
         kept = self._values.put(request.key, request.record, now.unix)
         if not isinstance(kept, Record):
             return kept
+        if origin is not None:
+            origin.pay(size)
         return Reply(MessageType.PUT_VALUE, request.key, kept, cluster_level=request.cluster_level)
 
 
@@ -300,3 +334,15 @@ def _draw(items: list[_T], limit: int, rng: Rng) -> list[_T]:
         other = index + int(rng.random() * (size - index))
         items[index], items[other] = items[other], items[index]
     return items[:limit]
+
+
+def _draw_by_group(
+    rows: list[ProviderRow | None], limit: int, rng: Rng
+) -> list[ProviderRow | None]:
+    """Up to ``limit`` of ``rows`` in a random order in which IP groups take turns."""
+    groups: dict[bytes, list[tuple[ProviderRow | None]]] = {}
+    for row in _draw(rows, len(rows), rng):
+        group = b"" if row is None else place_group(row.subnet)
+        groups.setdefault(group, []).append((row,))
+    turns = chain.from_iterable(zip_longest(*groups.values()))
+    return [each[0] for each in islice((each for each in turns if each is not None), limit)]

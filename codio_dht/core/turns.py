@@ -70,9 +70,9 @@ class Turns(Generic[K, T]):
             node = found
         return node.size
 
-    def put(self, key: K, item: T, owner: Path) -> K | None:
-        """Let ``item`` wait; the key of the item that was dropped for it, if one was. If ``key``
-        waits already, the item takes its place."""
+    def put(self, key: K, item: T, owner: Path) -> tuple[K, T] | None:
+        """Let ``item`` wait; the key and item that were dropped for it, if that was necessary. If
+        ``key`` waits already, the item takes its place."""
         if key in self._items:
             self._items[key] = (item, self._items[key][1])
             return None
@@ -83,15 +83,14 @@ class Turns(Generic[K, T]):
         if len(self._items) <= self._max_items:
             return None
         newest = self._newest_of_the_largest()
-        self.pop(newest)
-        return newest
+        return newest, self._remove(newest)
 
     def pop(self, key: K) -> T | None:
         """Take the item of ``key`` out of the queue, if it is there."""
-        found = self._items.pop(key, None)
-        if found is None:
-            return None
-        item, owner = found
+        return self._remove(key) if key in self._items else None
+
+    def _remove(self, key: K) -> T:
+        item, owner = self._items.pop(key)
         nodes = list(self._path(owner))
         del nodes[-1].keys[key]
         for node in nodes:
@@ -102,11 +101,11 @@ class Turns(Generic[K, T]):
                 break
         return item
 
-    def take(self, may: Callable[[Path], bool] = lambda _owner: True) -> T | None:
-        """The item whose turn it is, of an owner that ``may`` have its turn now; None if there is
-        none."""
+    def take(self, may: Callable[[Path], bool] = lambda _owner: True) -> tuple[K, T] | None:
+        """The key and item whose turn it is, of an owner that ``may`` have its turn now; None if
+        there is none."""
         key = self._next(self._root, (), may)
-        return None if key is None else self.pop(key)
+        return None if key is None else (key, self._remove(key))
 
     def _next(self, node: _Owner[K], path: Path, may: Callable[[Path], bool]) -> K | None:
         if not node.parts:

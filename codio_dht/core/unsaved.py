@@ -23,6 +23,7 @@ from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.peer import PeerId
+from codio_dht.core.places import UNKNOWN
 
 MAX_UNSAVED_RECORDS: Final = 65_536
 """Provider records that are not yet written to the store. Past it new ones are refused until a
@@ -52,6 +53,9 @@ class ProviderRow:
     received: UnixTime
     addrs_expire: UnixTime
     expires: UnixTime
+    subnet: bytes = UNKNOWN
+    """Where the provider was seen (:func:`codio_dht.core.origins.subnet_of`), for the places of its
+    key."""
     entry: tuple[AddressFilter, PeerEntry] | None = field(
         default=None, init=False, compare=False, repr=False
     )
@@ -68,8 +72,9 @@ class ProviderRow:
 
 @dataclass(frozen=True, slots=True)
 class Flush:
-    """Rows to write in one transaction. A new row of a key that already holds ``max_per_key``
-    rows is left out; a row that exists is replaced."""
+    """Rows to write in one transaction. A row that exists is replaced. A new row of a key with
+    ``max_per_key`` places is added, left out, or takes the place of another, as
+    :func:`codio_dht.core.places.find_place` says."""
 
     rows: tuple[ProviderRow, ...]
     max_per_key: int

@@ -19,6 +19,7 @@ from multiaddr import Multiaddr
 
 from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.origins import Account, OriginLedger
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.net.handlers import StreamHandlerFactory
@@ -213,6 +214,16 @@ class Host(Protocol):
     def remote_addrs(self, peer_id: PeerId) -> list[Multiaddr]:
         """Where the open connections to the peer come from or lead to, without ``/p2p``: unlike
         what it says of itself, this it cannot choose."""
+        ...
+
+    @property
+    def origins(self) -> OriginLedger:
+        """Who caused which cost."""
+        ...
+
+    def account(self, peer_id: PeerId) -> Account | None:
+        """The account that pays for what the connected peer causes. None if it is not connected,
+        or exempt from limits."""
         ...
 
     def connections(self) -> list[ConnectionInfo]:

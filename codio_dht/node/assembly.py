@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Final
 
 from multiaddr import Multiaddr
 
 from codio_dht.config import DHTConfig
+from codio_dht.core.clock import Monotonic
 from codio_dht.core.network import Network, NetworkPolicy
+from codio_dht.core.origins import RecordOrigin, origin_of
 from codio_dht.core.own_keys import OwnKeys
-from codio_dht.core.peer import PeerInfo
+from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.core.records import ProviderRecords
 from codio_dht.core.reprovide import ReprovideSchedule
 from codio_dht.core.republish import RepublishSchedule
@@ -240,9 +243,10 @@ def make_runtime(
         own_keys=shared.own_keys,
         values=shared.values,
         k=config.replication_factor,
+        origin_of=partial(_record_origin, host),
     )
     responder.set_own_addrs(binary(host.addrs))
-    server = KadServer(responder, shared.storage, shared.runner, clock)
+    server = KadServer(responder, shared.storage, shared.runner, clock, partial(_owner, host))
     return NetworkRuntime(
         shared=shared,
         config=config,
@@ -256,3 +260,15 @@ def make_runtime(
         protection=protection,
         keeps_snapshot=keeps_snapshot,
     )
+
+
+def _record_origin(host: Host, peer: PeerId, now: Monotonic) -> RecordOrigin | None:
+    """Who pays for the records of ``peer``; None if nobody does."""
+    account = host.account(peer)
+    return None if account is None else RecordOrigin(host.origins, account, now)
+
+
+def _owner(host: Host, peer: PeerId) -> tuple[str, bytes, bytes]:
+    """The owner by which the loads of ``peer`` take turns."""
+    account = host.account(peer)
+    return ("", b"", peer.to_bytes()) if account is None else origin_of(account.ip, peer.to_bytes())

@@ -23,6 +23,7 @@ from codio_dht.core.messages import Reply
 from codio_dht.core.peer import PeerId
 from codio_dht.core.responder import MAX_LOADS_PER_REQUEST, Responder
 from codio_dht.core.steps import Load, NoReply, Refuse
+from codio_dht.core.turns import Path
 from codio_dht.core.validation import Check
 from codio_dht.core.value_records import MAX_VALUE_BYTES
 from codio_dht.errors import RemoteError
@@ -47,8 +48,9 @@ Wake = Callable[[], None]
 class Loader(Protocol):
     """What is needed of the storage."""
 
-    def load(self, load: Load, done: Wake) -> None:
-        """Bring what ``load`` names into memory, then call ``done`` (always)."""
+    def load(self, load: Load, done: Wake, owner: Path) -> None:
+        """Bring what ``load`` names into memory when the ``owner`` has its turn, then call ``done``
+        (always)."""
         ...
 
     def stop_waiting(self, load: Load, done: Wake) -> None:
@@ -71,7 +73,16 @@ class Judges(Protocol):
 class KadServer:
     """Makes a :class:`KadStream` per inbound stream and counts what they do."""
 
-    def __init__(self, responder: Responder, loader: Loader, judges: Judges, clock: Clock) -> None:
+    def __init__(
+        self,
+        responder: Responder,
+        loader: Loader,
+        judges: Judges,
+        clock: Clock,
+        owner_of: Callable[[PeerId], Path] = lambda peer: ("", b"", peer.to_bytes()),
+    ) -> None:
+        """``owner_of`` says by which owner the loads of a peer take turns."""
+        self.owner_of = owner_of
         self.responder = responder
         self.loader = loader
         self.judges = judges
@@ -163,7 +174,7 @@ class KadStream:
         self._waiting = wanted, wake
         match wanted:
             case Load():
-                self._server.loader.load(wanted, wake)
+                self._server.loader.load(wanted, wake, self._server.owner_of(self._peer))
             case Check():
                 self._server.judges.begin(wanted, wake)
 

@@ -27,11 +27,13 @@ from codio_dht.core.records import (
     EXPIRY_BATCH,
     EXPIRY_INTERVAL_S,
     FLUSH_INTERVAL_S,
+    Flush,
     ProviderRecords,
     ProviderRow,
 )
 from codio_dht.core.reprovide import OwnKey
 from codio_dht.core.steps import Load, LoadKind
+from codio_dht.core.turns import Path, Turns
 from codio_dht.core.value_records import ValueRecords
 from codio_dht.errors import BegunAnewError, StorageError
 from codio_dht.logger import get_logger
@@ -46,6 +48,13 @@ CHECK_PAGE_ROWS: Final = 1_024
 ROWS_CHECKED_AT_START: Final = 16 * CHECK_PAGE_ROWS
 """Rows that are checked before the node serves: as many as take about 0.1 s. The others are checked
 while it serves; what is damaged among them is told to nobody meanwhile."""
+
+MAX_WAITING_LOADS: Final = 65_536
+"""Loads that wait for their turn, of all origins together; past it the newest of the heaviest
+origin is given up. Each stream waits for one, so the limit on streams is reached first."""
+
+OURSELVES: Final[Path] = ("", b"", b"")
+"""The origin of loads that this node itself asks for."""
 
 T = TypeVar("T")
 Page = list[tuple[bytes, int]]
@@ -66,7 +75,9 @@ class Storage:
         self.counters: Counter[str] = Counter()
         self._clock = clock
         self._one_at_a_time = trio.CapacityLimiter(1)
-        self._wanted: dict[Load, list[Callable[[], None]]] = {}
+        self._wanted: Turns[Load, list[Callable[[], None]]] = Turns(MAX_WAITING_LOADS)
+        self._being_read: dict[Load, list[Callable[[], None]]] = {}
+        """The load that is under way, if any."""
         self._wake = trio.Event()
         self._checked_to: CheckedTo | None = CHECKED_NONE
         self.values: ValueStorage | None = None
@@ -115,35 +126,41 @@ class Storage:
 
     # --- loads ------------------------------------------------------------------------------------
 
-    def load(self, load: Load, done: Callable[[], None]) -> None:
+    def load(self, load: Load, done: Callable[[], None], owner: Path = OURSELVES) -> None:
         """Bring what ``load`` names into memory, then call ``done``, whether that worked or not.
 
-        Streams that want the same share one load. Each waits for one at a time, and says so when it
-        ends (:meth:`stop_waiting`): so the host's limit on streams bounds the queue.
+        Streams that want the same share one load. Owners take turns: the ``owner`` of a load is the
+        origin that wanted it first. Who wants it no more says so (:meth:`stop_waiting`).
         """
-        waiting = self._wanted.setdefault(load, [])
-        waiting.append(done)
+        waiting = self._being_read.get(load) or self._wanted.get(load)
+        if waiting is not None:
+            waiting.append(done)
+            return
+        dropped = self._wanted.put(load, [done], owner)
         self._wake.set()
+        for tell in [] if dropped is None else dropped[1]:
+            tell()
 
     def stop_waiting(self, load: Load, done: Callable[[], None]) -> None:
         """Nobody waits for ``done`` any more: it is not called, and a load that is for nobody not
         begun. A no-op if it was called."""
-        waiting = self._wanted.get(load, [])
+        waiting = self._being_read.get(load) or self._wanted.get(load) or []
         if done in waiting:
             waiting.remove(done)
             if not waiting:
-                del self._wanted[load]
+                self._wanted.pop(load)
 
     async def run_loads(self) -> None:
         """Serve :meth:`load` for ever, one after another."""
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
-            while self._wanted:
-                await self._load(next(iter(self._wanted)))
+            while (found := self._wanted.take()) is not None:
+                await self._load(*found)
 
-    async def _load(self, load: Load) -> None:
+    async def _load(self, load: Load, waiting: list[Callable[[], None]]) -> None:
         """Who wants the same while it is being read shares this load."""
+        self._being_read[load] = waiting
         try:
             match load.kind:
                 case LoadKind.PROVIDERS:
@@ -154,7 +171,8 @@ class Storage:
                     assert self.values is not None
                     await self.values.load(load.key)
         finally:
-            for done in self._wanted.pop(load, ()):
+            del self._being_read[load]
+            for done in waiting:
                 done()
 
     async def _load_providers(self, key: bytes) -> None:
@@ -231,7 +249,7 @@ class Storage:
         """Write everything unsaved; False if the store could not."""
         while (batch := self.records.take_flush()) is not None:
             try:
-                added = await self.call(partial(self.store.records.flush, batch))
+                added, disk_bytes = await self.call(partial(self._write, batch))
             except BaseException as error:
                 # Cancelled before the thread had it, for one: the flush at the end takes it again.
                 self.records.flush_failed(batch)
@@ -240,8 +258,14 @@ class Storage:
                 self._failed("flush", error)
                 return False
             self.records.flushed(batch, added)
+            self.records.disk_bytes = disk_bytes
             self.counters["rows_written"] += len(batch.rows)
         return self.values is None or await self.values.flush()
+
+    def _write(self, batch: Flush) -> tuple[int, int]:
+        """On the store's thread: write ``batch``, and measure what the records take."""
+        records = self.store.records
+        return records.flush(batch), records.disk_bytes()
 
     # --- upkeep -----------------------------------------------------------------------------------
 

@@ -63,7 +63,11 @@ class RecordStore(Protocol):
         ...
 
     def flush(self, batch: Flush) -> int:
-        """Apply a batch in one transaction; how many of its rows had no older version."""
+        """Apply a batch in one transaction; how many rows there are more than before."""
+        ...
+
+    def disk_bytes(self) -> int:
+        """What the records take on the disk, in bytes; 0 where there is no bound to hold to."""
         ...
 
     def count(self) -> int:

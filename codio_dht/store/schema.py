@@ -23,6 +23,7 @@ from zlib import crc32
 
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.peer import PeerId
+from codio_dht.core.places import UNKNOWN
 from codio_dht.core.records import ProviderRow
 from codio_dht.errors import PeerIdError, StorageError
 from codio_dht.formats.varint import length_prefixed, split_length_prefixed
@@ -75,6 +76,8 @@ RECORDS: Final = Schema(
             )
             """,
         ),
+        # Where the provider was seen; empty where that is not known.
+        ("ALTER TABLE providers ADD COLUMN subnet BLOB NOT NULL DEFAULT x''",),
     ),
 )
 
@@ -214,7 +217,9 @@ def pack_record(row: ProviderRow) -> bytes:
     return _CHECKED.pack(_CHECKED_MARK, check) + kept
 
 
-def unpack_row(key: bytes, provider: bytes, record: bytes, expires: float) -> ProviderRow | None:
+def unpack_row(
+    key: bytes, provider: bytes, record: bytes, expires: float, subnet: bytes = UNKNOWN
+) -> ProviderRow | None:
     """The row again, or None if what is on disk is damaged."""
     try:
         kept = record
@@ -231,6 +236,7 @@ def unpack_row(key: bytes, provider: bytes, record: bytes, expires: float) -> Pr
             UnixTime(received),
             UnixTime(addrs_expire),
             UnixTime(float(expires)),
+            bytes(memoryview(subnet)),
         )
     except (ValueError, TypeError, IndexError, PeerIdError, struct_error):
         return None  # a damaged type is damage too

@@ -14,6 +14,7 @@ one thread at a time, not always the same. Nothing but ``StorageError`` is raise
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Final
 
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.peer import PeerId
+from codio_dht.core.places import MAX_PLACES_PER_SUBNET, find_place, is_open
 from codio_dht.core.records import Flush, ProviderRow
 from codio_dht.core.reprovide import OwnKey
 from codio_dht.errors import PeerIdError
@@ -37,16 +39,16 @@ from codio_dht.store.schema import (
 )
 from codio_dht.store.sqlite_values import SqliteOwnValues, SqliteValues, check_keys
 
-# A row is replaced if it exists; else added, unless its key is full. Plain placeholders: Python
-# 3.12.0 to 3.12.3 warn of numbered ones.
+# Plain placeholders: Python 3.12.0 to 3.12.3 warn of numbered ones.
 _REPLACE_ROW: Final = """
-    UPDATE providers SET record = ?, expires = ? WHERE key = ? AND provider = ?
+    UPDATE providers SET record = ?, expires = ?, subnet = ? WHERE key = ? AND provider = ?
 """
 _ADD_ROW: Final = """
-    INSERT OR IGNORE INTO providers (key, provider, record, expires)
-    SELECT ?, ?, ?, ?
-    WHERE (SELECT count(*) FROM (SELECT 1 FROM providers WHERE key = ? LIMIT {limit})) < {limit}
+    INSERT INTO providers (record, expires, subnet, key, provider) VALUES (?, ?, ?, ?, ?)
 """
+_DELETE_ROW: Final = "DELETE FROM providers WHERE key = ? AND provider = ?"
+_PLACES: Final = "SELECT provider, subnet FROM providers WHERE key = ? ORDER BY id"
+_COUNT_ROWS: Final = "SELECT count(*) FROM (SELECT 1 FROM providers WHERE key = ? LIMIT ?)"
 _OWN_KEY: Final = "SELECT key, added, last_provided FROM own_keys"
 
 
@@ -67,26 +69,52 @@ class SqliteRecords:
         return version
 
     def load_providers(self, key: bytes) -> list[ProviderRow]:
-        """Every stored row of ``key``, expired ones too; a damaged row is left out."""
+        """Every stored row of ``key``, expired ones too, the one that was added first first; a
+        damaged row is left out."""
         with self.database.reading("read provider records") as connection:
             rows = connection.execute(
-                "SELECT provider, record, expires FROM providers WHERE key = ?", (key,)
+                "SELECT provider, record, expires, subnet FROM providers WHERE key = ? ORDER BY id",
+                (key,),
             ).fetchall()
         found = (unpack_row(key, *row) for row in rows)
         return [row for row in found if row is not None]
 
     def flush(self, batch: Flush) -> int:
-        """Apply a batch in one transaction; how many rows had no older version."""
+        """Apply a batch in one transaction; how many rows there are more than before."""
         last = {(row.key, row.provider.to_bytes()): row for row in batch.rows}
-        values = [(pack_record(row), row.expires, *place) for place, row in last.items()]
+        added = 0
+        crowded: dict[bytes, dict[bytes, bytes]] = {}
         with self.database.writing("write provider records") as connection:
-            connection.executemany(_REPLACE_ROW, values)
-            if batch.max_per_key <= 0:
-                return 0
-            return connection.executemany(
-                _ADD_ROW.format(limit=batch.max_per_key),
-                [(key, provider, *kept, key) for *kept, key, provider in values],
-            ).rowcount
+            for (key, provider), row in last.items():
+                values = (pack_record(row), row.expires, row.subnet, key, provider)
+                if connection.execute(_REPLACE_ROW, values).rowcount or batch.max_per_key <= 0:
+                    continue
+                most = batch.max_per_key
+                if key not in crowded and not _is_open(connection, key, most):
+                    crowded[key] = dict(connection.execute(_PLACES, (key,)))
+                subnets = crowded.get(key)
+                place = True if subnets is None else find_place(subnets, row.subnet, most)
+                if place is False:
+                    continue
+                if subnets is not None:
+                    subnets[provider] = row.subnet
+                    if isinstance(place, bytes):
+                        del subnets[place]
+                        connection.execute(_DELETE_ROW, (key, place))
+                        added -= 1
+                connection.execute(_ADD_ROW, values)
+                added += 1
+        return added
+
+    def disk_bytes(self) -> int:
+        """What the database takes on the disk, without what it has free inside."""
+        with self.database.reading("measure the records") as connection:
+            pages, free, size = (
+                connection.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+        used: int = (pages - free) * size
+        return used
 
     def count(self) -> int:
         """How many rows there are."""
@@ -137,6 +165,12 @@ class SqliteRecords:
             ).fetchall()
             connection.executemany("DELETE FROM providers WHERE id = ?", [row[1:] for row in rows])
         return [row[0] for row in rows]
+
+
+def _is_open(connection: sqlite3.Connection, key: bytes, most: int) -> bool:
+    """Whether the key takes any provider, without a look at those that it has."""
+    limit = min(most, MAX_PLACES_PER_SUBNET)
+    return is_open(connection.execute(_COUNT_ROWS, (key, limit)).fetchone()[0], most)
 
 
 class SqliteKeys:

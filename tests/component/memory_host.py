@@ -15,6 +15,7 @@ import trio
 from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.origins import Account, OriginLedger
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import (
     DeadlineError,
@@ -68,6 +69,9 @@ class MemoryHost:
         self.opened: Counter[PeerId] = Counter()
         self.open_streams = 0
         self.tags: defaultdict[PeerId, set[str]] = defaultdict(set)
+        self.origins = OriginLedger()
+        self.accounts: dict[PeerId, Account] = {}
+        """Who pays for each peer; for the others, nobody does."""
         self._subscribers: list[trio.MemorySendChannel[HostEvent]] = []
         self._idle_timeout_s = float("inf")
         net.hosts[str(addr)] = self
@@ -128,6 +132,9 @@ class MemoryHost:
 
     def is_connected(self, peer_id: PeerId) -> bool:
         return peer_id in self.peers
+
+    def account(self, peer_id: PeerId) -> Account | None:
+        return self.accounts.get(peer_id)
 
     def remote_addrs(self, peer_id: PeerId) -> list[Multiaddr]:
         other = self.peers.get(peer_id)

@@ -29,6 +29,7 @@ from codio_dht.core.records import ProviderRecords, ProviderRow
 from codio_dht.core.responder import Responder
 from codio_dht.core.routing_table import RoutingTable
 from codio_dht.core.steps import Load
+from codio_dht.core.turns import Path
 from codio_dht.core.unsaved import Flush
 from codio_dht.core.validation import Check, Validators
 from codio_dht.core.value_records import ValueRecords
@@ -409,7 +410,7 @@ class _Loads:
     def __init__(self) -> None:
         self.waiting: list[tuple[Load, Callable[[], None]]] = []
 
-    def load(self, load: Load, done: Callable[[], None]) -> None:
+    def load(self, load: Load, done: Callable[[], None], owner: Path) -> None:
         self.waiting.append((load, done))
 
     def stop_waiting(self, load: Load, done: Callable[[], None]) -> None:

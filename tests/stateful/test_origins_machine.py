@@ -141,20 +141,22 @@ class TurnsMachine(RuleBasedStateMachine):
             assert dropped is None
             return
         assert dropped is not None
-        path = self.items[dropped]
+        assert dropped[0] == dropped[1]
+        path = self.items[dropped[0]]
         for size in (1, 2, 3):  # at each level it is of a largest owner
             rivals = {
                 each[:size] for each in self.items.values() if each[: size - 1] == path[: size - 1]
             }
             assert len(self.of(path[:size])) == max(len(self.of(rival)) for rival in rivals)
-        assert dropped == max(self.of(path))
-        del self.items[dropped]
+        assert dropped[0] == max(self.of(path))
+        del self.items[dropped[0]]
         self.forget_absent()
 
     @rule(blocked=st.sampled_from(["", "a", "b"]))
     def take(self, blocked: str) -> None:
         self.number += 1
-        taken = self.queue.take(lambda owner: owner[0] != blocked)
+        found = self.queue.take(lambda owner: owner[0] != blocked)
+        taken = None if found is None else found[0]
         waiting = {key: path for key, path in self.items.items() if path[0] != blocked}
         if not waiting:
             assert taken is None

@@ -9,6 +9,7 @@ from codio_dht.core.messages import GetProviders, MessageType, Reply, Request
 from codio_dht.core.peer import PeerId
 from codio_dht.core.responder import MAX_LOADS_PER_REQUEST
 from codio_dht.core.steps import Answer, Load, LoadKind
+from codio_dht.core.turns import Path
 from codio_dht.core.validation import Check
 from codio_dht.net.handlers import Parked, Reset
 from codio_dht.node.clock import Clock
@@ -34,7 +35,7 @@ class Responses:
 
 
 class NoLoader:
-    def load(self, load: Load, done: Wake) -> None:
+    def load(self, load: Load, done: Wake, owner: Path) -> None:
         """Never done."""
 
     def stop_waiting(self, load: Load, done: Wake) -> None:

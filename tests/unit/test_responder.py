@@ -27,9 +27,11 @@ from codio_dht.core.messages import (
     Reply,
     Request,
 )
+from codio_dht.core.origins import DEFAULT_FLOWS, Flow, OriginLedger, Rate, RecordOrigin
 from codio_dht.core.own_keys import OwnKeys
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_book import PeerBook
+from codio_dht.core.places import MAX_PLACES_PER_SUBNET
 from codio_dht.core.records import ProviderRecords
 from codio_dht.core.responder import MAX_PROVIDERS_PER_REPLY, Responder
 from codio_dht.core.steps import Answer, Load, LoadKind, NoReply, Refuse
@@ -517,17 +519,123 @@ def test_a_record_about_this_node_is_never_taken() -> None:
     assert Refuse("no valid provider") == server.provide(LOCAL, PUBLIC)
 
 
-def test_a_record_past_the_bounds_is_neither_answered_nor_refused() -> None:
+def test_a_record_past_the_bounds_is_refused_so_that_its_provider_sees_it() -> None:
     server = Server()
     full = ProviderRecords(max_records=1)
     responder = Responder(
         LOCAL, table=server.table, book=server.book, records=full, rng=random.Random(1)
     )
 
+    answers = []
     for each in crowd(3):
         add = AddProvider(each.to_bytes(), (PeerEntry(each, (PUBLIC,)),))
-        assert NoReply() == responder.respond(each, add, NOW)
+        answers.append(responder.respond(each, add, NOW))
+    assert [NoReply(), *[Refuse("no room for records")] * 2] == answers
     assert len(full) == 1
+
+
+class Payers:
+    """Every peer is in a subnet of its own but those of ``crowd``, which share one."""
+
+    def __init__(self, crowd: Iterable[PeerId], budget: float = 2_000.0) -> None:
+        rate = Rate(1.0, 1.0, 1_000.0, budget)
+        self.ledger = OriginLedger(flows={**DEFAULT_FLOWS, Flow.RECORD_BYTES: rate})
+        self.crowd = set(crowd)
+
+    def __call__(self, peer: PeerId, now: Monotonic) -> RecordOrigin:
+        number = 0 if peer in self.crowd else 1 + peer.to_bytes()[-1]
+        ip = bytes([20 + number, 1, 1, 1])
+        return RecordOrigin(self.ledger, self.ledger.peer(ip, peer.to_bytes()), now)
+
+
+def charged(payers: Payers, records: ProviderRecords) -> Responder:
+    server = Server()
+    return Responder(
+        LOCAL,
+        table=server.table,
+        book=server.book,
+        records=records,
+        rng=random.Random(1),
+        origin_of=payers,
+    )
+
+
+def provide_all(responder: Responder, peers: Iterable[PeerId], *keys: bytes) -> list[Answer]:
+    return [
+        responder.respond(each, AddProvider(key, (PeerEntry(each, (PUBLIC,)),)), NOW)
+        for each in peers
+        for key in keys
+    ]
+
+
+def test_an_origin_that_used_up_its_disk_is_refused_and_others_are_not() -> None:
+    greedy, *honest = crowd(4)
+    responder = charged(Payers([greedy]), ProviderRecords())
+    keys = [b"key %d" % number for number in range(50)]
+    answers = provide_all(responder, [greedy], *keys)
+    taken = answers.count(NoReply())
+    assert 5 <= taken <= 10
+    assert [Refuse("too many records of one origin")] * (50 - taken) == answers[taken:]
+    assert [NoReply()] * 3 == provide_all(responder, honest, b"key")
+
+
+def test_a_refresh_of_a_record_in_memory_costs_nothing() -> None:
+    [provider] = crowd(1)
+    responder = charged(Payers([]), ProviderRecords())
+    assert [NoReply()] * 100 == provide_all(responder, [provider] * 100, b"key")
+
+
+def test_the_fuller_the_store_is_the_less_an_origin_may_have_of_it() -> None:
+    greedy, other = crowd(2)
+    records = ProviderRecords(max_disk_bytes=1_000)
+    records.disk_bytes = 900
+    responder = charged(Payers([greedy]), records)
+    keys = [b"key %d" % number for number in range(50)]
+    assert 2 == provide_all(responder, [greedy], *keys).count(NoReply())  # of 9
+    assert [NoReply()] == provide_all(responder, [other], b"key")
+    records.disk_bytes = 1_000
+    assert [Refuse("no room for records")] == provide_all(responder, [other], b"another")
+
+
+def test_one_subnet_does_not_fill_a_key_and_the_honest_provider_is_in_every_reply() -> None:
+    peers = crowd(60)
+    honest, crowded = peers[0], peers[1:]
+    responder = charged(Payers(crowded, budget=1e9), ProviderRecords())
+    responder.respond(ASKER, GetProviders(KEY), NOW)
+    answers = provide_all(responder, [*crowded, honest], KEY)
+    assert NoReply() == answers[-1]
+    for _ in range(20):
+        asked = responder.respond(ASKER, GetProviders(KEY), NOW)
+        assert isinstance(asked, Reply)
+        named = [entry.peer_id for entry in asked.provider_peers]
+        assert honest in named[:2]  # groups take turns
+        assert MAX_PLACES_PER_SUBNET + 1 == len(named)
+
+
+def test_values_take_from_the_same_disk() -> None:
+    class Kept:
+        def get(self, key: bytes, now: UnixTime) -> None:
+            """Nothing."""
+
+        def put(self, key: bytes, record: Record, now: UnixTime) -> Record:
+            return record
+
+    [greedy] = crowd(1)
+    payers = Payers([greedy])
+    server = Server()
+    responder = Responder(
+        LOCAL,
+        table=server.table,
+        book=server.book,
+        records=None,
+        rng=random.Random(1),
+        values=Kept(),
+        origin_of=payers,
+    )
+    put = PutValue(b"/v/k", Record(b"/v/k", b"x" * 700))
+    answers = [responder.respond(greedy, put, NOW) for _ in range(4)]
+    assert 2 == sum(isinstance(answer, Reply) for answer in answers)
+    assert Refuse("too many records of one origin") == answers[-1]
 
 
 # --- values and ping ------------------------------------------------------------------------------

@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from codio_dht.core.clock import UnixTime
+from codio_dht.core.clock import Monotonic, UnixTime
+from codio_dht.core.origins import OriginLedger, RecordOrigin
 from codio_dht.core.peer import PeerId
-from codio_dht.core.records import Flush, ProviderRow
+from codio_dht.core.records import Flush, ProviderRecords, ProviderRow
 from codio_dht.core.reprovide import OwnKey
+from codio_dht.core.steps import Load
 from codio_dht.errors import FormatError, StorageError
 from codio_dht.store.database import Database
 from codio_dht.store.interface import SnapshotPeer, Store
@@ -43,6 +45,7 @@ def row(
     addrs: tuple[bytes, ...] = ADDRS,
     received: float = NOW,
     expires: float = NOW + 3600,
+    subnet: bytes = b"",
 ) -> ProviderRow:
     return ProviderRow(
         key,
@@ -51,6 +54,7 @@ def row(
         UnixTime(received),
         UnixTime(received + 60.5),
         UnixTime(expires),
+        subnet,
     )
 
 
@@ -147,6 +151,59 @@ def test_ten_thousand_providers_of_one_key_are_bounded_to_the_limit(store: Sqlit
     assert {one.provider for one in store.records.load_providers(KEY)} == {
         peer(n) for n in range(1_000)
     }
+
+
+def test_where_a_provider_was_seen_comes_back_with_its_row(store: SqliteStore) -> None:
+    rows = [row(1, subnet=b"\x05\x06\x07"), row(2, subnet=b"\x2a" + bytes(6)), row(3)]
+    store.records.flush(Flush(tuple(rows), 10))
+    assert rows == store.records.load_providers(KEY)
+
+
+SUBNETS = st.sampled_from([b"", *(bytes([20 + n % 4, 0, n % 3]) for n in range(12))])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 150), SUBNETS), max_size=60),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(1, 80),
+)
+def test_memory_and_disk_give_the_places_of_a_key_to_the_same_providers(
+    batches: list[list[tuple[int, bytes]]], most: int
+) -> None:
+    store = SqliteStore()
+    records = ProviderRecords(max_per_key=most)
+    records.loaded(KEY, [], NOW)
+    try:
+        for batch in batches:
+            for number, subnet in batch:
+                origin = None
+                if subnet:
+                    ledger = OriginLedger()
+                    account = ledger.peer(subnet + b"\x01", b"x")
+                    origin = RecordOrigin(ledger, account, Monotonic(0.0))
+                records.add(KEY, peer(number), ADDRS, NOW, origin)
+            while (flush := records.take_flush()) is not None:
+                records.flushed(flush, store.records.flush(flush))
+        held = records.get(KEY, NOW)
+        assert not isinstance(held, Load)
+        assert set(held) == set(store.records.load_providers(KEY))
+        assert len(held) == len(records) == store.records.count()
+    finally:
+        store.close()
+
+
+def test_the_disk_that_records_take_is_measured(store: SqliteStore) -> None:
+    before = store.records.disk_bytes()
+    rows = [row(number, key=b"key %d" % number) for number in range(2_000)]
+    store.records.flush(Flush(tuple(rows), 10))
+    grown = store.records.disk_bytes() - before
+    assert 2_000 * 300 < grown < 2_000 * 900
+    store.records.delete_expired(NEVER, NEVER, 2_000)
+    assert store.records.disk_bytes() - before < grown / 4
 
 
 def provider_keys(store: SqliteStore) -> list[tuple[bytes, int]]:

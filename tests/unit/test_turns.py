@@ -4,15 +4,21 @@ from codio_dht.core.turns import Turns
 
 
 def fill(queue: Turns[str, str], *items: str) -> list[str | None]:
-    """Each item is ``group/subnet/peer#number``."""
-    return [queue.put(item, item, tuple(item.split("#")[0].split("/"))) for item in items]
+    """Put each item, ``group/subnet/peer#number``; the key that was dropped for it, if one was."""
+    dropped = [queue.put(item, item, tuple(item.split("#")[0].split("/"))) for item in items]
+    return [each and each[0] for each in dropped]
+
+
+def taken(queue: Turns[str, str], without: str = "") -> str | None:
+    found = queue.take(lambda owner: owner[0] != without)
+    return found and found[1]
 
 
 def drained(queue: Turns[str, str]) -> list[str]:
-    taken = []
-    while (item := queue.take()) is not None:
-        taken.append(item)
-    return taken
+    items = []
+    while (item := taken(queue)) is not None:
+        items.append(item)
+    return items
 
 
 def test_groups_take_turns_then_subnets_then_peers() -> None:
@@ -31,7 +37,7 @@ def test_the_items_of_one_peer_come_in_order() -> None:
 def test_a_thousand_items_of_one_owner_delay_another_by_one_turn() -> None:
     queue: Turns[str, str] = Turns(10_000)
     fill(queue, *[f"a/1/x#{number}" for number in range(1_000)], "b/1/y#1")
-    assert ["a/1/x#0", "b/1/y#1"] == [queue.take(), queue.take()]
+    assert ["a/1/x#0", "b/1/y#1"] == [taken(queue), taken(queue)]
 
 
 def test_a_full_queue_drops_the_newest_item_of_the_largest_owner() -> None:
@@ -44,9 +50,9 @@ def test_a_full_queue_drops_the_newest_item_of_the_largest_owner() -> None:
 def test_an_owner_that_may_not_is_passed_over_and_comes_first_later() -> None:
     queue: Turns[str, str] = Turns(100)
     fill(queue, "a/1/x#1", "b/1/y#1")
-    assert "b/1/y#1" == queue.take(lambda owner: owner[0] != "a")
-    assert queue.take(lambda owner: owner[0] != "a") is None
-    assert "a/1/x#1" == queue.take()
+    assert "b/1/y#1" == taken(queue, without="a")
+    assert taken(queue, without="a") is None
+    assert "a/1/x#1" == taken(queue)
 
 
 def test_a_key_that_waits_keeps_its_place() -> None:

@@ -30,6 +30,7 @@ from multiaddr import Multiaddr
 from codio_dht import __version__
 from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.origins import Account, OriginLedger
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import (
@@ -57,6 +58,7 @@ from codio_dht.net.libp2p_host.negotiation import question
 from codio_dht.net.libp2p_host.stream import Libp2pStream, Lingering, foreign_errors, reset_quietly
 from codio_dht.net.own_addresses import told_addresses
 from codio_dht.net.ping import PING, round_trip
+from codio_dht.net.targets import parse
 
 _MOUNTED: Final = "_codio_dht_mounted"
 AGENT: Final = f"codio-dht/{__version__}"
@@ -93,6 +95,7 @@ class Libp2pHost:
         self._private_key = _private_key(ihost, self._peer_id)
         self._active = ActiveStreams()
         self._budget = Budget()
+        self._origins = OriginLedger()
         self._lingering = Lingering()
         self._served: dict[str, StreamHandlerFn | None] = {}
         self._stack = AsyncExitStack()
@@ -213,6 +216,20 @@ class Libp2pHost:
     def is_connected(self, peer_id: PeerId) -> bool:
         """Whether a connection to the peer is open."""
         return bool(self._connections_to(peer_id))
+
+    @property
+    def origins(self) -> OriginLedger:
+        """Who caused which cost: what this node keeps and reads for others. What connections cost
+        is up to the host that the program brought."""
+        return self._origins
+
+    def account(self, peer_id: PeerId) -> Account | None:
+        """The account that pays for what the connected peer causes."""
+        for addr in self.remote_addrs(peer_id):
+            target = parse(addr.to_bytes())
+            if target is not None and not target.ip.local:
+                return self._origins.peer(target.ip.packed, peer_id.to_bytes())
+        return None
 
     def remote_addrs(self, peer_id: PeerId) -> list[Multiaddr]:
         """Where the open connections to the peer come from or lead to."""

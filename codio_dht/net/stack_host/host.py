@@ -21,7 +21,7 @@ from trio.lowlevel import checkpoint
 
 from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.origins import OriginLedger
+from codio_dht.core.origins import Account, OriginLedger
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import CapacityError, DialError, NotRunningError, StreamError
@@ -90,8 +90,8 @@ class StackHost:
         self._network: Hashable = None
         self._bus = EventBus(self._counters)
         self._connections = Connections(self._peer_id, limits, self._counters)
-        self.origins = OriginLedger()
-        self._charging = Charging(self.origins, gate, limits)
+        self._origins = OriginLedger()
+        self._charging = Charging(self._origins, gate, limits)
         self._admission = InboundLinks(gate, limits, self._charging, self._counters)
         self._stream_tasks = StreamTasks(nursery, self._counters)
         self._identifier = LinkIdentifier(
@@ -130,7 +130,7 @@ class StackHost:
             name_servers=name_servers,
             counters=self._counters,
         )
-        self._load_watch = LoadWatch(self.origins, trio.current_time)
+        self._load_watch = LoadWatch(self._origins, trio.current_time)
         self._reaper = Reaper(
             admission=self._admission,
             connections=self._connections,
@@ -277,6 +277,16 @@ class StackHost:
         """Where the open connections to the peer come from or lead to."""
         return [Multiaddr(link.target.addr) for link in self._connections.of(peer_id)]
 
+    @property
+    def origins(self) -> OriginLedger:
+        """Who caused which cost."""
+        return self._origins
+
+    def account(self, peer_id: PeerId) -> Account | None:
+        """The account that pays for what the connected peer causes."""
+        link = self._connections.best(peer_id)
+        return None if link is None else link.charges.account
+
     def connections(self) -> list[ConnectionInfo]:
         """Every open connection."""
         self._check_running()
@@ -389,8 +399,8 @@ class StackHost:
             "loop_lag_us": round(shedding.lag_s * 1e6),
             "loop_lag_worst_us": round(shedding.worst_lag_s * 1e6),
             "load_pressure": round(shedding.pressure),
-            "origins": len(self.origins),
-            "origins_at_limit": self.origins.refusals,
+            "origins": len(self._origins),
+            "origins_at_limit": self._origins.refusals,
         }
 
     # --- what links tell --------------------------------------------------------------------------
