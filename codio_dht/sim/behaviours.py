@@ -79,11 +79,13 @@ class Liars:
         return Reply(expected_reply(request), echoed, closer_peers=tuple(named))
 
     def forge(self, request: Request, answer: Answered) -> Answered:
-        """The honest ``answer``, but with a hostile value if a value was asked for."""
-        hostile = self._values.hostile.get(request.key)
+        """The honest ``answer``, but with a hostile or the older value if a value was asked for."""
+        key = request.key
+        hostile = self._values.hostile.get(key)
         if not isinstance(request, GetValue) or not isinstance(answer, Reply) or not hostile:
             return answer
-        return replace(answer, record=Record(request.key, self._rng.choice(hostile)))
+        told = self._rng.choice((*hostile, self._values.genuine[key][0]))
+        return replace(answer, record=Record(key, told))
 
     def _far(self, key: Key) -> list[PeerEntry]:
         """Random peers from the half of the keyspace that does not contain ``key``."""

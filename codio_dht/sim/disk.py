@@ -6,8 +6,9 @@ Decides nothing. A disk outlives the node that writes to it. A :class:`Simulated
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.keyspace import key_of
@@ -15,12 +16,14 @@ from codio_dht.core.messages import Record
 from codio_dht.core.own_keys import OwnKeys
 from codio_dht.core.peer import PeerId
 from codio_dht.core.records import EXPIRY_BATCH, FLUSH_INTERVAL_S, ProviderRecords
-from codio_dht.core.steps import Load, LoadKind, Refuse
+from codio_dht.core.steps import Load, LoadKind
 from codio_dht.core.unsaved import Flush, ProviderRow
 from codio_dht.core.validation import Check, Validators
 from codio_dht.core.value_records import ValueFlush, ValueRecords, ValueRow
 from codio_dht.sim.events import EventQueue
 from codio_dht.sim.values import judge
+
+T = TypeVar("T")
 
 READ_S: Final = 0.002
 """Reading one key's rows, seconds."""
@@ -120,26 +123,24 @@ class SimulatedStorage:
             case LoadKind.VALUE:
                 self.values.loaded(key, self.disk.values.get(key), self._queue.unix)
 
+    async def settle(self, ask: Callable[[], T | Load | Check]) -> T:
+        """What ``ask`` answers in the end, once everything that it needs was done."""
+        while isinstance(answer := ask(), Load | Check):
+            await self.prepare(answer)
+        return answer
+
     async def provider_rows(self, key: bytes) -> tuple[ProviderRow, ...]:
         """The unexpired rows of ``key``."""
-        while isinstance(rows := self.records.get(key, self._queue.unix), Load):
-            await self.prepare(rows)
-        return rows
+        return await self.settle(lambda: self.records.get(key, self._queue.unix))
 
     async def value(self, key: bytes) -> Record | None:
         """The value held under ``key``."""
-        while isinstance(held := self.values.get(key, self._queue.unix), Load):
-            await self.prepare(held)
-        return held
+        return await self.settle(lambda: self.values.get(key, self._queue.unix))
 
-    async def hold(self, record: Record) -> Record | Refuse:
+    async def hold(self, record: Record) -> None:
         """Hold ``record`` if it is valid and not worse than the one held."""
-        while isinstance(
-            held := self.values.put(record.key, record, self._queue.unix), Load | Check
-        ):
-            await self.prepare(held)
+        await self.settle(lambda: self.values.put(record.key, record, self._queue.unix))
         self.changed()
-        return held
 
     def expire(self) -> None:
         """Delete what has expired."""

@@ -27,8 +27,11 @@ from codio_dht.sim.population import Character, Member
 from codio_dht.sim.world import World
 from codio_dht.wire.codec import expected_reply
 
-MAX_REDIAL_S: Final = 300.0
-"""Longest back-off of an address, seconds (our dialler's)."""
+REFUSED_BACKOFF: Final = Backoff(initial_s=0.5, ceiling_s=300.0)
+"""How long an address that refused a dial is left alone (our dialler's)."""
+
+SILENT_BACKOFF: Final = Backoff(initial_s=5.0, ceiling_s=300.0)
+"""The same for one that did not answer."""
 
 MAX_REMEMBERED_DIALS: Final = 4_096
 """Addresses whose failure is remembered (our dialler's)."""
@@ -46,8 +49,8 @@ class _Meeting(Enum):
 
     THROUGH = "through"
     REFUSED = "refused"
-    SWALLOWED = "swallowed"
-    STRANGER = "stranger"
+    IN_VAIN = "in vain"
+    """Nobody answered, or somebody else."""
 
 
 class Caller:
@@ -57,7 +60,6 @@ class Caller:
     def __init__(
         self, world: World, member: Member, addrs_of: Callable[[PeerId], Sequence[bytes]]
     ) -> None:
-        links = world.scenario.links
         self.world = world
         self.member = member
         self.met: dict[PeerId, None] = {}
@@ -65,8 +67,6 @@ class Caller:
         self.running = 0
         """Requests of searches and deliveries under way, those that are over included."""
         self._addrs_of = addrs_of
-        self._after_refusal = Backoff(links.redial_refused_s, MAX_REDIAL_S)
-        self._after_silence = Backoff(links.redial_silent_s, MAX_REDIAL_S)
         self._failed: BackoffMemory[bytes] = BackoffMemory(MAX_REMEMBERED_DIALS)
         """The addresses that are left alone after a failed dial."""
         self._reached: dict[PeerId, tuple[float, float]] = {}
@@ -207,8 +207,7 @@ class Caller:
             if target and meeting is _Meeting.THROUGH and time_s < limit_s:
                 self._failed.succeeded(addr)
                 return await self._connect(target, time_s)
-            refused = meeting is _Meeting.REFUSED
-            backoff = self._after_refusal if refused else self._after_silence
+            backoff = REFUSED_BACKOFF if meeting is _Meeting.REFUSED else SILENT_BACKOFF
             world.queue.after(min(time_s, limit_s), partial(self._note_failure, addr, backoff))
             taken_s = max(taken_s, time_s)
         await world.queue.sleep(min(taken_s, limit_s))
@@ -222,9 +221,9 @@ class Caller:
                 trips = world.scenario.links.refusal_round_trips
                 return _Meeting.REFUSED, world.links.round_trips_s(member, owner, trips)
             if owner.online and not owner.nat:
-                meeting = _Meeting.THROUGH if owner is target else _Meeting.STRANGER
+                meeting = _Meeting.THROUGH if owner is target else _Meeting.IN_VAIN
                 return meeting, world.links.handshake_s(member, owner)
-        return _Meeting.SWALLOWED, params.DIAL_TIMEOUT_S
+        return _Meeting.IN_VAIN, params.DIAL_TIMEOUT_S
 
     async def _connect(self, target: Member, time_s: float) -> bool:
         """Complete a dial that leads to ``target``. Return whether it is still there then."""

@@ -6,7 +6,7 @@ step; :mod:`codio_dht.sim.simulation` says when those of a node and of the netwo
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from random import Random
 
 from codio_dht import params
@@ -23,7 +23,7 @@ from codio_dht.core.routing_table import RoutingTable
 from codio_dht.core.unsaved import MAX_UNSAVED_RECORDS
 from codio_dht.sim.disk import VirtualDisk
 from codio_dht.sim.links import ConnectionTable
-from codio_dht.sim.population import Population
+from codio_dht.sim.population import Member, Population
 
 
 class InvariantError(AssertionError):
@@ -144,13 +144,13 @@ def check_disk(
 # --- the network ----------------------------------------------------------------------------------
 
 
-def check_connections(connections: ConnectionTable, max_each: int) -> None:
-    """Both ends of a connection know of it, nobody away has one as far as it knows, and nobody
-    more than it may."""
-    counts: dict[int, int] = {}
-    for one, other in connections.pairs():
-        require(connections.are_open(other, one), "a connection with one end:", one.index)
-        require(one is not other, "a member is connected to itself:", one.index)
-        counts[one.index] = counts.get(one.index, 0) + 1
-    for index, count in counts.items():
-        require(count <= max_each, "too many connections:", index, count)
+def check_connections(
+    members: Sequence[Member], connections: ConnectionTable, max_each: int
+) -> None:
+    """Check that both ends of a connection know of it, and that nobody has more than it may."""
+    for one in members:
+        others = connections.of(one)
+        require(len(others) <= max_each, "too many connections:", one.index, len(others))
+        require(one not in others, "a member is connected to itself:", one.index)
+        for other in others:
+            require(connections.are_open(other, one), "a connection with one end:", one.index)

@@ -141,8 +141,3 @@ class ConnectionTable:
     def of(self, member: Member) -> list[Member]:
         """Who is connected to ``member``, the one used least recently first."""
         return [self._members[index] for index in self._of.get(member.index, ())]
-
-    def pairs(self) -> list[tuple[Member, Member]]:
-        """Every connection as each end sees it, for the invariants."""
-        members = self._members
-        return [(members[a], members[b]) for a, peers in self._of.items() for b in peers]

@@ -123,7 +123,8 @@ class Population:
             self._add(self._grind(self.attacked), Character.ECLIPSING, self._draw_delay())
         self.servers = len(self.members)
         """How many servers there are; clients come later."""
-        self._ordered = sorted(self.members, key=_key)
+        self._ordered = sorted(self.members, key=lambda member: member.peer.key)
+        self._keys = [member.peer.key for member in self._ordered]
 
     # --- who there is -----------------------------------------------------------------------------
 
@@ -190,8 +191,8 @@ class Population:
         ``key``."""
         shift = KEY_BITS - bits
         prefix = key >> shift
-        low = bisect_left(self._ordered, prefix << shift, key=_key)
-        return range(low, bisect_left(self._ordered, (prefix + 1) << shift, low, key=_key))
+        low = bisect_left(self._keys, prefix << shift)
+        return range(low, bisect_left(self._keys, (prefix + 1) << shift, low))
 
     # --- drawing ----------------------------------------------------------------------------------
 
@@ -245,7 +246,3 @@ class Population:
         if draw < network.slow:
             return Character.HONEST, network.slow_one_way_s, False
         return Character.HONEST, delay_s, draw - network.slow < network.nat
-
-
-def _key(member: Member) -> Key:
-    return member.peer.key

@@ -1,4 +1,4 @@
-"""Scenarios: what a simulation is told, read from TOML that anyone can edit.
+"""Scenarios: what a simulation is told, as TOML that anyone can edit.
 
 Decides which values are possible, and says in which field an impossible one stands. A field that
 is not given has its default; a field nobody knows is an error, for it would be without effect.
@@ -7,11 +7,9 @@ is not given has its default; a field nobody knows is an error, for it would be 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from math import inf
-from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from codio_dht import params
@@ -100,10 +98,6 @@ class LinksPart:
     """When the dialler sees that somebody is there, before it knows who: 0 behind a local proxy."""
     refusal_round_trips: float = _number(1.0, 0.0, 10.0)
     """When a refused dial is known: 0 on one machine."""
-    redial_refused_s: float = _number(0.5)
-    """A refusing address is left alone for this long, doubled each time (our dialler)."""
-    redial_silent_s: float = _number(5.0)
-    """The same for one that did not answer."""
     max_connections: int = _number(256, 1, 100_000)
     """Open connections of one node; the one used least recently is closed past it."""
 
@@ -252,19 +246,6 @@ class Scenario:
 
 
 # --- reading --------------------------------------------------------------------------------------
-
-
-def read_scenario(path: Path) -> Scenario:
-    """The scenario in the TOML file ``path``.
-
-    Raises:
-        ConfigError: it cannot be read, is not TOML, or has an impossible value.
-    """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return make_scenario({"name": path.stem} | data)
 
 
 def make_scenario(data: Mapping[str, Any]) -> Scenario:

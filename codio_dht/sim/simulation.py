@@ -69,6 +69,8 @@ class Simulation:
             self.begin()
             while (duration_s or not self._is_over()) and queue.step(duration_s or MAX_VIRTUAL_S):
                 self._check_touched()
+            for host in (*self.hosts.nodes.values(), *self.hosts.static.values()):
+                host.storage.stop(graceful=True)  # so that all that is held is checked
             self._check_everything()
         except InvariantError as error:
             raise InvariantError(
@@ -206,7 +208,9 @@ class Simulation:
         for index, disk in (hosts.disks | disks).items():
             holder = world.population.members[index].peer
             invariants.check_disk(disk, holder, self.records.providers, world.values.genuine)
-        invariants.check_connections(world.connections, self.scenario.links.max_connections)
+        invariants.check_connections(
+            world.population.members, world.connections, self.scenario.links.max_connections
+        )
 
     def _check_node(self, node: SimNode) -> None:
         self._checks += 1

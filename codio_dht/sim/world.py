@@ -72,9 +72,8 @@ class WirePath:
             RemoteError: it is larger than a frame may be.
         """
         record = request.record if isinstance(request, PutValue) else None
-        if not self._is_due(record):
-            return request
-        return decode_request(self._carry(encode_request(request)))
+        is_due = self._is_due(record)
+        return decode_request(self._carry(encode_request(request))) if is_due else request
 
     def reply(self, reply: Reply) -> Reply:
         """``reply`` as the asker reads it.
@@ -82,9 +81,8 @@ class WirePath:
         Raises:
             RemoteError: it is larger than a frame may be.
         """
-        if not self._is_due(reply.record):
-            return reply
-        return decode_reply(self._carry(encode_reply(reply)))
+        is_due = self._is_due(reply.record)
+        return decode_reply(self._carry(encode_reply(reply))) if is_due else reply
 
     def _is_due(self, record: Record | None) -> bool:
         """Count a message; whether it is to be encoded. If no frame can hold its ``record``, which

@@ -164,12 +164,12 @@ def test_a_connection_with_one_end_and_one_too_many_are_seen() -> None:
     a, *others = population.members
     for each in others:
         connections.open(a, each)
-    invariants.check_connections(connections, 5)
+    invariants.check_connections(population.members, connections, 5)
     with pytest.raises(InvariantError, match="too many connections"):
-        invariants.check_connections(connections, 4)
+        invariants.check_connections(population.members, connections, 4)
     del connections._of[a.index][others[0].index]
     with pytest.raises(InvariantError, match="one end"):
-        invariants.check_connections(connections, 5)
+        invariants.check_connections(population.members, connections, 5)
 
 
 def test_a_fault_planted_in_the_middle_of_a_run_ends_it() -> None:

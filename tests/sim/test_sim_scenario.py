@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+import simulate
 from codio_dht.errors import ConfigError
 from codio_dht.sim.scenario import (
     LinksPart,
     PartitionPart,
     Scenario,
     make_scenario,
-    read_scenario,
 )
 
 PRESETS = sorted((Path(__file__).resolve().parents[2] / "scenarios").glob("*.toml"))
@@ -48,7 +48,7 @@ def test_a_scenario_is_read_from_toml_with_defaults_for_what_it_does_not_say() -
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_every_preset_is_a_scenario_called_like_its_file_and_says_what_it_is(path: Path) -> None:
-    assert path.stem == read_scenario(path).name
+    assert path.stem == simulate.load(str(path), None, []).name
     assert path.read_text().startswith("# ")
 
 
@@ -85,15 +85,3 @@ def test_every_preset_is_a_scenario_called_like_its_file_and_says_what_it_is(pat
 def test_a_mistake_is_named_by_its_field(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         scenario_of(text)
-
-
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"gone\.toml"):
-        read_scenario(tmp_path / "gone.toml")
-
-
-def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "broken.toml"
-    path.write_text("nonsense")
-    with pytest.raises(ConfigError, match=r"broken\.toml: Expected"):
-        read_scenario(path)

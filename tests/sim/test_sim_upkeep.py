@@ -12,7 +12,7 @@ WHOLE_WITHIN_S = 15.0
 """So long after a change every table has to be right."""
 
 
-def begun(nodes: int, seed: int, join_spread_s: float = 20) -> Simulation:
+def begun(nodes: int, seed: int, *, join_spread_s: float = 20.0, jitter: float = 1.0) -> Simulation:
     """A network of ``nodes`` that join through one of them."""
     simulation = Simulation(
         make_scenario(
@@ -20,7 +20,7 @@ def begun(nodes: int, seed: int, join_spread_s: float = 20) -> Simulation:
                 "name": "test",
                 "seed": seed,
                 "network": {"nodes": nodes, "bootstrap": "join", "join_spread_s": join_spread_s},
-                "links": {"jitter": 1.0},
+                "links": {"jitter": jitter},
                 "lookups": {"count": 0},
                 "run": {"duration_s": 3_600},
             }
@@ -99,7 +99,7 @@ def test_those_whose_first_packets_reach_the_bootstrap_together_find_each_other_
     together: int, seed: int
 ) -> None:
     """None of them is in the bootstrap's table yet when the others ask it."""
-    simulation = begun(1 + together, seed, join_spread_s=0.0)
+    simulation = begun(1 + together, seed, join_spread_s=0.0, jitter=0.0)
     (bootstrap,) = simulation.hosts.bootstrap
     for member in simulation.world.population.members:
         member.one_way_s = 0.05

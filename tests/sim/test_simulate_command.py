@@ -61,7 +61,7 @@ def test_a_scenario_of_ones_own_is_read_from_its_file(command, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nowhere",), "nowhere.toml"),
+        (("nowhere",), "nowhere.toml: [Errno 2]"),
         (("wan", "--set", "network.nodez=5"), "network.nodez: no such field"),
         (("wan", "--set", "nodes"), "write it as part.field=value"),
         (("wan", "--set", "network.nodes=many"), "network.nodes must be a whole number"),
@@ -72,6 +72,14 @@ def test_a_mistake_is_one_line_and_no_traceback(command, arguments, message) -> 
     assert (2, "") == (code, out)
     assert message in err
     assert 1 == err.count("\n")
+
+
+def test_a_file_that_is_not_toml_is_named(command, tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("nonsense")
+    code, _, err = command(str(path))
+    assert 2 == code
+    assert f"{path}: Expected" in err
 
 
 def test_a_broken_invariant_is_a_failure_that_names_its_replay(command, monkeypatch) -> None:

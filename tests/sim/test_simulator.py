@@ -6,16 +6,14 @@ Every scenario has a fixed seed; a failing one prints the command that replays i
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+import simulate
 from codio_dht.sim.report import Figures, LookupResult, lookup_figures
-from codio_dht.sim.scenario import Scenario, make_scenario, read_scenario
+from codio_dht.sim.scenario import Scenario, make_scenario
 from codio_dht.sim.simulation import Simulation, run_scenario
-
-SCENARIOS = Path(__file__).resolve().parents[2] / "scenarios"
 
 
 def scenario_of(**parts: dict[str, Any]) -> Scenario:
@@ -57,7 +55,7 @@ def test_with_thirty_percent_dead_in_every_table_nearly_all_of_the_living_are_fo
 
 def wide_area(**changes: Any) -> Figures:
     """The network of the wide-area benchmark, three seeds together."""
-    scenario = read_scenario(SCENARIOS / "wan.toml")
+    scenario = simulate.load("wan", None, [])
     network = dataclasses.replace(scenario.network, **changes)
     results: list[LookupResult] = []
     for seed in (1, 2, 3):
