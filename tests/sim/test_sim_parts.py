@@ -15,7 +15,7 @@ from codio_dht.core.messages import FindNode, MessageType, PeerEntry, Reply
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import UsageError
 from codio_dht.sim.churn import Sessions
-from codio_dht.sim.events import EventQueue
+from codio_dht.sim.events import EventQueue, Process, Resume, suspend
 from codio_dht.sim.links import ConnectionTable, Links
 from codio_dht.sim.population import Character, Member, Population
 from codio_dht.sim.report import (
@@ -58,6 +58,61 @@ def test_nothing_happens_after_the_end() -> None:
     queue = EventQueue()
     queue.at(2.0, lambda: None)
     assert (False, True, False) == (queue.step(1.9), queue.step(2.0), queue.step(9.0))
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def test_a_process_goes_on_at_the_first_call_and_later_ones_do_nothing() -> None:
+    """So an answer that comes after the time-out is lost, and the other way round."""
+    queue, told = EventQueue(), []
+
+    def answer_or_time_out(resume: Resume) -> None:
+        queue.after(2.0, lambda: resume("answer"))
+        queue.after(3.0, lambda: resume("too late"))
+
+    async def work() -> None:
+        told.append(await suspend(answer_or_time_out))
+        await queue.sleep(5.0)
+        told.append(queue.now)
+
+    group: dict[Process, None] = {}
+    process = Process(work(), group)
+    assert [process] == list(group)
+    queue.run(10.0)
+    assert ["answer", 7.0] == told
+    assert {} == group
+
+
+def test_a_cancelled_process_cleans_up_where_it_waits_and_never_goes_on() -> None:
+    queue, told = EventQueue(), []
+
+    async def work() -> None:
+        try:
+            await queue.sleep(1.0)
+            told.append("went on")
+        finally:
+            told.append("cleaned up")
+
+    group: dict[Process, None] = {}
+    process = Process(work(), group)
+    process.cancel()
+    process.cancel()
+    queue.run(2.0)
+    assert ["cleaned up"] == told
+    assert {} == group
+
+
+def test_an_error_of_a_process_ends_the_run() -> None:
+    queue = EventQueue()
+
+    async def work() -> None:
+        await queue.sleep(1.0)
+        raise ValueError("broken")
+
+    Process(work())
+    with pytest.raises(ValueError, match="broken"):
+        queue.run(2.0)
 
 
 # --- the population -------------------------------------------------------------------------------
