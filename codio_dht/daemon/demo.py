@@ -1,8 +1,7 @@
 """A demonstration with a private network in one process: start, join, provide, ask all, find.
 
-Decides the steps and how each is shown. Ordinary nodes do all the work, over loopback sockets. A
-client that is not part of the DHT asks over the network which nodes hold the record, so no node
-answers for itself.
+Decides the steps and how each is shown. Ordinary nodes do all the work, over loopback sockets, and
+the demonstration calls only what any program may call.
 """
 
 from __future__ import annotations
@@ -17,27 +16,19 @@ import trio
 from multiaddr import Multiaddr
 
 from codio_dht import DHTConfig, DHTManager
-from codio_dht.core.addresses import KEEP_ALL
-from codio_dht.core.clock import Monotonic
-from codio_dht.core.messages import GetProviders
 from codio_dht.core.peer import PeerId
 from codio_dht.daemon import logs
 from codio_dht.daemon.methods import full_addrs, raw_cid
 from codio_dht.daemon.stopping import Stopping
-from codio_dht.errors import CodioError, NetworkError, RemoteError
+from codio_dht.errors import CodioError
 from codio_dht.formats.multihash import SHA2_256, encode_multihash
-from codio_dht.node.hosting import open_host
-from codio_dht.node.rpc import RpcClient
-from codio_dht.params import DIAL_TIMEOUT_S, KAD_PROTOCOL, REQUEST_TIMEOUT_S, K
+from codio_dht.params import K
 
 LOOPBACK: Final = Multiaddr("/ip4/127.0.0.1/tcp/0")
 CONTENT: Final = b"Hello from a small network of codio_dht nodes.\n"
 
 JOIN_LIMIT_S: Final = 60.0
 """How long the nodes may take to know one another, seconds."""
-
-ASKED_AT_ONCE: Final = 25
-"""Nodes that the outsider asks at a time."""
 
 NODE_JOIN_LIMIT_S: Final = 2.0
 """How long the next node waits for the one before it to join, seconds."""
@@ -188,46 +179,21 @@ class _Demo:
         return result.holders > 0
 
     async def _ask_all(self, provider: DHTManager) -> list[PeerId]:
-        """The nodes that name the provider when they are asked for the key."""
+        """The other nodes that hold the provider's record."""
         self._begin()
         asked = [node for node in self._nodes if node is not provider]
-        addrs = {node.peer_id: node.addrs for node in asked}
         holders: list[PeerId] = []
-        at_once = trio.CapacityLimiter(ASKED_AT_ONCE)
-        async with open_host(None, [LOOPBACK], []) as host:
-            rpc = RpcClient(
-                host,
-                KAD_PROTOCOL,
-                lambda peer: addrs[peer],
-                lambda: KEEP_ALL,
-                dial_timeout_s=DIAL_TIMEOUT_S,
-                request_timeout_s=REQUEST_TIMEOUT_S,
-            )
-
-            async def ask(peer: PeerId) -> None:
-                async with at_once:
-                    if await self._holds(rpc, peer, provider.peer_id):
-                        holders.append(peer)
-
-            async with trio.open_nursery() as nursery:
-                for peer in addrs:
-                    nursery.start_soon(ask, peer)
-            await rpc.aclose()
+        for node in asked:
+            records = await node.provider_records(self._cid)
+            if any(record.provider.peer_id == provider.peer_id for record in records):
+                holders.append(node.peer_id)
         self._say(
             "ask",
-            f"Asked each of the {len(asked)} others over the wire: {len(holders)} hold the record.",
+            f"Asked each of the {len(asked)} others what it holds: {len(holders)} hold the record.",
             asked=len(asked),
             holders=len(holders),
         )
         return holders
-
-    async def _holds(self, rpc: RpcClient, peer: PeerId, provider: PeerId) -> bool:
-        deadline = Monotonic(trio.current_time() + DIAL_TIMEOUT_S + REQUEST_TIMEOUT_S)
-        try:
-            reply = await rpc.request(peer, GetProviders(self._multihash), deadline)
-        except (NetworkError, RemoteError):
-            return False
-        return any(entry.peer_id == provider for entry in reply.provider_peers)
 
     def _node_without(self, holders: Sequence[PeerId], provider: DHTManager) -> DHTManager | None:
         """A node that has to ask others, if there is one."""

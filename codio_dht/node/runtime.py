@@ -231,7 +231,8 @@ class NetworkRuntime:
         addresses that the person has ``given``, or those known; if none of them leads to it, ask
         the network where it is and dial what is new. What failed a moment ago is dialled all the
         same. Names that a person has given may lead anywhere, others only where the network's
-        peers may be. Each dial has ``timeout_s`` seconds.
+        peers may be. Each dial has ``timeout_s`` seconds. A connection that the host doubts is
+        dialled anew; if that fails, nobody is asked, and the doubted one has to do.
 
         Raises:
             DialError: no address leads to the peer, or none is known.
@@ -240,7 +241,7 @@ class NetworkRuntime:
         """
         host, failure = self.shared.host, None
         addrs = given or self.addrs_of(peer)
-        if addrs or host.is_connected(peer):  # the host may doubt a connection, and dials then
+        if addrs or host.is_connected(peer):
             try:
                 await host.connect(
                     peer,
@@ -251,7 +252,7 @@ class NetworkRuntime:
                 )
             except (DialError, DeadlineError) as error:
                 failure = error
-            else:
+            if host.is_connected(peer):
                 return
         try:
             await self.lookups.peer(peer)
@@ -259,7 +260,9 @@ class NetworkRuntime:
             if failure is None:
                 raise
         new = [addr for addr in self.addrs_of(peer) if addr not in addrs]
-        if new and not host.is_connected(peer):
+        if host.is_connected(peer):
+            return
+        if new:
             await host.connect(
                 peer,
                 new,
@@ -267,7 +270,7 @@ class NetworkRuntime:
                 retry_failed=True,
                 resolved_filter=self.network.address_filter,
             )
-        elif not host.is_connected(peer):
+        else:
             raise failure or DialError(f"no address of {peer} is known")
 
     async def reach_any(self, peers: Sequence[PeerInfo], timeout_s: float) -> PeerId:

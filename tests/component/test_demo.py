@@ -35,7 +35,7 @@ def test_it_tells_its_story_in_words() -> None:
         [*DEMO, "--nodes", "4"], capture_output=True, text=True, check=False, timeout=100, cwd=ROOT
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Asked each of the 3 others over the wire: 3 hold the record." in done.stdout
+    assert "Asked each of the 3 others what it holds: 3 hold the record." in done.stdout
     assert "Everything worked" in done.stdout
 
 

@@ -80,6 +80,23 @@ async def test_an_address_that_failed_is_not_dialled_again(autojump_clock, how):
         assert host_of(node).dials[moved.peer_id] - before <= 2
 
 
+@BOTH_WAYS
+async def test_a_doubted_connection_that_cannot_be_dialled_anew_has_to_do(autojump_clock, how):
+    async with three_nodes() as (_, [_, other, node]):
+        await node.connect(f"{OLD}/p2p/{other.peer_id}")
+
+        async def fails(*_args, **_options):
+            await trio.lowlevel.checkpoint()
+            raise DialError("refused")
+
+        async def looked_for(_peer):
+            raise AssertionError("nobody needs to be asked")
+
+        host_of(node).connect = fails
+        node._node.main.lookups.peer = looked_for
+        await asks(how, node, other.peer_id)
+
+
 async def test_without_a_network_to_ask_the_error_is_that_of_the_dial(autojump_clock):
     async with memory_net(0.01) as net, open_nodes(net, 1) as [alone]:
         gone = net.host(7)
