@@ -24,7 +24,7 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 MAX_LINES: Final = 500
 
 _PART_OF_A_SENTENCE: Final = re.compile(
-    r"\A\s*(\.\.\.|\u2026|(and|but|or|likewise|ditto)\b|(the same|as) above\b)"
+    r"\A\s*(\.\.\.|\u2026|(and|but|or|likewise|ditto|see the module)\b|(the same|as) above\b)"
     r"|\s(\.\.\.|\u2026)\s*\Z",
     re.IGNORECASE,
 )

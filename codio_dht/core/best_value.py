@@ -50,7 +50,8 @@ class BestValueStats:
 
 
 class BestValue:
-    """See the module. What this node holds itself counts as one answer (GO)."""
+    """The best value so far of one search, and who is to be corrected. What this node holds itself
+    counts as one answer (GO)."""
 
     def __init__(
         self,

@@ -50,7 +50,7 @@ class _Measurement:
 
 
 class NetworkSize:
-    """See the module."""
+    """Estimates how many living servers the network has, from the lookups of the last hours."""
 
     def __init__(self, k: int = params.K) -> None:
         self._k = k

@@ -215,7 +215,7 @@ class Refusals:
 
 
 class OriginLedger:
-    """See the module."""
+    """Who caused which cost, and how much of it one origin may cause."""
 
     def __init__(
         self,

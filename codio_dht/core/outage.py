@@ -44,7 +44,7 @@ that fall silent together, by accident or on purpose, would otherwise keep their
 
 
 class Outage:
-    """See the module."""
+    """Judges whether a peer that failed is dead, or this node is offline."""
 
     def __init__(
         self,

@@ -140,8 +140,8 @@ class _Slot:
 
 
 class PeerBook:
-    """See the module. ``now`` is the monotonic clock; addresses are binary multiaddrs without a
-    trailing ``/p2p``."""
+    """Where each peer can be reached, and for how long that is believed. ``now`` is the monotonic
+    clock; addresses are binary multiaddrs without a trailing ``/p2p``."""
 
     def __init__(
         self,

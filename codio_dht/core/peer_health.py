@@ -103,7 +103,7 @@ _DEAD_BACKOFF: Final = Backoff(DEAD_BACKOFF_S, MAX_DEAD_BACKOFF_S)
 
 
 class Condition(Enum):
-    """See the module."""
+    """What is known of a peer's life."""
 
     UNKNOWN = "unknown"
     ALIVE = "alive"
@@ -198,7 +198,8 @@ class _RecentTimes:
 
 
 class PeerHealth:
-    """See the module. ``dialled`` and ``connected`` tell whether a request has to dial first."""
+    """What all lookups of a network share about the answers of peers. ``dialled`` and ``connected``
+    tell whether a request has to dial first."""
 
     def __init__(self, capacity: int = MAX_HEALTH_PEERS) -> None:
         self._capacity = capacity

@@ -201,7 +201,7 @@ class _Cached:
 
 
 class ProviderRecords:
-    """See the module."""
+    """Provider records of others: takes, tells and expires them, and says what the store does."""
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ class Replacement(NamedTuple):
 
 
 class Replacements:
-    """See the module."""
+    """The candidates that found their bucket full, for each CPL."""
 
     def __init__(
         self,

@@ -66,7 +66,7 @@ class _Value:
 
 
 class RepublishSchedule:
-    """See the module. Contains the keys whose values are kept published."""
+    """When each own value is put again. Contains the keys whose values are kept published."""
 
     def __init__(
         self,

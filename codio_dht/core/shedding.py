@@ -30,7 +30,7 @@ _SMOOTHING: Final = 0.3
 
 
 class Shedding:
-    """See the module."""
+    """How hard the node presses the origins that use most, given how late it is."""
 
     def __init__(self) -> None:
         self.lag_s = 0.0

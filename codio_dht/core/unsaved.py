@@ -141,7 +141,7 @@ class _Waiting:
 
 
 class Unsaved:
-    """See the module."""
+    """Provider rows that the store does not have yet, and the one batch that is being written."""
 
     def __init__(
         self,

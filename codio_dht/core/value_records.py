@@ -132,7 +132,7 @@ class _Entry:
 
 
 class ValueRecords:
-    """See the module. ``local`` is this node's point in the keyspace."""
+    """Takes, tells and expires values of others. ``local`` is this node's point in the keyspace."""
 
     def __init__(
         self,

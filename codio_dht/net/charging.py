@@ -40,7 +40,7 @@ STREAMS_STEP: Final = 16
 
 
 class Charging:
-    """See the module. One for a host."""
+    """Charges the ledger of origins with what the connections of one host cost."""
 
     def __init__(self, origins: OriginLedger, gate: Gate, limits: Limits) -> None:
         self.origins = origins

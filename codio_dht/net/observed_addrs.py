@@ -75,7 +75,8 @@ class _Vote:
 
 
 class ObservedAddrs:
-    """See the module. A connection is any key that stands for it until :meth:`ended`."""
+    """The addresses at which peers see this node, with the votes for each. A connection is any key
+    that stands for it until :meth:`ended`."""
 
     def __init__(self) -> None:
         self._votes: dict[tuple[str, bytes], _Vote] = {}  # group and address; oldest first

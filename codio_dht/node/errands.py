@@ -18,7 +18,8 @@ log = get_logger(__name__)
 
 
 class Errands:
-    """See the module. ``failures`` counts bugs by name of the errand."""
+    """Tasks that may outlive the call that began them, and end with the node. ``failures`` counts
+    bugs by name of the errand."""
 
     def __init__(self, failures: Counter[str]) -> None:
         self._failures = failures

@@ -36,8 +36,9 @@ MakeHost = Callable[[], AbstractAsyncContextManager[Host]]
 
 
 class NodeLife:
-    """See the module. ``plans`` are the node's networks, the main one first; ``joins_public_list``
-    says that the main one joins through the public bootstrap list."""
+    """Starts and ends the parts of one node in their order. ``plans`` are the node's networks, the
+    main one first; ``joins_public_list`` says that the main one joins through the public bootstrap
+    list."""
 
     def __init__(
         self,

@@ -55,7 +55,7 @@ class ResolvedName:
 
 
 class Names:
-    """See the module."""
+    """Publishes IPNS names under this node's keys, and resolves names."""
 
     def __init__(
         self,

@@ -40,8 +40,8 @@ log = get_logger(__name__)
 
 
 class Republishing:
-    """See the module. ``k`` is how many peers are to hold a value, ``peers`` counts those in the
-    routing table."""
+    """Keeps this node's own values published. ``k`` is how many peers are to hold a value,
+    ``peers`` counts those in the routing table."""
 
     def __init__(
         self,

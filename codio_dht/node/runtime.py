@@ -62,7 +62,8 @@ log = get_logger(__name__)
 
 @dataclass(slots=True)
 class NetworkRuntime:
-    """See the module. The parts are made by :mod:`codio_dht.node.assembly`."""
+    """All that belongs to one protocol id of a node. :mod:`codio_dht.node.assembly` makes the
+    parts."""
 
     shared: Shared
     config: DHTConfig

@@ -26,7 +26,8 @@ log = get_logger(__name__)
 
 
 class Serving:
-    """See the module. ``wanted`` is ``auto``, ``server`` or ``client``; ``public`` says whether the
+    """Whether one network's protocol is answered. ``wanted`` is ``auto``, ``server`` or ``client``;
+    ``public`` says whether the
     network is the public one."""
 
     def __init__(

@@ -24,7 +24,7 @@ from codio_dht.node.validating import ValidatorRunner
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """See the module."""
+    """What all networks of one node share."""
 
     host: Host
     storage: Storage

@@ -30,7 +30,8 @@ from codio_dht.node.value_storage import ValueStorage
 
 
 class Values:
-    """See the module. Validators, held values and clocks are those of the node's network."""
+    """Puts and finds the values of one network. Validators, held values and clocks are those of the
+    node's network."""
 
     def __init__(
         self,

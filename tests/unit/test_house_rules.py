@@ -55,6 +55,7 @@ def test_private_classes_and_other_names_are_not_counted(plant: Callable[..., Pa
         "As above.",
         "The same above that.",
         "Likewise.",
+        "See the module. One of a host.",
     ],
 )
 def test_a_docstring_that_is_part_of_anothers_sentence_is_found(

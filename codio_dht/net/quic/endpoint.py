@@ -55,7 +55,7 @@ and the one that a Retry gave it), or refuses it."""
 
 
 class Endpoint:
-    """See the module."""
+    """One UDP socket and the QUIC connections on it, inbound and outbound."""
 
     def __init__(
         self,

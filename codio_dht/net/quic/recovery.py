@@ -86,7 +86,7 @@ class Pacer(QuicPacketPacer):
 
 
 class Recovery(QuicPacketRecovery):
-    """See the module."""
+    """Loss recovery and congestion control of one connection (RFC 9002)."""
 
     def __init__(self, **options: Any) -> None:
         """See ``QuicPacketRecovery``."""

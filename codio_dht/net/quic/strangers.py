@@ -91,7 +91,7 @@ class Opening(NamedTuple):
 
 
 class Strangers:
-    """See the module."""
+    """Answers datagrams that belong to no connection of a QUIC socket."""
 
     def __init__(
         self, resets: ResetTokens, counters: Counter[str], *, listens: bool, exempt_local: bool

@@ -30,7 +30,8 @@ _log = get_logger(__name__)
 
 
 class LoadWatch:
-    """See the module. ``clock`` is the event loop's."""
+    """Measures how late the event loop is, and tells the ledger of origins. ``clock`` is the event
+    loop's."""
 
     def __init__(self, origins: OriginLedger, clock: Callable[[], float]) -> None:
         self.shedding = Shedding()

@@ -32,7 +32,7 @@ _log = get_logger(__name__)
 
 
 class Reaper:
-    """See the module."""
+    """The task that looks at every deadline of a host."""
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ _IN_PROGRESS: Final = frozenset({errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EIN
 
 
 class TcpTransport:
-    """See the module; a :class:`~codio_dht.net.link.Transport`."""
+    """TCP as a :class:`~codio_dht.net.link.Transport`: listening sockets and dials."""
 
     def __init__(
         self, context: LinkContext, admission: InboundLinks, has_room: Callable[[], bool]
