@@ -3,6 +3,7 @@
     scripts/mutate --package core --sample 60     60 faults, one a line; always the same
     scripts/mutate --package core wire --seed 2   another sample, of the size in mutants.toml
     scripts/mutate --module core/horizon.py       every fault of a module
+    scripts/mutate --package core --quick         unit tests and vectors only
     scripts/mutate --ci                           the sample that CI runs
     scripts/mutate --check                        mutants.toml fits the tree; plants nothing
 
@@ -488,6 +489,9 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="faults of each package")
     parser.add_argument("--seed", type=int, default=1, help="of the sample (default 1)")
     parser.add_argument("--ci", action="store_true", help="the sample that CI runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="unit tests and vectors only, as in CI"
+    )
     parser.add_argument("--check", action="store_true", help="only whether mutants.toml fits")
     parser.add_argument("--jobs", type=int, default=2, help="faults planted at once (default 2)")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
@@ -507,7 +511,7 @@ def main() -> int:
             chosen(options, table),
             jobs=options.jobs,
             fresh=options.fresh,
-            quick=options.ci,
+            quick=options.ci or options.quick,
         )
         return int(survivors > (table.ci_survivors if options.ci else 0))
     except MutateError as error:

@@ -127,11 +127,9 @@ class _Slot:
         """Work out the entry again; the object changes only if its content does."""
         self.expire(now)
         kept = self.connected or self.pinned
-        addrs = dict.fromkeys(self.live if kept else ())
-        addrs.update(dict.fromkeys(self.told))
-        addrs.update(dict.fromkeys(self.heard))
+        addrs = tuple(dict.fromkeys((*(self.live if kept else ()), *self.told, *self.heard)))
         connection = ConnectionType.CONNECTED if self.connected else ConnectionType.NOT_CONNECTED
-        entry = PeerEntry(self.peer, tuple(addrs), connection)
+        entry = PeerEntry(self.peer, addrs, connection)
         if entry != self.entry:
             self.entry = entry
         self.fresh_until = min(

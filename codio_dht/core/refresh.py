@@ -168,7 +168,7 @@ class RefreshSchedule:
 
     def next(self, now: Monotonic) -> RefreshStep:
         """What to do now. To be called until it is a ``Wait``."""
-        self._mind_the_neighbours(now)
+        self._watch_neighbours(now)
         if self._run is None:
             if self._requested is not None or self._due is None or self._due <= now:
                 self._begin(now)
@@ -205,7 +205,7 @@ class RefreshSchedule:
                 self._note_neighbours()
             case CplLookup(prefix):
                 self._refreshed[prefix] = now
-                self._mind_the_gap(run, prefix)
+                self._cut_short_at_gap(run, prefix)
 
     def probe_ended(self, peer: PeerId) -> None:
         """The liveness probe of ``peer`` is over. Without effect if none is out."""
@@ -271,14 +271,14 @@ class RefreshSchedule:
             if run.knows_depth:
                 for prefix in range(run.next_cpl):
                     if CplLookup(prefix) not in run.out:
-                        self._mind_the_gap(run, prefix)
+                        self._cut_short_at_gap(run, prefix)
         while run.next_cpl <= run.last_cpl:
             prefix = run.next_cpl
             run.next_cpl += 1
             if not self._is_spared(run, prefix, now, joining=joining):
                 run.out.append(CplLookup(prefix))
                 return CplLookup(prefix)
-            self._mind_the_gap(run, prefix)
+            self._cut_short_at_gap(run, prefix)
         return None
 
     def _is_spared(self, run: _Run, prefix: int, now: Monotonic, *, joining: bool) -> bool:
@@ -303,7 +303,7 @@ class RefreshSchedule:
                     return entry.cpl
         return KEY_BITS
 
-    def _mind_the_gap(self, run: _Run, prefix: int) -> None:
+    def _cut_short_at_gap(self, run: _Run, prefix: int) -> None:
         """Cut the run short if nobody is at CPL ``prefix``, which is fresh."""
         counts = self._table.cpl_counts()
         if prefix >= len(counts) or not counts[prefix]:
@@ -333,9 +333,10 @@ class RefreshSchedule:
     def _nearest(self) -> list[PeerId]:
         return self._table.nearest(self._table.local, self._table.bucket_size)
 
-    def _mind_the_neighbours(self, now: Monotonic) -> None:
-        """Has one of the k nearest entries left, other than while the local key is looked up, or
-        somebody entered an almost empty table, other than by a run?"""
+    def _watch_neighbours(self, now: Monotonic) -> None:
+        """Have the own key looked up soon if one of the k nearest entries has left, other than
+        while the own key is being looked up, or if somebody has entered an almost empty table,
+        other than by a run."""
         version = (self._table.departures, len(self._table))
         if version == self._version:
             return

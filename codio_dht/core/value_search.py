@@ -85,7 +85,7 @@ class ValueSearch(Search[bytes]):
         del self._judging[judge]
         check = judge.check
         for peer in self._awaiting.pop(check):
-            self._heed(peer, check.value, self.best.on_verdict(peer, check, verdict))
+            self._apply(peer, check.value, self.best.on_verdict(peer, check, verdict))
         if self.best.enough:
             if self._lookup is None:
                 self._result = Done(StopReason.FOUND)
@@ -109,9 +109,9 @@ class ValueSearch(Search[bytes]):
     def _take(self, peer: PeerId | None, record: Record | None) -> None:
         verdict = self.best.on_record(peer, record, UnixTime(self._now + self._ahead_s))
         if record is not None and verdict is not None:
-            self._heed(peer, record.value, verdict)
+            self._apply(peer, record.value, verdict)
 
-    def _heed(self, peer: PeerId | None, value: bytes, verdict: Verdict | Check) -> None:
+    def _apply(self, peer: PeerId | None, value: bytes, verdict: Verdict | Check) -> None:
         match verdict:
             case Check():
                 bringers = self._awaiting.setdefault(verdict, [])

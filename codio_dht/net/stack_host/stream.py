@@ -126,7 +126,7 @@ class StackStream:
             self._note_silence()
             self._streams.close(self._channel, now())
             self._link.flush()
-            self._stir()
+            self._wake()
 
     async def reset(self) -> None:
         """Abort the stream. Idempotent, never raises, safe under cancellation."""
@@ -165,7 +165,7 @@ class StackStream:
             self._moved = trio.Event()
         await self._moved.wait()
 
-    def _stir(self) -> None:
+    def _wake(self) -> None:
         moved, self._moved = self._moved, None
         if moved is not None:
             moved.set()
@@ -182,40 +182,40 @@ class StackStream:
             self._note_silence()
             self._streams.reset(self._channel)
             self._link.flush()
-            self._stir()
+            self._wake()
 
     # --- what happens -----------------------------------------------------------------------------
 
     def on_ready(self) -> None:
         """See ``ChannelUser``."""
         self._agreed = True
-        self._stir()
+        self._wake()
 
     def on_refused(self) -> None:
         """See ``ChannelUser``."""
         self._error = UnsupportedProtocolError(f"{self._peer_id} does not speak {self._protocol}")
-        self._stir()
+        self._wake()
 
     def on_data(self, data: bytes) -> None:
         """See ``ChannelUser``."""
         if not self._ended:
             self._inbox += data
-            self._stir()
+            self._wake()
 
     def on_eof(self) -> None:
         """See ``ChannelUser``."""
         self._eof = True
-        self._stir()
+        self._wake()
 
     def on_reset(self, reason: str) -> None:
         """See ``ChannelUser``."""
         if self._error is None:
             self._error = StreamError(f"the stream was reset: {reason}")
-        self._stir()
+        self._wake()
 
     def on_writable(self) -> None:
         """See ``ChannelUser``."""
-        self._stir()
+        self._wake()
 
 
 async def open_stream(
