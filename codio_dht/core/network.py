@@ -83,6 +83,7 @@ class Network:
         self.protocol = protocol
         self.k = k
         self.policy = policy
+        self._seen_at = seen_at
         self.book = PeerBook(local)
         self.health = PeerHealth()
         self.size = NetworkSize(k)
@@ -116,7 +117,7 @@ class Network:
     ) -> OfferOutcome | None:
         """A connected peer told what it speaks. A kad server becomes a candidate; one that no
         longer is a server leaves the table (GO ``HandleRemotePeerProtocolChanges``)."""
-        self.book.identified(peer, self.address_filter(addrs), now)
+        self.book.identified(peer, self.address_filter(addrs), now, seen_at=self._seen_at(peer))
         if self.protocol in protocols:
             if self.health.introduced(peer, now):
                 self.admission.readmit(peer)

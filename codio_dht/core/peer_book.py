@@ -20,9 +20,9 @@ returned until it changes, so that the codec's cached bytes serve many replies.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from math import inf
 from typing import Final
 
@@ -30,6 +30,7 @@ from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import ConnectionType, PeerEntry
 from codio_dht.core.peer import PeerId
+from codio_dht.formats.multiaddr import ip_of
 from codio_dht.params import (
     CONNECTED_ADDR_TTL_S,
     HEARD_ADDR_TTL_S,
@@ -73,6 +74,8 @@ class _Slot:
         "provided",
         "provided_until",
         "queue",
+        "replies",
+        "seen",
         "told",
     )
 
@@ -81,6 +84,10 @@ class _Slot:
         self.live: tuple[bytes, ...] = ()
         self.told: dict[bytes, float] = {}
         self.heard: dict[bytes, float] = {}
+        self.replies: dict[bytes, int] = {}
+        """How many replies named each address that was heard."""
+        self.seen: frozenset[bytes] = frozenset()
+        """The IP addresses of its connections when it said last who it is."""
         self.connected = False
         self.pinned = False
         self.provided: tuple[bytes, ...] = ()
@@ -88,6 +95,23 @@ class _Slot:
         self.entry = PeerEntry(peer)
         self.fresh_until = -inf
         self.queue: OrderedDict[bytes, None] | None = None
+
+    def hear(self, addrs: Sequence[bytes], until: float) -> None:
+        """Take what one more reply names, half of all that is kept at most.
+
+        In turns come the addresses that most replies named, and those named last: what one says
+        again and again does not shut out what others say, neither before nor after.
+        """
+        for addr in addrs:
+            self.replies[addr] = self.replies.get(addr, 0) + 1
+        is_new = any(addr not in self.heard for addr in addrs)
+        self.heard.update(dict.fromkeys(addrs, until))
+        if is_new:
+            often = sorted(self.heard, key=lambda addr: -self.replies.get(addr, 0))
+            lately = dict.fromkeys([*addrs, *self.heard])
+            order = dict.fromkeys(chain.from_iterable(zip(often, lately, strict=True)))
+            self.heard = {addr: self.heard[addr] for addr in order}
+            self.replies = {addr: self.replies.get(addr, 0) for addr in order}
 
     def expire(self, now: Monotonic) -> None:
         """Drop what is no longer believed."""
@@ -236,21 +260,35 @@ class PeerBook:
         slot = self._slot(peer) if addrs else None
         if slot is None or slot.connected:
             return
-        until = now + HEARD_ADDR_TTL_S
-        # The latest first, but never all: what is repeated must not shut out what comes later, nor
-        # one reply push out all that others said.
-        latest = dict.fromkeys(islice(addrs, MAX_ADDRS_PER_PEER // 2), until)
-        slot.heard = latest | {a: known for a, known in slot.heard.items() if a not in latest}
+        slot.hear(list(islice(addrs, MAX_ADDRS_PER_PEER // 2)), now + HEARD_ADDR_TTL_S)
         self._changed(slot, now)
 
-    def identified(self, peer: PeerId, addrs: Iterable[bytes], now: Monotonic) -> None:
+    def seen_addrs(self, peer: PeerId, now: Monotonic) -> tuple[bytes, ...]:
+        """Those of the addresses of ``peer`` that are of a machine from which it was seen; all of
+        them if it never was."""
+        addrs = self.addrs(peer, now)
+        slot = self._slots.get(peer.to_bytes())
+        if slot is None or not slot.seen:
+            return addrs
+        return tuple([addr for addr in addrs if ip_of(addr) in slot.seen])
+
+    def identified(
+        self,
+        peer: PeerId,
+        addrs: Iterable[bytes],
+        now: Monotonic,
+        *,
+        seen_at: Iterable[bytes] = (),
+    ) -> None:
         """``peer`` is connected and says it listens on ``addrs``; what it said before is void,
-        except where it asked to be found (ADD_PROVIDER)."""
+        except where it asked to be found (ADD_PROVIDER). ``seen_at`` says where its connections
+        lead."""
         slot = self._slot(peer)
         if slot is None:
             return
         slot.connected = True
         slot.live = tuple(addrs)
+        slot.seen = frozenset(ip for addr in seen_at if (ip := ip_of(addr)) is not None)
         self._changed(slot, now)
 
     def provided(self, peer: PeerId, addrs: tuple[bytes, ...], now: Monotonic) -> None:

@@ -39,6 +39,9 @@ class CandidateProbe:
     """Ask a candidate for the table for its own id."""
 
     ask: Ask
+    at: tuple[bytes, ...]
+    """Where it may be dialled if there is no connection to it: at the addresses of a machine from
+    which it was seen. It can name any others, of machines that are not its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +199,8 @@ class Upkeep:
         step = self._network.admission.next(now)
         if isinstance(step, Wait):
             return step
-        return CandidateProbe(self._requests.probe(step.peer, now))
+        at = self._network.book.seen_addrs(step.peer, now)
+        return CandidateProbe(self._requests.probe(step.peer, now), at)
 
     def _refresh(self, now: Monotonic) -> CheckAlive | RefreshLookup | Wait:
         network = self._network

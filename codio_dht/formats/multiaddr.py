@@ -209,9 +209,26 @@ def _is_text(value: bytes) -> bool:
 # --- what there is to know of one -----------------------------------------------------------------
 
 _LOCALHOST_NAMES: Final = (".localhost",)
-_PRIVATE_NAMES: Final = (".home.arpa", ".local", ".test")
+_PRIVATE_NAMES: Final = (
+    ".home.arpa",
+    ".local",
+    ".test",
+    # Names that no registry gives, and that many networks use inside (ICANN reserves .internal, and
+    # holds the others back because of that use).
+    ".corp",
+    ".home",
+    ".internal",
+    ".intranet",
+    ".lan",
+    ".localdomain",
+    ".mail",
+    ".private",
+)
 _DEAD_NAMES: Final = (".in-addr.arpa", ".ip6.arpa", ".invalid")
 """Special-use domain names (IANA registry; RFC 6761, RFC 8375)."""
+
+_TWO_LABELS: Final = 2
+"""Dots of a public name, the one before it counted: a single label is a name of the own network."""
 
 
 _REACH_ORDER: Final = (
@@ -270,6 +287,8 @@ def _reach(code: int, value: bytes) -> Reach:
         if name.endswith(_LOCALHOST_NAMES):
             return Reach.LOOPBACK
         if name.endswith(_PRIVATE_NAMES):
+            return Reach.PRIVATE
+        if code != P_DNSADDR and name.count(".") < _TWO_LABELS:
             return Reach.PRIVATE
         return Reach.UNROUTABLE if name.endswith(_DEAD_NAMES) else Reach.PUBLIC
     return Reach.NONE

@@ -5,13 +5,12 @@ written ``dnsaddr=<multiaddr>``; only those that end with what follows the host 
 address (the ``/p2p/<id>``) are meant, and they may be names again (multiformats/multiaddr,
 protocols/DNSADDR).
 
-A host name is resolved as the system resolves it. The hosts file comes first, and the search
-domains are tried. ``localhost`` is this machine. An IP address in place of a name is taken as it
-is. If a file of the system's configuration changes while the node runs, it is read again.
+An IP address in place of a name is taken as it is. Who is asked for the others,
+:mod:`codio_dht.net.name_servers` says.
 
 The owner of a name decides what it lists, so everything is bounded. What exceeds a bound is left
 out. An entry that names another peer than the one asked for is left out too. A name that fails does
-not hide the others. Never blocks the event loop: dnspython on trio asks the servers.
+not hide the others.
 """
 
 from __future__ import annotations
@@ -19,16 +18,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from pathlib import Path
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final
 
-import dns.asyncresolver
-import dns.exception
-import dns.message
-import dns.rcode
-import dns.resolver
 import trio
-from dns.rdatatype import RdataType
 from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
@@ -45,6 +37,7 @@ from codio_dht.formats.multiaddr import (
     split_peer_id,
 )
 from codio_dht.formats.text import read_multiaddr
+from codio_dht.net.name_servers import NameServers
 
 MAX_DEPTH: Final = 4
 """Names a ``/dnsaddr`` may lead through (the public bootstrap list needs 2)."""
@@ -61,26 +54,8 @@ MAX_TXT_ENTRIES: Final = 512
 MAX_ENTRY_CHARS: Final = 1_024
 """A longer entry is left out."""
 
-MAX_CACHED_ANSWERS: Final = 1_024
-"""DNS answers kept until their TTL ends; then the least used one makes room."""
-
-MAX_HOSTS_BYTES: Final = 256 * 1024
-"""Most that is read of the hosts file."""
-
-QUESTION_TIMEOUT_S: Final = 5.0
-"""One question, all servers and repetitions together, seconds."""
-
-EDNS_PAYLOAD_BYTES: Final = 1_232
-"""Longest answer taken over UDP (RFC 6891; the size of DNS flag day 2020). Without saying so, no
-server sends more than 512, and a longer list needs DNS over TCP, which some networks block."""
-
 _PREFIX: Final = "dnsaddr="
-_HOSTS_FILE: Final = Path("/etc/hosts")
-_RESOLV_CONF: Final = Path("/etc/resolv.conf")
-_LOCALHOST: Final = {4: ["127.0.0.1"], 6: ["::1"]}
 _IP_VERSIONS: Final = {P_DNS: (4, 6), P_DNS4: (4,), P_DNS6: (6,)}
-_NO_EDNS: Final = frozenset({dns.rcode.FORMERR, dns.rcode.NOTIMP})
-"""How a server answers that does not know EDNS (RFC 6891, section 7)."""
 
 
 # --- rules ----------------------------------------------------------------------------------------
@@ -135,186 +110,6 @@ def _ends_with(entry: Multiaddr, wanted: tuple[tuple[int, bytes], ...]) -> bool:
 def _peer_of(addr: Multiaddr) -> PeerId | None:
     _, peer_id = split_peer_id(addr.to_bytes())
     return None if peer_id is None else PeerId(peer_id)
-
-
-# --- asking ---------------------------------------------------------------------------------------
-
-
-class NameServers(Protocol):
-    """Answers questions about names."""
-
-    async def texts(self, name: str) -> list[str]:
-        """The TXT records of ``name``, each joined to one text.
-
-        Raises:
-            NetworkError: no answer, or none that is usable.
-        """
-        ...
-
-    async def ips(self, name: str, ip_version: int) -> list[str]:
-        """The addresses of ``name``, IPv4 or IPv6; may be empty.
-
-        Raises:
-            NetworkError: no answer, or none that is usable.
-        """
-        ...
-
-
-_T = TypeVar("_T")
-
-
-class _File(Generic[_T]):
-    """The result of ``read`` for a file. The file is read again when it has changed."""
-
-    def __init__(self, path: Path, read: Callable[[Path], _T]) -> None:
-        self._path = path
-        self._read = read
-        self._seen: tuple[int, ...] | None = None
-        self._content: _T | None = None
-
-    def content(self) -> _T:
-        """What the file says now. Raises as ``read`` does."""
-        seen = self._stat()
-        if self._content is None or seen != self._seen:
-            self._content = self._read(self._path)
-            self._seen = seen
-        return self._content
-
-    def _stat(self) -> tuple[int, ...]:
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return ()
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_dev
-
-
-class SystemNameServers:
-    """The system's configuration: its hosts file and its name servers.
-
-    ``resolver`` takes the place of what the system's ``resolv.conf`` says.
-    """
-
-    def __init__(
-        self, resolver: dns.asyncresolver.Resolver | None = None, hosts: Path = _HOSTS_FILE
-    ) -> None:
-        self._resolver = None if resolver is None else _with_edns(resolver)
-        self._configured = _File(_RESOLV_CONF, _system_resolver)
-        self._hosts = _File(hosts, _read_hosts)
-
-    async def texts(self, name: str) -> list[str]:
-        """The TXT records of ``name``, each joined to one text.
-
-        Raises:
-            NetworkError: no answer, or none that is usable.
-        """
-        answer = await self._ask(name, RdataType.TXT, search=False)
-        return [
-            b"".join(record.strings).decode("utf-8", "replace") for record in answer.rrset or ()
-        ]
-
-    async def ips(self, name: str, ip_version: int) -> list[str]:
-        """The addresses of ``name``, IPv4 or IPv6, of the hosts file or else of the name servers.
-
-        Raises:
-            NetworkError: no answer, or none that is usable.
-        """
-        known = self._known(name, ip_version)
-        if known:
-            return known
-        kind = RdataType.A if ip_version == 4 else RdataType.AAAA
-        answer = await self._ask(name, kind, search=True)
-        return [record.address for record in answer.rrset or ()]
-
-    async def _ask(self, name: str, kind: RdataType, *, search: bool) -> dns.resolver.Answer:
-        try:
-            resolver = self._resolver or self._configured.content()
-            try:
-                return await _answer(resolver, name, kind, search=search)
-            except dns.resolver.NoNameservers as error:
-                if not _knows_no_edns(error):
-                    raise
-                return await _answer(_without_edns(resolver), name, kind, search=search)
-        except (dns.exception.DNSException, OSError, ValueError) as error:
-            reason = str(error) or type(error).__name__
-            raise NetworkError(
-                f"cannot resolve {name}: {reason}", local=_is_local(error)
-            ) from error
-
-    def _known(self, name: str, ip_version: int) -> list[str]:
-        name = name.rstrip(".").lower()
-        known = self._hosts.content().get((name, ip_version), [])
-        if not known and (name == "localhost" or name.endswith(".localhost")):
-            return _LOCALHOST[ip_version]  # RFC 6761: never asked of a server
-        return known
-
-
-async def _answer(
-    resolver: dns.asyncresolver.Resolver, name: str, kind: RdataType, *, search: bool
-) -> dns.resolver.Answer:
-    return await resolver.resolve(
-        name, kind, raise_on_no_answer=False, lifetime=QUESTION_TIMEOUT_S, search=search
-    )
-
-
-def _system_resolver(path: Path) -> dns.asyncresolver.Resolver:
-    resolver = dns.asyncresolver.Resolver(filename=str(path))
-    resolver.cache = dns.resolver.LRUCache(MAX_CACHED_ANSWERS)
-    return _with_edns(resolver)
-
-
-def _with_edns(resolver: dns.asyncresolver.Resolver) -> dns.asyncresolver.Resolver:
-    resolver.use_edns(0, 0, EDNS_PAYLOAD_BYTES)
-    return resolver
-
-
-def _without_edns(resolver: dns.asyncresolver.Resolver) -> dns.asyncresolver.Resolver:
-    plain = dns.asyncresolver.Resolver(configure=False)
-    plain.nameservers, plain.port = resolver.nameservers, resolver.port
-    plain.search, plain.domain, plain.ndots = resolver.search, resolver.domain, resolver.ndots
-    plain.cache = resolver.cache
-    return plain
-
-
-def _knows_no_edns(error: dns.resolver.NoNameservers) -> bool:
-    """Whether a server refused the question for its EDNS."""
-    responses = [each[4] for each in _tries(error)]
-    return any(
-        isinstance(response, dns.message.Message) and response.rcode() in _NO_EDNS
-        for response in responses
-    )
-
-
-def _is_local(error: Exception) -> bool:
-    """Whether a question failed because there is no network or no name server. Such a failure says
-    nothing about the name."""
-    if isinstance(error, dns.resolver.NoNameservers):
-        tries = _tries(error)
-        return bool(tries) and all(isinstance(each[3], OSError) for each in tries)
-    silent = dns.exception.Timeout, dns.resolver.NoResolverConfiguration, OSError
-    return isinstance(error, silent)
-
-
-def _tries(error: dns.resolver.NoNameservers) -> list[tuple[object, ...]]:
-    """Of each try: server, over TCP or not, port, exception or text, response if there was one."""
-    return list(error.kwargs.get("errors", ()))
-
-
-def _read_hosts(path: Path) -> dict[tuple[str, int], list[str]]:
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            lines = file.read(MAX_HOSTS_BYTES).splitlines()
-    except OSError:
-        return {}
-    hosts: dict[tuple[str, int], list[str]] = {}
-    for line in lines:
-        ip, *names = line.partition("#")[0].split() or [""]
-        try:
-            version = ip_address(ip).version
-        except ValueError:
-            continue
-        for name in names:
-            hosts.setdefault((name.lower(), version), []).append(ip)
-    return hosts
 
 
 # --- resolving ------------------------------------------------------------------------------------
@@ -464,7 +259,8 @@ async def _resolve_dnsaddr(run: _Run, name: str, suffix: str, depth: int, found:
     if not run.may_ask(f"{question} {suffix}"):
         return
     texts = await run.servers.texts(question)
-    entries = matching(entries_of(texts, run.peer_id), suffix, run.peer_id)
+    wanted = run.peer_id or (_peer_of(Multiaddr(suffix)) if suffix else None)
+    entries = matching(entries_of(texts, wanted), suffix, run.peer_id)
     if not entries:
         run.failed(f"{name} has no dnsaddr for {suffix or 'anyone'}")
     await _resolve_all(run, entries, depth - 1, found)

@@ -92,8 +92,8 @@ class AddrsChanged:
 
     addrs: tuple[Multiaddr, ...]
     unproven: tuple[Multiaddr, ...] = ()
-    """Those of ``addrs`` that are known only from peers which the host dialled: perhaps nobody else
-    gets through there."""
+    """Where enough peers say that they see the host, beside ``addrs``. They are told to nobody: it
+    takes a dial-back to prove that the host is there."""
 
 
 HostEvent = PeerIdentified | PeerGone | AddrsChanged
@@ -132,7 +132,7 @@ class Host(Protocol):
     @property
     def addrs(self) -> tuple[Multiaddr, ...]:
         """Own addresses as told to others, without a trailing ``/p2p``: what was asked to be
-        announced; else listened on (wildcards expanded), and seen by enough peers."""
+        announced; else listened on (wildcards expanded), and proven by a dial-back."""
         ...
 
     async def connect(
@@ -142,7 +142,8 @@ class Host(Protocol):
         deadline: Monotonic,
         *,
         retry_failed: bool = False,
-        resolved_filter: AddressFilter | None = None,
+        stranger_filter: AddressFilter | None = None,
+        later: Callable[[], Sequence[Multiaddr]] | None = None,
     ) -> None:
         """Make sure that there is a connection to the peer; all of ``addrs`` are tried.
 
@@ -150,9 +151,11 @@ class Host(Protocol):
         used. Concurrent calls for one peer share one dial.
 
         ``retry_failed``: a person asks for it, so addresses that failed a moment ago are dialled
-        all the same. ``resolved_filter`` says which of the addresses that a name stands for may be
-        dialled: a stranger's name must not lead into this node's own network. Without it, all may,
-        as for a name that a person gave.
+        all the same. ``stranger_filter``: the addresses are what strangers say, and this says which
+        of them may be dialled, also of those that a name stands for. Such a word must not lead into
+        this node's own network, nor make it knock at any machine as often as they like. Without it
+        all may, as for an address that a person gave. ``later`` tells the addresses that are known
+        at a later time: they join the dial while it lasts.
 
         Raises:
             DialError: no address led to this peer; ``local`` if for reasons of this node's own.

@@ -37,19 +37,22 @@ told. About as many fit into the part of an identify message that every implemen
 # --- own addresses as peers see them --------------------------------------------------------------
 
 MIN_OBSERVER_GROUPS: Final = 4
-"""IP groups whose peers must have seen us at an address before it is told (GO
+"""IP groups whose peers must have seen us at an address before it is believed (GO
 ``ActivationThresh`` 4, but of single IPv4 addresses, which one owner of a /24 has)."""
 
 OBSERVER_SHARE: Final = 4
-"""An address is told only if it has at least one in so many of the votes that the address seen by
-most groups has."""
+"""An address is believed only if it has at least one in so many of the votes that the address seen
+by most groups has."""
 
 MAX_OBSERVED_TOLD: Final = 3
-"""Addresses told of one transport and IP version because peers see us there (GO 3)."""
+"""Addresses believed of one transport and IP version because peers see us there (GO 3)."""
 
 OBSERVATION_TTL_S: Final = 40 * 60.0
 """What a peer saw counts for this long after its connection ended, seconds (GO 40 min, until it
 took to forgetting with the connection, which makes a DHT's many short visits count for nothing)."""
+
+MAX_PROVEN_OWN_ADDRS: Final = 16
+"""Own addresses that a dial-back has proven; past it the one proven longest ago is forgotten."""
 
 MAX_OBSERVATIONS: Final = 4_096
 """Addresses by groups that saw us there; past it the oldest of an ended connection is forgotten."""

@@ -1,4 +1,4 @@
-"""The addresses at which peers see us, and which of them are believed.
+"""The addresses at which peers see us, which of them are believed, and which are proven.
 
 A peer says in identify from where it sees our packets come. Decides when that becomes an address of
 ours: when peers of ``MIN_OBSERVER_GROUPS`` IP groups say the same. Identities and single addresses
@@ -13,9 +13,10 @@ What counts:
   and a neighbour does not see what the internet sees;
 - only the same transport and IP version as the connection's.
 
-An address that enough groups *dialled*, before we dialled anybody of theirs, can be reached. One
-that is only seen by peers that we dialled may be a hole in a NAT that lets nobody else in; it is
-told all the same, for others may try it, but it is no reason to become a server.
+That many say so is no proof: strangers in a few networks can make a node tell everybody the address
+of somebody else, and an honest peer may see a hole in a NAT that lets nobody else in. What is
+believed is worth a try, and no more. An address is *proven* when somebody whom this node asked
+dialled it there (:meth:`ObservedAddrs.prove`, for AutoNAT); only then is it told to others.
 
 A vote counts as long as a connection that cast it is open, and ``OBSERVATION_TTL_S`` more. Bounds:
 one vote per connection, ``MAX_OBSERVATIONS_PER_GROUP``, ``MAX_OBSERVATIONS``; where one is reached
@@ -24,7 +25,8 @@ the oldest vote without a connection is forgotten, and if there is none, the new
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,11 +56,11 @@ _NAT64: Final = bytes.fromhex("0064ff9b")
 
 @dataclass(frozen=True, slots=True)
 class ObservedAddr:
-    """An address at which enough peers see us."""
+    """An address at which enough peers see us, or which is proven."""
 
     addr: bytes
-    dialled: bool
-    """Enough of them dialled it."""
+    proven: bool
+    """A dial-back reached us there."""
 
 
 @dataclass(slots=True)
@@ -67,8 +69,6 @@ class _Vote:
     """Connections that stand for it."""
     until: Monotonic = Monotonic(0.0)  # noqa: RUF009 - a number
     """When it is forgotten if none does."""
-    dialled: bool = False
-    """The first of them was inbound: we had not dialled anybody there, so no NAT knew them."""
 
     def is_over(self, now: Monotonic) -> bool:
         return not self.open and self.until <= now
@@ -82,13 +82,13 @@ class ObservedAddrs:
         self._votes: dict[tuple[str, bytes], _Vote] = {}  # group and address; oldest first
         self._of_group: dict[str, int] = {}
         self._cast_by: dict[Hashable, tuple[str, bytes]] = {}
+        self._proven: OrderedDict[bytes, Monotonic] = OrderedDict()
+        """Until when each proven address is told."""
 
     def __len__(self) -> int:
         return len(self._votes)
 
-    def saw(
-        self, connection: Hashable, *, remote: bytes, observed: bytes, inbound: bool, now: Monotonic
-    ) -> bool:
+    def saw(self, connection: Hashable, *, remote: bytes, observed: bytes, now: Monotonic) -> bool:
         """The peer at ``remote`` sees us at ``observed`` (binary multiaddrs, without ``/p2p``);
         whether that counts. What it said before, on the same connection, is as of one that ended.
         """
@@ -103,7 +103,7 @@ class ObservedAddrs:
         if vote is None:
             if not self._has_room_for(group):
                 return False
-            vote = _Vote(dialled=inbound)
+            vote = _Vote()
             self._of_group[group] = self._of_group.get(group, 0) + 1
         vote.open += 1
         self._votes[key] = vote
@@ -118,18 +118,26 @@ class ObservedAddrs:
             vote.open -= 1
             vote.until = Monotonic(now + limits.OBSERVATION_TTL_S)
 
+    def prove(self, addr: bytes, now: Monotonic) -> None:
+        """Somebody whom this node asked has dialled it at ``addr``; that holds for
+        ``OBSERVATION_TTL_S``."""
+        self._proven[addr] = Monotonic(now + limits.OBSERVATION_TTL_S)
+        self._proven.move_to_end(addr)
+        if len(self._proven) > limits.MAX_PROVEN_OWN_ADDRS:
+            self._proven.popitem(last=False)
+
     def addrs(self, now: Monotonic) -> list[ObservedAddr]:
-        """The addresses that are believed, those seen by most groups first, by kind."""
+        """The addresses that are proven, and those that are believed, of which those seen by most
+        groups come first, by kind."""
         for key in [key for key, vote in self._votes.items() if vote.is_over(now)]:
             self._forget(key)
-        groups: dict[bytes, int] = {}
-        diallers: dict[bytes, int] = {}
-        for (_, addr), vote in self._votes.items():
-            groups[addr] = groups.get(addr, 0) + 1
-            diallers[addr] = diallers.get(addr, 0) + vote.dialled
+        for addr in [addr for addr, until in self._proven.items() if until <= now]:
+            del self._proven[addr]
+        groups = Counter(addr for _, addr in self._votes)
+        seen = [addr for addr in _believed(groups) if addr not in self._proven]
         return [
-            ObservedAddr(addr, diallers[addr] >= limits.MIN_OBSERVER_GROUPS)
-            for addr in _believed(groups)
+            *(ObservedAddr(addr, proven=True) for addr in self._proven),
+            *(ObservedAddr(addr, proven=False) for addr in seen),
         ]
 
     def _has_room_for(self, group: str) -> bool:
@@ -152,7 +160,7 @@ class ObservedAddrs:
             del self._of_group[key[0]]
 
 
-def _believed(groups: dict[bytes, int]) -> Iterator[bytes]:
+def _believed(groups: Mapping[bytes, int]) -> Iterator[bytes]:
     """Those that are told, given how many groups see us at each."""
     of_kind: dict[_Kind | None, list[bytes]] = {}
     for addr in sorted(groups, key=lambda addr: (-groups[addr], addr)):

@@ -1,8 +1,9 @@
 """Which addresses a host tells others: no wildcards, no ``/p2p`` at the end.
 
-What was asked to be announced is told, and nothing else; without that, what is listened on and what
-enough peers see (:mod:`codio_dht.net.observed_addrs`). What was asked to be announced beside that
-is told in both cases. What nobody could dial is refused before it is announced.
+What was asked to be announced is told, and nothing else; without that, what is listened on, and
+where a dial-back has reached this node (:mod:`codio_dht.net.observed_addrs`). Nothing is told
+because others say so. What was asked to be announced beside that is told in both cases. What nobody
+could dial is refused.
 
 ``0.0.0.0`` and ``::`` stand for every address of the machine's interfaces and are replaced by
 those, the loopback included (go does the same; who may see which address is for the DHT's filter
@@ -89,7 +90,7 @@ def told_addresses(
     append_announce: Sequence[Multiaddr] = (),
 ) -> tuple[Multiaddr, ...]:
     """What to tell others, given what is listened on, what was asked to be announced instead, where
-    enough peers see us, and what was asked to be announced beside (``append_announce``).
+    a dial-back has reached us, and what was asked to be announced beside (``append_announce``).
 
     Of more than ``MAX_TOLD_ADDRS`` those that reach farthest are told."""
     addrs = announce or [

@@ -38,6 +38,10 @@ _QUIC: Final = (P_UDP, P_QUIC_V1)
 _LOCAL: Final = frozenset({Reach.LOOPBACK, Reach.PRIVATE, Reach.LINK_LOCAL})
 _REACH_ORDER: Final = (Reach.PUBLIC, Reach.PRIVATE, Reach.LOOPBACK)
 """Dialled in this order; what is left comes last."""
+QUIC_FIRST: Final = 4
+"""QUIC addresses of a peer that are dialled before its TCP addresses: as many as an honest peer
+has."""
+
 _MAX_ZONE_CHARS: Final = 15
 """Longest name of a network interface (``IFNAMSIZ`` less its NUL)."""
 
@@ -175,17 +179,25 @@ def of_udp_socket(name: tuple[Any, ...]) -> Target:
 
 def ranked(targets: Iterable[Target]) -> list[Target]:
     """In the order of dialling: public addresses first, QUIC before TCP, and IPv6 and IPv4 in turn
-    (RFC 8305, section 4)."""
+    (RFC 8305, section 4).
+
+    After ``QUIC_FIRST`` QUIC addresses it is the turn of as many TCP addresses: no number of
+    addresses of one kind, whoever named them, keeps those of the other waiting."""
     shelves: dict[tuple[int, int], tuple[list[Target], list[Target]]] = {}
     for target in targets:
         shelf = shelves.setdefault(_shelf(target), ([], []))
         shelf[target.family == socket.AF_INET].append(target)
-    return [
-        target
-        for key in sorted(shelves)
-        for target in chain.from_iterable(zip_longest(*shelves[key]))
-        if target is not None
-    ]
+    found: list[Target] = []
+    for near in sorted({near for near, _ in shelves}):
+        of_carriers = [
+            [each for each in chain.from_iterable(zip_longest(*shelves[near, place])) if each]
+            for place in (0, 1)
+            if (near, place) in shelves
+        ]
+        for begin in range(0, max(map(len, of_carriers)), QUIC_FIRST):
+            for of_carrier in of_carriers:
+                found += of_carrier[begin : begin + QUIC_FIRST]
+    return found
 
 
 def _shelf(target: Target) -> tuple[int, int]:

@@ -48,14 +48,14 @@ _READ_BYTES = 64 * 1024
 
 class RpcClient:
     """Requests to peers over ``host`` on one protocol id. ``addrs_of`` says where to dial, and what
-    ``resolved_filter`` gives says where the names among these may lead."""
+    ``stranger_filter`` gives says where the names among these may lead."""
 
     def __init__(
         self,
         host: Host,
         protocol: str,
         addrs_of: Callable[[PeerId], Sequence[Multiaddr]],
-        resolved_filter: Callable[[], AddressFilter],
+        stranger_filter: Callable[[], AddressFilter],
         *,
         dial_timeout_s: float,
         request_timeout_s: float,
@@ -63,7 +63,7 @@ class RpcClient:
         self._host = host
         self._protocol = protocol
         self._addrs_of = addrs_of
-        self._resolved_filter = resolved_filter
+        self._stranger_filter = stranger_filter
         self._dial_timeout_s = dial_timeout_s
         self._request_timeout_s = request_timeout_s
         self._protection = RequestProtection(host, protocol)
@@ -72,8 +72,16 @@ class RpcClient:
         self.pending = 0
         self.counters: Counter[str] = Counter()
 
-    async def request(self, peer: PeerId, request: Request, deadline: Monotonic) -> Reply:
-        """The peer's answer.
+    async def request(
+        self,
+        peer: PeerId,
+        request: Request,
+        deadline: Monotonic,
+        *,
+        addrs: Sequence[Multiaddr] | None = None,
+    ) -> Reply:
+        """The peer's answer. A peer that there is no connection to is dialled at ``addrs`` if they
+        are given, and nowhere else; otherwise wherever it may be.
 
         Raises:
             NetworkError: not reached, no kad, the stream ended, or the deadline passed.
@@ -84,11 +92,12 @@ class RpcClient:
         try:
             with self._protection.of(peer):
                 if not self._host.is_connected(peer):
-                    await self._connect(peer, deadline)
+                    await self._connect(peer, deadline, addrs)
                 reply = await self._exchange(peer, frame, kind, deadline)
                 if reply is None:
                     self.counters["retries"] += 1
-                    await self._connect(peer, deadline)  # if it is there, the host may doubt it
+                    # If it is there, the host may doubt it.
+                    await self._connect(peer, deadline, addrs)
                     reply = await self._exchange(peer, frame, kind, deadline, last=True)
             assert reply is not None
         except (NetworkError, RemoteError) as error:
@@ -143,13 +152,16 @@ class RpcClient:
         for stream in self._pool.drain():
             await stream.reset()
 
-    async def _connect(self, peer: PeerId, deadline: Monotonic) -> None:
+    async def _connect(
+        self, peer: PeerId, deadline: Monotonic, addrs: Sequence[Multiaddr] | None = None
+    ) -> None:
         by = min(deadline, trio.current_time() + self._dial_timeout_s)
         await self._host.connect(
             peer,
-            self._addrs_of(peer),
+            self._addrs_of(peer) if addrs is None else addrs,
             Monotonic(by),
-            resolved_filter=self._resolved_filter(),
+            stranger_filter=self._stranger_filter(),
+            later=None if addrs is not None else lambda: self._addrs_of(peer),
         )
 
     async def _exchange(

@@ -152,9 +152,9 @@ class NetworkRuntime:
                     self._identified(peer_id, protocols, addrs)
                 case PeerGone(peer_id):
                     await self._gone(peer_id)
-                case AddrsChanged(addrs, unproven):
+                case AddrsChanged(addrs):
                     self.server.responder.set_own_addrs(binary(addrs))
-                    self.serving.addrs_changed(addrs, unproven)
+                    self.serving.addrs_changed(addrs)
                     self.upkeep.network_changed()
                     log.info(
                         "addresses_changed",
@@ -249,7 +249,7 @@ class NetworkRuntime:
                     addrs,
                     self._after(timeout_s),
                     retry_failed=True,
-                    resolved_filter=None if given else self.network.address_filter,
+                    stranger_filter=None if given else self.network.address_filter,
                 )
             except (DialError, DeadlineError) as error:
                 failure = error
@@ -269,7 +269,7 @@ class NetworkRuntime:
                 new,
                 self._after(timeout_s),
                 retry_failed=True,
-                resolved_filter=self.network.address_filter,
+                stranger_filter=self.network.address_filter,
             )
         else:
             raise failure or DialError(f"no address of {peer} is known")

@@ -44,7 +44,7 @@ class Serving:
         self._handler = handler
         self._wanted = wanted
         self.public = public
-        self._proven: Sequence[Multiaddr] = host.addrs
+        self._addrs: Sequence[Multiaddr] = host.addrs
         self._started = False
         self.mode = self._mode()
 
@@ -59,9 +59,9 @@ class Serving:
         self._started = False
         self._host.unserve(self._protocol)
 
-    def addrs_changed(self, addrs: Sequence[Multiaddr], unproven: Sequence[Multiaddr]) -> None:
-        """The node is at ``addrs`` now, of which ``unproven`` may be reached by nobody."""
-        self._proven = [addr for addr in addrs if addr not in unproven]
+    def addrs_changed(self, addrs: Sequence[Multiaddr]) -> None:
+        """The node is at ``addrs`` now."""
+        self._addrs = list(addrs)
         self._follow_mode()
 
     def set_public(self, *, public: bool) -> None:
@@ -90,7 +90,7 @@ class Serving:
         return chosen_mode(
             self._wanted,
             public=self.public,
-            has_public_address=any(map(_is_reached_directly, self._proven)),
+            has_public_address=any(map(_is_reached_directly, self._addrs)),
         )
 
 

@@ -195,7 +195,8 @@ class UpkeepDriver:
     async def _ask(self, query: OwnIdQuery) -> None:
         try:
             ask = query.ask
-            reply = await self._rpc.request(ask.peer, ask.request, ask.deadline)
+            at = multiaddrs(query.at) if isinstance(query, CandidateProbe) else None
+            reply = await self._rpc.request(ask.peer, ask.request, ask.deadline, addrs=at)
         except (NetworkError, RemoteError) as error:
             self._machine.failed(query, failure_reason(error), _now())
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import dns.asyncresolver
@@ -23,9 +23,16 @@ from multiaddr import Multiaddr
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import DeadlineError, NetworkError
-from codio_dht.net import dnsaddr
-from codio_dht.net.dnsaddr import SystemNameServers, resolve
+from codio_dht.net import dnsaddr, name_servers
+from codio_dht.net.dnsaddr import resolve
 from codio_dht.net.libp2p_host import make_libp2p_host
+from codio_dht.net.name_servers import (
+    STRANGERS_QUESTIONS,
+    STRANGERS_QUESTIONS_OF_DOMAIN,
+    STRANGERS_QUESTIONS_WINDOW_S,
+    SystemNameServers,
+    for_strangers,
+)
 from host_steps import TCP, dead_address, soon
 from libp2p_hosts import made_host, new_key
 
@@ -200,6 +207,51 @@ async def test_host_names_become_ip_addresses(addr: str, expected: list[str]) ->
     assert await resolved(zone, addr) == expected
 
 
+async def test_what_is_the_operators_own_serves_no_name_of_a_stranger(tmp_path: Path) -> None:
+    """Neither the hosts file nor the search domains."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("192.168.77.7 nas.lan\n")
+    zone = Zone({("redis.corp.example", "A"): ["192.0.2.1"], ("pub.example", "A"): ["192.0.2.2"]})
+    zone.search = ["corp.example"]
+    async with zone.served(hosts) as servers:
+        public = for_strangers(servers)
+        assert ["192.168.77.7"] == await servers.ips("nas.lan", 4)
+        assert ["192.0.2.1"] == await servers.ips("redis", 4)
+        for name in ("nas.lan", "redis"):
+            with pytest.raises(NetworkError):
+                await public.ips(name, 4)
+        assert ["192.0.2.2"] == await public.ips("pub.example", 4)
+    assert "redis A" in zone.questions  # as it is, and no more
+
+
+async def test_strangers_names_cost_a_bounded_number_of_questions(autojump_clock) -> None:
+    asked: list[str] = []
+
+    class Counting:
+        async def texts(self, name: str) -> list[str]:
+            asked.append(name)
+            return []
+
+        async def ips(self, name: str, ip_version: int) -> list[str]:
+            return await self.texts(name)
+
+    public = for_strangers(Counting())
+    for number in range(100):
+        with suppress(NetworkError):
+            await public.ips(f"{number}.victim.example", 4)
+    assert STRANGERS_QUESTIONS_OF_DOMAIN == len(asked)
+    for number in range(1_000):
+        with suppress(NetworkError):
+            await public.texts(f"_dnsaddr.{number}.example")
+    assert STRANGERS_QUESTIONS == len(asked)
+    with pytest.raises(NetworkError) as caught:
+        await public.ips("another.example", 4)
+    assert caught.value.local  # nothing is said of the peer
+    await trio.sleep(STRANGERS_QUESTIONS_WINDOW_S)
+    await public.ips("another.example", 4)
+    assert STRANGERS_QUESTIONS + 1 == len(asked)
+
+
 async def test_the_hosts_file_comes_before_the_name_servers(tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("# comment\n192.0.2.5 Host.example alias # end\nnonsense line\n::1 six\n")
@@ -333,7 +385,7 @@ async def test_the_systems_files_are_read_again_when_they_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conf, hosts = tmp_path / "resolv.conf", tmp_path / "hosts"
-    monkeypatch.setattr(dnsaddr, "_RESOLV_CONF", conf)
+    monkeypatch.setattr(name_servers, "_RESOLV_CONF", conf)
     zones = [Zone({("host.example", "A"): [f"192.0.2.{n}"]}) for n in (1, 2)]
     async with zones[0].served() as first, zones[1].served() as second:
         resolvers = {"first": first._resolver, "second": second._resolver}
@@ -369,7 +421,7 @@ async def test_a_resolv_conf_that_appears_later_is_read_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conf = tmp_path / "resolv.conf"
-    monkeypatch.setattr(dnsaddr, "_RESOLV_CONF", conf)
+    monkeypatch.setattr(name_servers, "_RESOLV_CONF", conf)
     servers = SystemNameServers(hosts=tmp_path / "none")
     with pytest.raises(NetworkError) as caught:
         await servers.ips("host.example", 4)

@@ -33,10 +33,9 @@ async def test_a_node_behind_a_nat_serves_once_others_reach_it_and_no_longer_whe
         async with DHTManager(host, bootstrap=[full_addr(seed)]) as node:
             assert (Mode.CLIENT, False) == (node.mode, KAD_PROTOCOL in host.factories)
 
-            move(host, *private, PUBLIC, unproven=(PUBLIC,))
-            await until(
-                lambda: PUBLIC.to_bytes() in node._node.main.server.responder._own_entry.addrs
-            )
+            move(host, *private, unproven=(PUBLIC,))  # peers say so, and no more
+            await trio.sleep(1)
+            assert PUBLIC.to_bytes() not in node._node.main.server.responder._own_entry.addrs
             assert (Mode.CLIENT, False) == (node.mode, KAD_PROTOCOL in host.factories)
 
             move(host, *private, PUBLIC)

@@ -38,7 +38,8 @@ class LeadsInside:
 
 def use_names(host: Host, names: LeadsInside) -> None:
     holder: Any = host
-    getattr(holder, "_dialler", holder)._name_servers = names
+    holder = getattr(holder, "_dialler", holder)
+    holder._name_servers = holder._strangers_servers = names
 
 
 @BOTH_HOSTS
@@ -62,10 +63,10 @@ async def test_a_name_is_dialled_only_where_the_filter_lets_it_lead(made: Implem
         ):
             name = [Multiaddr(text)]
             with pytest.raises(DialError) as caught:
-                await client.connect(server.peer_id, name, soon(), resolved_filter=PUBLIC_ONLY)
+                await client.connect(server.peer_id, name, soon(), stranger_filter=PUBLIC_ONLY)
             assert not caught.value.local
             assert not client.is_connected(server.peer_id)
-            await client.connect(server.peer_id, name, soon(), resolved_filter=KEEP_ALL)
+            await client.connect(server.peer_id, name, soon(), stranger_filter=KEEP_ALL)
             await client.disconnect(server.peer_id)
             await client.connect(server.peer_id, name, soon())  # a person gave it
             await client.disconnect(server.peer_id)
@@ -81,7 +82,7 @@ class Watched(MemoryHost):
         return self.asked.get(peer, [])
 
     async def connect(self, peer_id, addrs, deadline, **how):
-        kept = how.get("resolved_filter")
+        kept = how.get("stranger_filter")
         asked = (how.get("retry_failed", False), kept is not None)
         self.asked.setdefault(peer_id, []).append(asked)
         await super().connect(peer_id, addrs, deadline, **how)

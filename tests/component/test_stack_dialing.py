@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 import trio
 from multiaddr import Multiaddr
 
+from codio_dht.core.addresses import KEEP_ALL, PUBLIC_ONLY
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
@@ -18,6 +20,7 @@ from codio_dht.net import link
 from codio_dht.net.dial import race
 from codio_dht.net.dial.budget import DialBudget
 from codio_dht.net.dial.failures import DialFailedError, DialFailure
+from codio_dht.net.dial.hearsay import MAX_HEARD_PORTS, TARGET_INTERVAL_S
 from codio_dht.net.dial.limits import (
     MAX_ADDRS_PER_DIAL,
     MAX_BACKOFF_S,
@@ -30,7 +33,7 @@ from codio_dht.net.host import Stream
 from codio_dht.net.stack.noise import NoiseIdentity
 from codio_dht.net.stack.security import Security
 from codio_dht.net.stack_host import Gate, Limits, StackHost, connections, tcp
-from codio_dht.net.targets import Ip, dial_target, ranked
+from codio_dht.net.targets import Ip, Target, dial_target, ranked
 from host_steps import (
     ECHO,
     IDLE_S,
@@ -639,3 +642,107 @@ async def test_a_request_written_at_once_needs_no_identify() -> None:
         await connect(client, server)
         assert b"hello" == await echo_of(client, server)
         await identified(client, server.peer_id)
+
+
+# --- the words of strangers -----------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def dialler_of_machines() -> AsyncGenerator[tuple[StackHost, list[tuple[float, Target]]]]:
+    """A host whose dials are noted, with their time, and refused."""
+    dialled: list[tuple[float, Target]] = []
+
+    async def refuse(target: Target, _peer_id: PeerId, _reached: object) -> None:
+        dialled.append((trio.current_time(), target))
+        await trio.lowlevel.checkpoint()
+        raise DialFailedError(DialFailure.REFUSED, "refused")
+
+    async with made_host() as client:
+        for transport in client.transports:
+            transport.dial = refuse  # type: ignore[assignment]
+        yield client, dialled
+
+
+async def told_by_stranger(client: StackHost, peer_id: PeerId, *addrs: str) -> None:
+    with pytest.raises(NetworkError):
+        await client.connect(
+            peer_id, list(map(Multiaddr, addrs)), soon(30), stranger_filter=PUBLIC_ONLY
+        )
+
+
+async def test_strangers_words_cost_a_machine_eight_ports_and_a_dial_a_second(
+    autojump_clock,
+) -> None:
+    """Named as the address of peer after peer, of 32 ports each time."""
+    async with dialler_of_machines() as (client, dialled):
+        begun = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for number in range(40):
+                peer_id = PrivateKey.from_ed25519_seed(bytes([number]) * 32).peer_id()
+                addrs = [f"/ip4/5.6.7.8/tcp/{2_000 + 32 * number + n}" for n in range(32)]
+                nursery.start_soon(told_by_stranger, client, peer_id, *addrs)
+                await trio.sleep(0.5)
+        seconds = trio.current_time() - begun
+        assert 1 <= len(dialled) <= min(MAX_HEARD_PORTS, seconds / TARGET_INTERVAL_S + 2)
+        assert len({target.port for _, target in dialled}) <= MAX_HEARD_PORTS
+
+
+async def test_what_a_stranger_says_is_judged_where_it_is_dialled(autojump_clock) -> None:
+    """No port of a service, and no machine of this node's own network."""
+    async with dialler_of_machines() as (client, dialled):
+        await told_by_stranger(
+            client,
+            STRANGER,
+            "/ip4/5.6.7.8/tcp/25",
+            "/ip4/5.6.7.8/udp/53/quic-v1",
+            "/ip4/127.0.0.1/tcp/6379",
+            "/ip4/192.168.1.1/tcp/8080",
+            "/ip4/169.254.169.254/tcp/8080",
+        )
+        assert [] == dialled
+        with pytest.raises(DialError):  # a person may
+            await client.connect(STRANGER, [Multiaddr("/ip4/5.6.7.8/tcp/25")], soon())
+        assert [25] == [target.port for _, target in dialled]
+
+
+async def test_an_address_that_becomes_known_later_joins_the_dial() -> None:
+    async with made_host() as server, made_host() as client:
+        with silent_listener() as silent:
+            known = [silent]
+            async with trio.open_nursery() as nursery:
+
+                async def learn_later() -> None:
+                    await until(lambda: client.stats()["dials_running"] == 1)
+                    known.extend(server.addrs)
+
+                nursery.start_soon(learn_later)
+                await client.connect(
+                    server.peer_id,
+                    [silent],
+                    soon(30),
+                    stranger_filter=KEEP_ALL,
+                    later=lambda: known,
+                )
+        assert client.is_connected(server.peer_id)
+
+
+async def test_silent_addresses_do_not_hold_up_a_good_one(autojump_clock) -> None:
+    """A liar names sixteen that say nothing before it."""
+    async with made_host() as client:
+        begun, found = trio.current_time(), trio.Event()
+        started: list[int] = []
+
+        async def silent_but_one(target: Target, _peer_id: PeerId, _reached: object) -> None:
+            started.append(target.port)
+            if target.port == 4_001:
+                found.set()
+            await trio.sleep_forever()
+
+        for transport in client.transports:
+            transport.dial = silent_but_one  # type: ignore[assignment]
+        addrs = [f"/ip4/5.{n}.7.8/tcp/{5_000 + n}" for n in range(16)] + ["/ip4/5.6.9.9/tcp/4001"]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(told_by_stranger, client, STRANGER, *addrs)
+            await found.wait()
+            nursery.cancel_scope.cancel()
+        assert trio.current_time() - begun < 4

@@ -37,12 +37,9 @@ def saw(
     remote: bytes,
     addr: str = OURS,
     *,
-    inbound: bool = True,
     now: float = 0.0,
 ) -> bool:
-    return observed.saw(
-        connection, remote=remote, observed=binary(addr), inbound=inbound, now=Monotonic(now)
-    )
+    return observed.saw(connection, remote=remote, observed=binary(addr), now=Monotonic(now))
 
 
 def told(observed: ObservedAddrs, now: float = 0.0) -> list[str]:
@@ -134,13 +131,13 @@ def test_what_leads_to_no_socket_of_that_connection_does_not_count() -> None:
     assert 0 == len(observed)
 
 
-@given(st.binary(max_size=60), st.binary(max_size=60), st.booleans())
+@given(st.binary(max_size=60), st.binary(max_size=60))
 def test_bytes_that_are_no_addresses_do_not_count_and_harm_nobody(
-    remote: bytes, addr: bytes, inbound: bool
+    remote: bytes, addr: bytes
 ) -> None:
     observed = ObservedAddrs()
-    observed.saw("one", remote=remote, observed=addr, inbound=inbound, now=START)
-    observed.saw("two", remote=peer(1), observed=addr, inbound=inbound, now=START)
+    observed.saw("one", remote=remote, observed=addr, now=START)
+    observed.saw("two", remote=peer(1), observed=addr, now=START)
     observed.addrs(START)
     observed.ended("one", START)
 
@@ -148,24 +145,29 @@ def test_bytes_that_are_no_addresses_do_not_count_and_harm_nobody(
 # --- whether it can be reached --------------------------------------------------------------------
 
 
-def test_an_address_seen_only_by_peers_that_we_dialled_is_not_known_to_be_dialled() -> None:
-    observed = ObservedAddrs()
-    addr = "/ip4/5.6.7.8/udp/4001/quic-v1"
-    for number in range(20):
-        remote = peer(number, transport="udp/1/quic-v1")
-        saw(observed, number, remote, addr, inbound=number < MIN_OBSERVER_GROUPS - 1)
-    assert [ObservedAddr(binary(addr), dialled=False)] == observed.addrs(START)
-    saw(observed, "one more", peer(99, transport="udp/1/quic-v1"), addr)
-    assert [ObservedAddr(binary(addr), dialled=True)] == observed.addrs(START)
+def test_what_any_number_of_peers_say_is_believed_and_not_proven() -> None:
+    observed = seen_by(40)
+    assert [ObservedAddr(binary(OURS), proven=False)] == observed.addrs(START)
 
 
-def test_who_dials_us_after_we_dialled_its_group_does_not_show_that_others_can() -> None:
+def test_what_a_dial_back_proved_is_proven_for_a_while_whether_peers_see_us_there_or_not() -> None:
+    observed, other = seen_by(MIN_OBSERVER_GROUPS), binary("/ip4/5.6.7.9/udp/1/quic-v1")
+    observed.prove(other, START)
+    assert [ObservedAddr(other, proven=True), ObservedAddr(binary(OURS), proven=False)] == (
+        observed.addrs(START)
+    )
+    observed.prove(binary(OURS), START)
+    assert {True} == {each.proven for each in observed.addrs(START)}
+    later = Monotonic(OBSERVATION_TTL_S)
+    assert [ObservedAddr(binary(OURS), proven=False)] == observed.addrs(later)
+
+
+def test_the_addresses_that_are_proven_are_bounded() -> None:
     observed = ObservedAddrs()
-    for number in range(20):
-        saw(observed, ("out", number), peer(number), inbound=False)
-        observed.ended(("out", number), START)
-        saw(observed, ("in", number), peer(number))
-    assert [ObservedAddr(binary(OURS), dialled=False)] == observed.addrs(START)
+    for port in range(1, 100):
+        observed.prove(binary(f"/ip4/5.6.7.8/tcp/{port}"), START)
+    assert limits.MAX_PROVEN_OWN_ADDRS == len(observed.addrs(START))
+    assert "/ip4/5.6.7.8/tcp/99" in told(observed)
 
 
 # --- for how long ---------------------------------------------------------------------------------
@@ -240,15 +242,14 @@ class Crowd(RuleBasedStateMachine):
         self.past: dict[tuple[int, int], float] = {}
         """Until when what an ended connection said counts."""
 
-    @rule(connection=st.integers(0, 20), address=st.integers(0, 3), inbound=st.booleans())
-    def says(self, connection: int, address: int, inbound: bool) -> None:
+    @rule(connection=st.integers(0, 20), address=st.integers(0, 3))
+    def says(self, connection: int, address: int) -> None:
         group = connection % 7
         taken = saw(
             self.observed,
             connection,
             peer(group, host=connection),
             f"/ip4/5.6.7.8/tcp/{address + 1}",
-            inbound=inbound,
             now=self.now,
         )
         assert taken

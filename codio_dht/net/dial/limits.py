@@ -15,6 +15,14 @@ MAX_DIALS_PER_GROUP: Final = 16
 MAX_DIALS_PER_PEER: Final = 8
 """Addresses of one peer being dialled at once."""
 
+MAX_HEARD_ADDRS_PER_DIAL: Final = 24
+"""Addresses of one peer that one dial tries on the word of others; later ones are left out."""
+
+MAX_UNANSWERED_DIALS: Final = 24
+"""Addresses of one peer being dialled at once, with those that have not answered for
+``GIVE_WAY_AFTER_S``: these do not count as ``MAX_DIALS_PER_PEER``, so that silent addresses do not
+hold up a good one."""
+
 MAX_ADDRS_PER_DIAL: Final = 64
 """Addresses of one peer that one dial tries; later ones are left out."""
 
@@ -37,6 +45,10 @@ CONNECT_TIMEOUT_S: Final = 5.0
 UPGRADE_TIMEOUT_S: Final = 10.0
 """From the TCP connection to an authenticated peer, seconds (GO 15 for the whole upgrade)."""
 
+LATE_ADDRS_INTERVAL_S: Final = 0.5
+"""How often a dial that has no address left to begin with looks for addresses that have become
+known meanwhile, seconds."""
+
 DNS_TIMEOUT_S: Final = 5.0
 """Resolving the names in one peer's addresses, seconds, within the dial's own deadline."""
 
@@ -55,6 +67,11 @@ refusal costs a round trip and nothing else."""
 STRANGER_BACKOFF_S: Final = 30.0
 """First back-off of an address where another peer, or no libp2p peer, answered, seconds; doubled
 with each failure in a row."""
+
+MAX_REFUSED_BACKOFF_S: Final = 10.0
+"""Longest back-off of an address that refused, seconds. Others can provoke refusals: they have this
+node dial a machine until that has enough of it. So a refusal counts for no longer than it costs to
+try again."""
 
 MAX_BACKOFF_S: Final = 300.0
 """Longest back-off of an address, seconds (GO: 5 s to 5 min)."""

@@ -17,6 +17,7 @@ from codio_dht.core.peer import PeerId
 from codio_dht.net.dial.failures import DialFailure
 from codio_dht.net.dial.limits import (
     MAX_BACKOFF_S,
+    MAX_REFUSED_BACKOFF_S,
     MAX_REMEMBERED_FAILURES,
     MAX_REMEMBERED_REFUSALS,
     REFUSED_BACKOFF_S,
@@ -25,7 +26,7 @@ from codio_dht.net.dial.limits import (
 )
 
 _BACKOFFS: Final = {
-    DialFailure.REFUSED: Backoff(REFUSED_BACKOFF_S, MAX_BACKOFF_S),
+    DialFailure.REFUSED: Backoff(REFUSED_BACKOFF_S, MAX_REFUSED_BACKOFF_S),
     DialFailure.SILENT: Backoff(SILENT_BACKOFF_S, MAX_BACKOFF_S),
     DialFailure.STRANGER: Backoff(STRANGER_BACKOFF_S, MAX_BACKOFF_S),
 }

@@ -42,7 +42,7 @@ from codio_dht.errors import (
     UnsupportedProtocolError,
     UsageError,
 )
-from codio_dht.net.dnsaddr import NameServers, SystemNameServers, peers_named_by
+from codio_dht.net.dnsaddr import peers_named_by
 from codio_dht.net.event_bus import EventBus
 from codio_dht.net.handlers import StreamHandlerFactory
 from codio_dht.net.host import ConnectionInfo, HostEvent, Stream
@@ -56,6 +56,7 @@ from codio_dht.net.libp2p_host.inbound import ActiveStreams, Budget, serve
 from codio_dht.net.libp2p_host.limits import CLOSE_TIMEOUT_S
 from codio_dht.net.libp2p_host.negotiation import question
 from codio_dht.net.libp2p_host.stream import Libp2pStream, Lingering, foreign_errors, reset_quietly
+from codio_dht.net.name_servers import NameServers, SystemNameServers, for_strangers
 from codio_dht.net.own_addresses import told_addresses
 from codio_dht.net.ping import PING, round_trip
 from codio_dht.net.targets import parse
@@ -91,6 +92,7 @@ class Libp2pHost:
         self._append_announce = tuple(append_announce)
         self._agent = agent or AGENT
         self._name_servers = name_servers or SystemNameServers()
+        self._strangers_servers = for_strangers(self._name_servers)
         self._peer_id = PeerId.coerce(ihost.get_id())
         self._private_key = _private_key(ihost, self._peer_id)
         self._active = ActiveStreams()
@@ -181,7 +183,8 @@ class Libp2pHost:
         deadline: Monotonic,
         *,
         retry_failed: bool = False,
-        resolved_filter: AddressFilter | None = None,
+        stranger_filter: AddressFilter | None = None,
+        later: Callable[[], Sequence[Multiaddr]] | None = None,
     ) -> None:
         """Make sure that there is a connection to the peer; all of ``addrs`` are tried."""
         dialer = self._state.guards.dialer
@@ -189,7 +192,8 @@ class Libp2pHost:
             return
         if peer_id == self._peer_id:
             raise DialError("that peer is this node itself")
-        await connect(dialer, peer_id, addrs, deadline, self._name_servers, resolved_filter)
+        servers = self._name_servers if stranger_filter is None else self._strangers_servers
+        await connect(dialer, peer_id, addrs, deadline, servers, stranger_filter)
 
     async def peers_named_by(self, addr: Multiaddr, deadline: Monotonic) -> list[Multiaddr]:
         """The peers that a ``/dnsaddr/HOST`` without a peer id lists."""

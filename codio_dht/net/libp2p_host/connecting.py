@@ -18,8 +18,9 @@ from codio_dht.core.peer import PeerId
 from codio_dht.errors import CodioError, DeadlineError, DialError, NetworkError
 from codio_dht.net.dial.limits import DNS_TIMEOUT_S
 from codio_dht.net.dial.names import is_worth_resolving
-from codio_dht.net.dnsaddr import NameServers, is_name, resolve
+from codio_dht.net.dnsaddr import is_name, resolve
 from codio_dht.net.libp2p_host.guards.dialing import AllAddressesFailedError, SwarmDialer
+from codio_dht.net.name_servers import NameServers
 
 
 async def connect(
@@ -28,15 +29,18 @@ async def connect(
     addrs: Sequence[Multiaddr],
     deadline: Monotonic,
     servers: NameServers,
-    resolved_filter: AddressFilter | None,
+    stranger_filter: AddressFilter | None,
 ) -> None:
-    """Make sure that there is a connection to the peer. ``resolved_filter`` says which of the
-    addresses that names stand for may be dialled; without it, all may.
+    """Make sure that there is a connection to the peer. With ``stranger_filter`` the addresses are
+    the words of strangers: only those that it keeps are dialled, also of what names stand for.
 
     Raises:
         DialError: no address led to this peer; ``local`` if for reasons of this node's own.
         DeadlineError: the deadline passed first.
     """
+    if stranger_filter is not None:
+        kept = set(stranger_filter(addr.to_bytes() for addr in addrs))
+        addrs = [addr for addr in addrs if addr.to_bytes() in kept]
     names = [
         addr
         for addr in addrs
@@ -51,8 +55,8 @@ async def connect(
     async def dial_names() -> None:
         dns_deadline = Monotonic(min(deadline, trio.current_time() + DNS_TIMEOUT_S))
         resolved = await resolve(names, dns_deadline, peer_id=peer_id, servers=servers)
-        if resolved_filter is not None:
-            kept = set(resolved_filter(addr.to_bytes() for addr in resolved))
+        if stranger_filter is not None:
+            kept = set(stranger_filter(addr.to_bytes() for addr in resolved))
             resolved = [addr for addr in resolved if addr.to_bytes() in kept]
         await dialer.dial(peer_id.to_libp2p(), resolved)
 

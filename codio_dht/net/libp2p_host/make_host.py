@@ -40,7 +40,6 @@ from multiaddr import Multiaddr
 from codio_dht.crypto.keys import KeyType, PrivateKey
 from codio_dht.errors import IdentityError, NetworkError, UsageError
 from codio_dht.logger import get_logger
-from codio_dht.net.dnsaddr import NameServers
 from codio_dht.net.libp2p_host.adapter import Libp2pHost
 from codio_dht.net.libp2p_host.guards.apply import guard_host
 from codio_dht.net.libp2p_host.guards.upstream import replace
@@ -52,6 +51,7 @@ from codio_dht.net.libp2p_host.limits import (
 )
 from codio_dht.net.libp2p_host.shielding import shielded
 from codio_dht.net.listening import each_once, judge_failures
+from codio_dht.net.name_servers import NameServers
 
 _log = get_logger(__name__)
 

@@ -30,7 +30,7 @@ from codio_dht.net.bugs import BugLog
 from codio_dht.net.charging import Charging
 from codio_dht.net.dial.budget import DialBudget
 from codio_dht.net.dial.race import Dialler
-from codio_dht.net.dnsaddr import NameServers, peers_named_by
+from codio_dht.net.dnsaddr import peers_named_by
 from codio_dht.net.event_bus import EventBus
 from codio_dht.net.gate import Gate
 from codio_dht.net.handlers import StreamHandlerFactory
@@ -39,6 +39,7 @@ from codio_dht.net.identify.message import IDENTIFY
 from codio_dht.net.inbound_links import InboundLinks
 from codio_dht.net.limits import Limits
 from codio_dht.net.link import Link, LinkContext, LinkState, Transport, now
+from codio_dht.net.name_servers import NameServers
 from codio_dht.net.observed_addrs import ObservedAddrs
 from codio_dht.net.own_addresses import network_state, told_addresses
 from codio_dht.net.ping import PING, PingHandler, round_trip
@@ -129,6 +130,7 @@ class StackHost:
             gate=gate,
             name_servers=name_servers,
             counters=self._counters,
+            exempt_local=limits.exempt_local,
         )
         self._load_watch = LoadWatch(self._origins, trio.current_time)
         self._reaper = Reaper(
@@ -192,10 +194,10 @@ class StackHost:
     def _look_at_own_addresses(self) -> bool:
         """Tell everybody if our own addresses changed; whether they did. Done now and then, so that
         no peer can make us tell everybody of changes all the time."""
-        observed = {Multiaddr(each.addr): each.dialled for each in self._observed.addrs(now())}
-        surely = self._tell(addr for addr in observed if observed[addr])
-        told = self._tell(observed)
-        unproven = tuple(addr for addr in told if addr not in surely)
+        observed = self._observed.addrs(now())
+        told = self._tell(Multiaddr(each.addr) for each in observed if each.proven)
+        seen = (Multiaddr(each.addr) for each in observed if not each.proven)
+        unproven = tuple(addr for addr in seen if addr not in told)
         if (told, unproven) == (self._told, self._unproven):
             return False
         if told != self._told:
@@ -204,6 +206,11 @@ class StackHost:
         self._charging.public = any(is_public(addr.to_bytes()) for addr in told)
         self._bus.emit(AddrsChanged(told, unproven))
         return True
+
+    def prove_address(self, addr: Multiaddr) -> None:
+        """Somebody whom this node asked has dialled it at ``addr``, as AutoNAT does: it is told to
+        others for a while, from the next look at the own addresses on."""
+        self._observed.prove(addr.to_bytes(), now())
 
     def _tell(self, observed: Iterable[Multiaddr] = ()) -> tuple[Multiaddr, ...]:
         return told_addresses(
@@ -225,9 +232,7 @@ class StackHost:
         """The peer says where it sees us."""
         seen = strip_peer_id(addr, self._peer_id.to_bytes())
         if seen is not None and link.on_listener and link.state is LinkState.OPEN:
-            self._observed.saw(
-                link, remote=link.target.addr, observed=seen, inbound=link.inbound, now=now()
-            )
+            self._observed.saw(link, remote=link.target.addr, observed=seen, now=now())
 
     # --- connections ------------------------------------------------------------------------------
 
@@ -238,7 +243,8 @@ class StackHost:
         deadline: Monotonic,
         *,
         retry_failed: bool = False,
-        resolved_filter: AddressFilter | None = None,
+        stranger_filter: AddressFilter | None = None,
+        later: Callable[[], Sequence[Multiaddr]] | None = None,
     ) -> None:
         """Make sure that there is a connection to the peer; all of ``addrs`` are tried."""
         self._check_running()
@@ -251,7 +257,12 @@ class StackHost:
         if not self._connections.make_room(now()):
             raise DialError("this node has too many connections", local=True)
         await self._dialler.connect(
-            peer_id, addrs, deadline, retry_failed=retry_failed, resolved_filter=resolved_filter
+            peer_id,
+            addrs,
+            deadline,
+            retry_failed=retry_failed,
+            stranger_filter=stranger_filter,
+            later=later,
         )
 
     async def peers_named_by(self, addr: Multiaddr, deadline: Monotonic) -> list[Multiaddr]:

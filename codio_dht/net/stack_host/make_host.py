@@ -20,10 +20,10 @@ from codio_dht import __version__
 from codio_dht.core.clock import UnixTime
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import NetworkError, UsageError
-from codio_dht.net.dnsaddr import NameServers, SystemNameServers
 from codio_dht.net.gate import Gate
 from codio_dht.net.limits import Limits
 from codio_dht.net.listening import each_once, judge_failures
+from codio_dht.net.name_servers import NameServers, SystemNameServers
 from codio_dht.net.quic.connection import QuicIdentity
 from codio_dht.net.quic.transport import QuicTransport
 from codio_dht.net.stack.noise import NoiseIdentity
