@@ -44,7 +44,7 @@ def test_a_client_becomes_a_server_when_it_has_an_address_that_others_reach() ->
     calls.serving.start()
     assert (Mode.CLIENT, []) == (calls.serving.mode, calls.made)
     for _ in range(2):
-        calls.serving.addrs_changed([PRIVATE, PUBLIC], [])
+        calls.serving.addrs_changed([PRIVATE, PUBLIC])
     assert (Mode.SERVER, ["serve"]) == (calls.serving.mode, calls.made)
     calls.serving.addrs_changed([PRIVATE])
     assert (Mode.CLIENT, ["serve", "unserve"]) == (calls.serving.mode, calls.made)
