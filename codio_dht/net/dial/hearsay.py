@@ -86,7 +86,7 @@ class _Turns:
 
 
 class Hearsay:
-    """See the module."""
+    """Bounds how often machines and networks are dialled on the word of strangers."""
 
     def __init__(self) -> None:
         self._of_machine = _Turns(TARGET_INTERVAL_S, TARGET_AT_ONCE)
