@@ -87,7 +87,7 @@ def read_peer_id(text: str) -> bytes:
     """
     given = _cleaned(text)
     prefixed = _PEER_PREFIXES.fullmatch(given)
-    bare = prefixed[1] if prefixed else given
+    bare = prefixed[1] if prefixed else given.rstrip("/")
     data = _peer_id_or_none(bare)
     if data is not None:
         return data
@@ -96,6 +96,8 @@ def read_peer_id(text: str) -> bytes:
         why = f": it is a CID of codec {cid.codec_name}"
     elif given.startswith("/") and not prefixed:
         why = ": it is an address, or a part of one; give the peer id at its end"
+    elif _is_base58_in_small_letters(bare):
+        why = ": a peer id in base58 needs its exact letters, small and capital"
     else:
         why = ""
     raise FormatError(f"{shown(text)} is not a peer id{why}")
@@ -196,9 +198,15 @@ def _instead_of_a_cid(given: str, bare: str) -> str:
         return ": it is a peer id"
     if given.startswith("/"):
         return ": it is an address or a path"
-    if bare.lower().startswith("qm") and len(bare) == 46:
+    if bare.lower().startswith("qm") and _is_base58_in_small_letters(bare.lower()):
         return ": a CID that begins with Qm needs its exact letters, small and capital"
     return ""
+
+
+def _is_base58_in_small_letters(text: str) -> bool:
+    """Whether ``text`` looks as if the capital letters of a peer id or a CID had been lost."""
+    lengths = {"qm": 46, "12d3koow": 52, "16uiu2ha": 53}
+    return any(text.startswith(start) and len(text) == n for start, n in lengths.items())
 
 
 def _with_p2p(given: str) -> str:

@@ -117,6 +117,12 @@ def test_a_cid_longer_than_any_is_not_even_decoded() -> None:
         read_peer_id("1" * 1_025)
 
 
+def test_a_text_of_the_greatest_length_is_still_looked_at() -> None:
+    assert V1 == read_cid(V1.rjust(MAX_TEXT_CHARS)).text
+    with pytest.raises(FormatError, match=f"has {MAX_TEXT_CHARS + 1} characters"):
+        read_cid(V1.rjust(MAX_TEXT_CHARS + 1))
+
+
 # --- peer ids -------------------------------------------------------------------------------------
 
 
@@ -126,6 +132,7 @@ def test_a_cid_longer_than_any_is_not_even_decoded() -> None:
         "{}",
         " {}\n",
         "\ufeff{}",
+        "{}/",
         "/p2p/{}",
         "/p2p/{}/",
         "/ipfs/{}",
@@ -149,6 +156,8 @@ def test_a_peer_id_is_read_whatever_stands_around_it_and_everywhere_the_same(
     [
         (V1, "it is a CID of codec raw"),
         (f"/ip4/1.2.3.4/tcp/4001/p2p/{PEER}", "it is an address.*give the peer id at its end"),
+        (PEER.lower(), "needs its exact letters, small and capital$"),
+        (RSA_PEER.lower(), "needs its exact letters, small and capital$"),
         (PEER[:-1], "is not a peer id$"),
         (PEER + "0", "is not a peer id$"),
         ("", "'' is not a peer id$"),
