@@ -83,7 +83,7 @@ def encode_base36(data: bytes) -> str:
 
 def _decode(digits: str, alphabet: str) -> bytes | None:
     base = len(alphabet)
-    by_bits = base & (base - 1) == 0
+    by_bits = base.bit_count() == 1
     if by_bits:
         digits = digits.rstrip("=")
     number = 0
