@@ -54,20 +54,16 @@ class Sessions:
         """Whether the member is online at the start, and until when."""
         part = self._part
         moment = -WARM_UP_CYCLES * (part.session_median_s + part.downtime_median_s)
-        online = self._rng.random() < 0.5
+        online = self.happens(0.5)
         while True:
             moment += self.draw(online=online)
             if moment > 0:
                 return online, moment
             online = not online
 
-    def leaves_gracefully(self) -> bool:
-        """Whether the member stops cleanly at the end of its session."""
-        return self._rng.random() < self._part.graceful
-
-    def refuses_when_away(self) -> bool:
-        """Whether the member's machine refuses dials in its absence."""
-        return self._rng.random() < self._part.refusing
+    def happens(self, chance: float) -> bool:
+        """Whether something of this ``chance`` happens."""
+        return self._rng.random() < chance
 
 
 def begin_churn(
@@ -79,24 +75,24 @@ def begin_churn(
 ) -> None:
     """Set which members are online at the start, and schedule when each leaves and comes back.
     Members in ``staying`` never leave. ``leave`` is told whether a member leaves gracefully."""
-    scenario, population = world.scenario, world.population
+    scenario, part, population = world.scenario, world.scenario.churn, world.population
     rng = Random(f"{scenario.seed}/churn")
 
     async def come_and_go(member: Member, sessions: Sessions, until: float) -> None:
         await world.queue.sleep(until)
         while True:
             if member.online:
-                leave(member, sessions.leaves_gracefully())
-                member.refuses_when_away = sessions.refuses_when_away()
+                leave(member, sessions.happens(part.graceful))
+                member.refuses_when_away = sessions.happens(part.refusing)
             else:
                 come(member)
             await world.queue.sleep(sessions.draw(online=member.online))
 
     for member in population.members[: population.servers]:
-        churns = rng.random() < scenario.churn.share
+        churns = rng.random() < part.share
         if not churns or member.character.is_dead or member in staying:
             continue
-        sessions = Sessions(scenario.churn, Random(f"{scenario.seed}/churn/{member.index}"))
-        member.refuses_when_away = sessions.refuses_when_away()
+        sessions = Sessions(part, Random(f"{scenario.seed}/churn/{member.index}"))
+        member.refuses_when_away = sessions.happens(part.refusing)
         member.online, until = sessions.steady()
         Process(come_and_go(member, sessions, until))

@@ -127,16 +127,18 @@ def check_entries(
 def check_disk(
     disk: VirtualDisk,
     holder: PeerId,
-    provided: Container[tuple[bytes, PeerId]],
+    publisher_of: Mapping[bytes, Member],
     genuine: Mapping[bytes, Container[bytes]],
 ) -> None:
     """Check that a holder has only records that their provider handed out, and none of its own;
     and only values that are ``genuine``."""
     for key, rows in disk.rows.items():
+        publisher = publisher_of.get(key)
         for row in rows.values():
             require(row.key == key, "a record lies under another key")
             require(row.provider != holder, "a node keeps a record of itself as another's")
-            require((key, row.provider) in provided, "nobody provided this record:", row.provider)
+            provided = publisher is not None and row.provider == publisher.peer
+            require(provided, "nobody provided this record:", row.provider)
     for key, value in disk.values.items():
         require(value.value in genuine.get(key, ()), "a value that is not valid is kept:", key)
 

@@ -7,7 +7,7 @@ an end vanishes, the other believes in the connection until it would have notice
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from math import exp
 from random import Random
@@ -106,38 +106,36 @@ Closed = Callable[[Member, Member], None]
 class ConnectionTable:
     """Who is connected to whom. A pair has one connection, whoever dialled it."""
 
-    def __init__(self, population: Population, max_each: int, closed: Closed) -> None:
-        self._members = population.members
+    def __init__(self, max_each: int, closed: Closed) -> None:
         self._max_each = max_each
         self._closed = closed
-        self._of: dict[int, OrderedDict[int, None]] = {}
+        self._of: defaultdict[Member, OrderedDict[Member, None]] = defaultdict(OrderedDict)
 
     def are_open(self, a: Member, b: Member) -> bool:
         """Whether the two members are connected."""
-        return b.index in self._of.get(a.index, ())
+        return b in self._of[a]
 
     def open(self, a: Member, b: Member) -> None:
         """Connect two members. If one of them is full, its least recently used connection is
         closed."""
         for one, other in ((a, b), (b, a)):
-            peers = self._of.setdefault(one.index, OrderedDict())
-            peers[other.index] = None
-            if len(peers) > self._max_each:
-                self.close(one, self._members[next(iter(peers))])
+            self._of[one][other] = None
+            if len(self._of[one]) > self._max_each:
+                self.close(one, next(iter(self._of[one])))
 
     def used(self, a: Member, b: Member) -> None:
         """Note that a message passed between two members."""
-        self._of[a.index].move_to_end(b.index)
-        self._of[b.index].move_to_end(a.index)
+        self._of[a].move_to_end(b)
+        self._of[b].move_to_end(a)
 
     def close(self, a: Member, b: Member) -> None:
         """End the connection, at both ends. A no-op if there is none."""
         if not self.are_open(a, b):
             return
-        del self._of[a.index][b.index], self._of[b.index][a.index]
+        del self._of[a][b], self._of[b][a]
         self._closed(a, b)
         self._closed(b, a)
 
     def of(self, member: Member) -> list[Member]:
         """Who is connected to ``member``, the one used least recently first."""
-        return [self._members[index] for index in self._of.get(member.index, ())]
+        return list(self._of[member])

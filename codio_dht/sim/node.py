@@ -127,7 +127,7 @@ class SimNode(Server):
         self.given: dict[PeerId, None] = {}
         """Peers that the scenario put into the table."""
         self.stopped = False
-        self.notify_changed: Callable[[], None] = _nothing
+        self.notify_changed: Callable[[], None] = lambda: None
         """Called when something happened that upkeep may wait for."""
 
     @property
@@ -219,10 +219,6 @@ class SimNode(Server):
         """Stop the node and drop its running work. If it is ``graceful``, records are saved
         first."""
         self.stopped = True
-        self.notify_changed = _nothing
+        self.notify_changed = lambda: None
         self.caller.stop()
         self.storage.stop(graceful=graceful)
-
-
-def _nothing() -> None:
-    pass

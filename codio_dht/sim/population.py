@@ -22,7 +22,7 @@ from codio_dht.core.peer import PeerId
 from codio_dht.formats.multiaddr import P_IP4, P_QUIC_V1, P_UDP, is_public, join
 from codio_dht.formats.multihash import IDENTITY
 from codio_dht.params import KEY_BITS
-from codio_dht.sim.scenario import Scenario
+from codio_dht.sim.scenario import CHARACTERS, Scenario
 
 _ED25519_ID: Final = bytes((IDENTITY, 0x24, 0x08, 0x01, 0x12, 0x20))
 """Identity multihash of 36 bytes: a protobuf public key of type Ed25519, 32 bytes."""
@@ -35,8 +35,8 @@ _GRIND_MARGIN_BITS: Final = 6
 
 
 class Character(Enum):
-    """What a member does when it is dialled or asked. A liar is called as its share in the scenario
-    (:class:`~codio_dht.sim.scenario.NetworkPart`)."""
+    """What a member does when it is dialled or asked. Most are called as their share in the
+    scenario (:class:`~codio_dht.sim.scenario.NetworkPart`)."""
 
     HONEST = "honest"
     SILENT = "silent"
@@ -60,17 +60,6 @@ class Character(Enum):
     def lies(self) -> bool:
         """Whether the member answers with lies."""
         return self not in (Character.HONEST, Character.MUTE) and not self.is_dead
-
-
-_DRAWN: Final = (
-    Character.MUTE,
-    Character.FAR,
-    Character.COLLUDING,
-    Character.FLOODING,
-    Character.GHOSTS,
-    Character.FORGING,
-)
-"""What a living member may be beside honest, in the order in which it is drawn."""
 
 
 @dataclass(slots=True, eq=False)
@@ -238,7 +227,7 @@ class Population:
         draw = rng.random()
         refusing = rng.random() < network.refusing
         dead = Character.REFUSING if refusing else Character.SILENT
-        for character in (dead, *_DRAWN):
+        for character in (dead, *map(Character, CHARACTERS)):
             share = network.dead if character.is_dead else getattr(network, character.value)
             if draw < share:
                 return character, delay_s, False

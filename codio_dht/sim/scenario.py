@@ -71,11 +71,9 @@ class NetworkPart:
     """Liars: name the right peers, hand out hostile values, and put them to others."""
 
 
-_EXCLUSIVE_SHARES: Final = (
-    *("dead", "mute", "far", "colluding", "flooding", "ghosts", "forging"),
-    *("slow", "nat"),
-)
-"""Shares of ``[network]`` that a node can be counted in only once."""
+CHARACTERS: Final = ("mute", "far", "colluding", "flooding", "ghosts", "forging")
+"""What a living server may be beside honest, each with a share in ``[network]``, in the order in
+which it is drawn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,11 +218,10 @@ class Scenario:
     run: RunPart = field(default_factory=RunPart)
 
     def __post_init__(self) -> None:
-        total = sum(getattr(self.network, name) for name in _EXCLUSIVE_SHARES)
+        shares = ("dead", *CHARACTERS, "slow", "nat")
+        total = sum(getattr(self.network, name) for name in shares)
         if total > 1.0:
-            raise ConfigError(
-                f"network: the shares {', '.join(_EXCLUSIVE_SHARES)} add up to {total:g}"
-            )
+            raise ConfigError(f"network: the shares {', '.join(shares)} add up to {total:g}")
         if self.all_active and self.network.nodes > MAX_JOINING_NODES:
             raise ConfigError(
                 f"network.nodes: at most {MAX_JOINING_NODES} where nodes join or churn, "

@@ -207,7 +207,7 @@ class Simulation:
         disks = {each.member.index: each.storage.disk for each in hosts.static.values()}
         for index, disk in (hosts.disks | disks).items():
             holder = world.population.members[index].peer
-            invariants.check_disk(disk, holder, self.records.providers, world.values.genuine)
+            invariants.check_disk(disk, holder, self.records.publisher_of, world.values.genuine)
         invariants.check_connections(
             world.population.members, world.connections, self.scenario.links.max_connections
         )

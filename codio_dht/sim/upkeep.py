@@ -15,14 +15,7 @@ from codio_dht.core.records import EXPIRY_INTERVAL_S
 from codio_dht.core.refresh import CplLookup, SelfLookup
 from codio_dht.core.reprovide import REPROVIDE_CHECK_S, OwnKey, ReprovideSchedule
 from codio_dht.core.steps import Wait
-from codio_dht.core.upkeep import (
-    CandidateProbe,
-    CheckAlive,
-    OwnIdQuery,
-    RefreshLookup,
-    Upkeep,
-    UpkeepStep,
-)
+from codio_dht.core.upkeep import CandidateProbe, CheckAlive, Upkeep, UpkeepStep
 from codio_dht.sim.events import Alarm
 from codio_dht.sim.node import SimNode
 from codio_dht.sim.population import Member
@@ -58,49 +51,38 @@ class SimulatedUpkeep:
         if self._node.stopped:
             return
         while not isinstance(step := self._machine.next(self._node.now), Wait):
-            self._perform(step)
+            self._node.caller.start(self._perform(step))
         self._alarm.set(step.until)
         if self._joined is not None and self._node.network.refresh.runs:
             joined, self._joined = self._joined, None
             self._node.world.queue.after(0.0, joined)
 
-    def _perform(self, step: UpkeepStep) -> None:
-        start = self._node.caller.start
+    async def _perform(self, step: UpkeepStep) -> None:
+        """Perform ``step``, and report how it ended."""
+        machine, node = self._machine, self._node
         match step:
             case Dial():
-                start(self._dial(step))
-            case CandidateProbe() | JoinProbe() | CheckAlive():
-                start(self._ask(step))
+                outcome = await node.caller.request(step.peer, None, step.deadline)
+                if isinstance(outcome, FailureReason):
+                    machine.dial_failed(step, outcome)
+                else:
+                    machine.dialled(step)
+            case CandidateProbe(ask) | JoinProbe(ask) | CheckAlive(ask):
+                outcome = await node.caller.request(ask.peer, ask.request, ask.deadline)
+                if isinstance(outcome, Reply):
+                    machine.answered(step, outcome, node.now)
+                else:
+                    assert isinstance(outcome, FailureReason), "a question has no other end"
+                    machine.failed(step, outcome, node.now)
             case SelfLookup() | CplLookup():
-                start(self._look_up(step))
+                preimage = next((each for each in machine.preimages(step) if each), None)
+                if preimage is None:
+                    await node.world.queue.sleep(0.0)
+                else:
+                    await node.closest(preimage)
+                machine.lookup_ended(step, node.now)
             case AskNames() | Unreachable() | Wait():
-                pass
-
-    async def _dial(self, step: Dial) -> None:
-        outcome = await self._node.caller.request(step.peer, None, step.deadline)
-        if isinstance(outcome, FailureReason):
-            self._machine.dial_failed(step, outcome)
-        else:
-            self._machine.dialled(step)
-        self.notify_changed()
-
-    async def _ask(self, query: OwnIdQuery) -> None:
-        ask = query.ask
-        outcome = await self._node.caller.request(ask.peer, ask.request, ask.deadline)
-        if isinstance(outcome, Reply):
-            self._machine.answered(query, outcome, self._node.now)
-        else:
-            why = outcome if isinstance(outcome, FailureReason) else FailureReason.BROKEN
-            self._machine.failed(query, why, self._node.now)
-        self.notify_changed()
-
-    async def _look_up(self, lookup: RefreshLookup) -> None:
-        preimage = next((each for each in self._machine.preimages(lookup) if each), None)
-        if preimage is None:
-            await self._node.world.queue.sleep(0.0)
-        else:
-            await self._node.closest(preimage)
-        self._machine.lookup_ended(lookup, self._node.now)
+                return
         self.notify_changed()
 
     async def _expire(self) -> None:

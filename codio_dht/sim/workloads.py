@@ -16,7 +16,6 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.delivery import PROVIDE_RPC_TIMEOUT_S
 from codio_dht.core.keyspace import Key, key_of
 from codio_dht.core.messages import PutValue, Record
-from codio_dht.core.peer import PeerId
 from codio_dht.formats.multihash import SHA2_256_HEAD
 from codio_dht.sim.exchange import Caller
 from codio_dht.sim.hosts import Hosts
@@ -112,8 +111,7 @@ class RecordWorkload:
         self._part = world.scenario.records
         self._rng = Random(f"{world.scenario.seed}/records")
         self.publisher_of: dict[bytes, Member] = {}
-        self.providers: dict[tuple[bytes, PeerId], None] = {}
-        """Who provides what: nothing else may be on any disk."""
+        """Who provides each key, and nobody else."""
         self._provided: dict[bytes, None] = {}
         """The keys that were provided, in order."""
         self.holders: list[int] = []
@@ -127,7 +125,6 @@ class RecordWorkload:
             key = SHA2_256_HEAD + self._rng.randbytes(32)
             member = publishers[number % len(publishers)]
             self.publisher_of[key] = member
-            self.providers[key, member.peer] = None
             self._hosts.disks[member.index].own_keys[key] = None
 
     def start(self, node: SimNode) -> None:

@@ -113,9 +113,7 @@ class World:
         """The one generator that events draw from, in the order in which they happen."""
         self.population = Population(scenario)
         self.links = Links(scenario, self.population, self.rng)
-        self.connections = ConnectionTable(
-            self.population, scenario.links.max_connections, self._disconnected
-        )
+        self.connections = ConnectionTable(scenario.links.max_connections, self._disconnected)
         self.values = SimulatedValues(scenario.values.keys, scenario.seed)
         self._liars = Liars(self.population, self.values, scenario.network.k, scenario.seed)
         self.wire = WirePath(scenario.run.encode_one_in)

@@ -136,15 +136,17 @@ def test_a_ghost_a_client_and_a_peer_that_never_answered_are_seen_in_a_table() -
 
 
 def test_a_record_that_nobody_announced_is_seen_on_a_disk() -> None:
-    holder, provider = peers(2)
+    population = Population(make_scenario({"network": {"nodes": 2}}))
+    holder, publisher = population.members
+    provider = publisher.peer
     disk, key = VirtualDisk(), b"\x12\x20" + bytes(32)
     end = UnixTime(9e9)
     disk.write(Flush((ProviderRow(key, provider, (), UnixTime(0.0), end, end),), 10))
-    invariants.check_disk(disk, holder, {(key, provider): None}, {})
+    invariants.check_disk(disk, holder.peer, {key: publisher}, {})
     with pytest.raises(InvariantError, match="nobody provided"):
-        invariants.check_disk(disk, holder, {}, {})
+        invariants.check_disk(disk, holder.peer, {}, {})
     with pytest.raises(InvariantError, match="of itself"):
-        invariants.check_disk(disk, provider, {(key, provider): None}, {})
+        invariants.check_disk(disk, provider, {key: publisher}, {})
 
 
 def test_a_value_that_is_not_genuine_is_seen_on_a_disk() -> None:
@@ -160,14 +162,14 @@ def test_a_value_that_is_not_genuine_is_seen_on_a_disk() -> None:
 
 def test_a_connection_with_one_end_and_one_too_many_are_seen() -> None:
     population = Population(make_scenario({"network": {"nodes": 6}}))
-    connections = ConnectionTable(population, 100, lambda gone, left: None)
+    connections = ConnectionTable(100, lambda gone, left: None)
     a, *others = population.members
     for each in others:
         connections.open(a, each)
     invariants.check_connections(population.members, connections, 5)
     with pytest.raises(InvariantError, match="too many connections"):
         invariants.check_connections(population.members, connections, 4)
-    del connections._of[a.index][others[0].index]
+    del connections._of[a][others[0]]
     with pytest.raises(InvariantError, match="one end"):
         invariants.check_connections(population.members, connections, 5)
 

@@ -226,9 +226,7 @@ def test_a_partition_parts_only_its_sides_and_only_for_its_time() -> None:
 def test_the_connection_used_least_recently_makes_room() -> None:
     population = Population(scenario_of(network={"nodes": 5}))
     closed: list[tuple[int, int]] = []
-    connections = ConnectionTable(
-        population, 2, lambda gone, left: closed.append((gone.index, left.index))
-    )
+    connections = ConnectionTable(2, lambda gone, left: closed.append((gone.index, left.index)))
     a, b, c, d, _ = population.members
     connections.open(a, b)
     connections.open(a, c)
