@@ -156,6 +156,7 @@ def find_rows(given: str, sought: str, found: Figures) -> Iterator[tuple[str, st
             "found after",
             (
                 f"first p50 {found['first_p50_s']:.3f} s, p90 {found['first_p90_s']:.3f} s; "
+                f"last p50 {found['last_p50_s']:.3f} s, p90 {found['last_p90_s']:.3f} s; "
                 f"over p50 {found['p50_s']:.3f} s, p90 {found['p90_s']:.3f} s"
             ),
         )

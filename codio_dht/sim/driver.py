@@ -38,8 +38,7 @@ class Drive:
         self._answered: dict[PeerId, None] = {}
         self._depth: dict[PeerId, int] = {}
         """Length of the chain of referrals to whom replies named."""
-        self._found: list[Any] = []
-        self._first_found_s = 0.0
+        self._found: list[tuple[float, Any]] = []
         self._alarm = Alarm(self._queue, self._step)
         self._alarm.set(self._began)
 
@@ -55,7 +54,6 @@ class Drive:
             failures=sum(isinstance(each, RequestFailed) for each in search.events),
             hops=0 if nearest is None else self._depth.get(nearest, 1),
             found=self._found,
-            first_found_s=self._first_found_s,
         )
 
     # --- steps ------------------------------------------------------------------------------------
@@ -129,11 +127,10 @@ class Drive:
         self._step()
 
     def _take_found(self) -> None:
-        """Collect what a search for providers or for a value has found."""
+        """Collect what a search for providers or for a value has found by now."""
         if isinstance(self._machine, ProviderSearch | ValueSearch):
-            had, self._found = bool(self._found), self._found + self._machine.take_found()
-            if self._found and not had:
-                self._first_found_s = self._queue.now - self._began
+            took_s = self._queue.now - self._began
+            self._found += [(took_s, each) for each in self._machine.take_found()]
 
     def _note(self, ask: Ask, reply: Reply) -> None:
         if self._resume.awaited:

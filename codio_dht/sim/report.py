@@ -51,10 +51,8 @@ class SearchReport:
     failures: int
     hops: int
     """Length of the chain of referrals to the nearest peer that answered; a seed is 1."""
-    found: list[Any] = field(default_factory=list)
-    """The providers or values that were found, in order."""
-    first_found_s: float = 0.0
-    """When the first of these was found."""
+    found: list[tuple[float, Any]] = field(default_factory=list)
+    """The providers or values that were found, in order, each with the seconds that it took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,21 +155,24 @@ def oracle_figures(results: Sequence[LookupResult]) -> Figures:
 def find_figures(holders: Sequence[int], results: Sequence[FindResult]) -> Figures:
     """Searches for keys, and the deliveries of these that ended with so many ``holders``.
 
-    ``first`` is when a search that found something had the first of it.
+    ``first`` is when a search that found what it was for had found anything, ``last`` when it had
+    found all of it: of values the right one.
     """
-    firsts = [each.search.first_found_s for each in results if each.found]
+    found = [[at_s for at_s, _ in each.search.found] for each in results if each.found]
     times = [each.search.took_s for each in results]
     return {
         "provided": sum(each > 0 for each in holders),
         "failed": sum(each == 0 for each in holders),
         "holders": mean([each for each in holders if each]),
         "searches": len(results),
-        "found": sum(each.found for each in results),
+        "found": len(found),
         "found_share": mean([each.found for each in results]),
         "wrong": sum(each.wrong for each in results),
         "requests": mean([each.search.requests for each in results]),
-        "first_p50_s": quantile(firsts, 0.5),
-        "first_p90_s": quantile(firsts, 0.9),
+        "first_p50_s": quantile([each[0] for each in found], 0.5),
+        "first_p90_s": quantile([each[0] for each in found], 0.9),
+        "last_p50_s": quantile([each[-1] for each in found], 0.5),
+        "last_p90_s": quantile([each[-1] for each in found], 0.9),
         "p50_s": quantile(times, 0.5),
         "p90_s": quantile(times, 0.9),
     }

@@ -159,7 +159,7 @@ class RecordWorkload:
         count."""
         report = await node.providers(key, 1)
         publisher = self.publisher_of[key].peer
-        found = any(each.peer_id == publisher for each in report.found)
+        found = any(each.peer_id == publisher for _, each in report.found)
         self._world.note("searched", node.member.index, report.requests, found)
         self.results.append(FindResult(report, found))
 
@@ -230,8 +230,9 @@ class ValueWorkload:
     async def _find(self, node: SimNode, key: bytes) -> None:
         report = await node.value(key)
         genuine = self._values.genuine[key]
-        found = bool(report.found) and report.found[-1] == genuine[-1]
-        wrong = any(each not in genuine for each in report.found)
+        values = [value for _, value in report.found]
+        found = values[-1:] == [genuine[-1]]
+        wrong = any(value not in genuine for value in values)
         self._world.note("got", node.member.index, report.requests, found, wrong)
         self.results.append(FindResult(report, found, wrong))
         if not self.over:

@@ -319,7 +319,7 @@ def test_recall_is_over_all_lookups_and_exactness_counts_the_whole_ones() -> Non
     assert wanted == {name: figures[name] for name in wanted}
     assert {"completed": 1, "timeout": 1} == figures["reasons"]
     finds = [
-        FindResult(replace(each.search, began_s=began_s), found)
+        FindResult(replace(each.search, began_s=began_s, found=[(0.5, b"x")]), found)
         for each, began_s, found in ((whole, 5.0, True), (part, 65.0, False))
     ]
     parts = timeline([whole, part], finds, 120.0)
