@@ -200,6 +200,12 @@ def test_an_address_is_read_with_the_old_name_of_p2p_and_blanks_around_it(
     assert Multiaddr(means) == read_multiaddr(text) == multiaddr_argument(text, "addr")
 
 
+@pytest.mark.parametrize("what", [V1, "xyz", PEER[:-1]])
+def test_what_is_no_peer_id_behind_ipfs_is_refused_as_it_was_written(what: str) -> None:
+    with pytest.raises(FormatError, match="unknown protocol: ipfs"):
+        read_multiaddr(f"/ip4/1.2.3.4/tcp/4001/ipfs/{what}")
+
+
 @pytest.mark.parametrize(
     "text", ["nonsense", "/ip4/1.2.3", "/ipfs/hello", "/ip4/1.2.3.4/ipfs", "/p2p/hello", "ip4"]
 )
