@@ -33,6 +33,9 @@ LOOPBACK = ("--listen", "/ip4/127.0.0.1/tcp/0", "--bootstrap", "none")
 
 PROMISED_STOP_S = 10.0
 
+PATIENCE_S = 60.0
+"""How long a test waits for what must happen, seconds: the machine may be busy."""
+
 
 class Daemon:
     """A daemon process under test."""
@@ -60,7 +63,7 @@ class Daemon:
             os.close(stdout)
             self.process.stdout = os.fdopen(ours, "rb")
 
-    def line(self, within_s: float = 60.0) -> str:
+    def line(self, within_s: float = PATIENCE_S) -> str:
         """The next line on stdout."""
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
@@ -77,7 +80,7 @@ class Daemon:
         """The ready line."""
         return json.loads(self.line())
 
-    def until_logged(self, text: str, within_s: float = 20.0) -> None:
+    def until_logged(self, text: str, within_s: float = PATIENCE_S) -> None:
         """Wait until stderr has ``text``."""
         end = time.monotonic() + within_s
         while text not in self.err():
@@ -88,7 +91,7 @@ class Daemon:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def wait(self, within_s: float = PROMISED_STOP_S) -> int:
+    def wait(self, within_s: float = PATIENCE_S) -> int:
         """The exit code."""
         return self.process.wait(within_s)
 
@@ -197,7 +200,7 @@ def test_what_is_there_when_it_is_ready_is_not_searched_for_garbage_again(start:
 
 def test_a_signal_while_it_opens_stops_it_cleanly(start: Start) -> None:
     daemon = start("--json", "--log-level", "debug", FAKE_DHT="never_opens")
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE_S
     while not (daemon.data_dir / "store.lock").exists():  # the node is being opened
         assert time.monotonic() < end, daemon.err()
         time.sleep(0.02)
@@ -245,7 +248,7 @@ def test_a_second_signal_ends_it_at_once(start: Start, fault: str) -> None:
     daemon.signal(signal.SIGINT)
     daemon.until_logged("stopping")
     daemon.signal(signal.SIGINT)
-    assert daemon.wait(3.0) == 130
+    assert daemon.wait() == 130  # and not 1, as when its time is over
 
 
 def test_a_terminal_that_closes_may_say_so_twice(start: Start) -> None:
@@ -312,7 +315,7 @@ def test_a_reader_of_stdout_that_left_does_not_end_it(start: Start) -> None:
 
 def failed(daemon: Daemon, code: int) -> str:
     """The daemon ended with ``code``; the one line for people that it left."""
-    assert daemon.wait(60) == code, daemon.err()
+    assert daemon.wait() == code, daemon.err()
     (line,) = [line for line in daemon.err().splitlines() if line.startswith("codio-dht: ")]
     assert "Traceback" not in daemon.err()
     return line
@@ -332,7 +335,7 @@ def test_what_the_node_refuses_is_one_line(start: Start, fault: str, code: int, 
 
 def test_a_fault_of_our_own_is_logged_with_its_traceback(start: Start) -> None:
     daemon = start("--json", FAKE_DHT="has_a_bug")
-    assert daemon.wait(60) == 1
+    assert daemon.wait() == 1
     events = [json.loads(line) for line in daemon.err().splitlines() if line.startswith("{")]
     assert any("ZeroDivisionError" in event.get("exception", "") for event in events)
 
@@ -433,7 +436,7 @@ def test_ctrl_c_ends_a_search_with_130_and_no_traceback(start: Start) -> None:
         assert client.stdout is not None
         assert client.stdout.readline()
         client.send_signal(signal.SIGINT)
-        _, err = client.communicate(timeout=10)
+        _, err = client.communicate(timeout=PATIENCE_S)
     assert client.returncode == 130
     assert "Traceback" not in err
 
@@ -467,7 +470,7 @@ def test_a_daemon_that_dies_under_a_command_is_exit_code_3(start: Start) -> None
         assert client.stdout is not None
         client.stdout.readline()
         daemon.signal(signal.SIGKILL)
-        _, err = client.communicate(timeout=10)
+        _, err = client.communicate(timeout=PATIENCE_S)
     assert client.returncode == 3
     assert "went away" in err
 
@@ -476,7 +479,7 @@ def test_a_daemon_that_is_stopped_in_its_tracks_times_commands_out(start: Start)
     daemon = start("--json")
     daemon.ready()
     daemon.signal(signal.SIGSTOP)
-    done = ask(daemon.data_dir, "id", "--timeout", "1s", timeout_s=20)
+    done = ask(daemon.data_dir, "id", "--timeout", "1s", timeout_s=PATIENCE_S)
     daemon.signal(signal.SIGCONT)
     assert done.returncode == 124
     assert len(done.stderr.splitlines()) == 1
@@ -494,8 +497,9 @@ def test_a_clean_stop_does_not_wait_for_clients(start: Start) -> None:
         assert client.stdout is not None
         client.stdout.readline()
         daemon.signal(signal.SIGTERM)
-        assert daemon.wait(5) == 0
-        assert client.wait(10) == 3
+        assert daemon.wait() == 0
+        assert "stop_cut_short" not in daemon.err()
+        assert client.wait(PATIENCE_S) == 3
 
 
 # --- a real node ----------------------------------------------------------------------------------
@@ -610,7 +614,7 @@ def test_a_kubo_config_gives_identity_and_addresses(start: Start, tmp_path: Path
     other.signal(signal.SIGTERM)
     assert other.wait() == 0
     refused = start(*importing, command=REAL, data_dir=tmp_path / "other")
-    assert refused.wait(60) == 1
+    assert refused.wait() == 1
     assert "is the key of" in refused.err()
     assert config["Identity"]["PrivKey"] not in refused.err()  # type: ignore[index]
 
@@ -637,12 +641,12 @@ def test_progress_is_shown_on_a_terminal_only_and_taken_away(start: Start) -> No
     daemon.ready()
     master, slave = os.openpty()
     with subprocess.Popen(
-        [*REAL, "findprovs", CID, "--timeout", "2s", "--data-dir", str(daemon.data_dir)],
+        [*REAL, "findprovs", CID, "--timeout", "5s", "--data-dir", str(daemon.data_dir)],
         stdout=subprocess.PIPE,
         stderr=slave,
         cwd=ROOT,
     ) as client:
-        out, _ = client.communicate(timeout=20)
+        out, _ = client.communicate(timeout=PATIENCE_S)
     os.close(slave)
     shown = os.read(master, 65536).decode()
     os.close(master)
@@ -656,7 +660,7 @@ def test_a_command_does_not_wait_for_a_stdin_that_stays_open(start: Start) -> No
     daemon = start("--json")
     daemon.ready()
     with subprocess.Popen(
-        [*REAL, "provide", "once", "-", "--timeout", "2s", "--data-dir", str(daemon.data_dir)],
+        [*REAL, "provide", "once", "-", "--timeout", "5s", "--data-dir", str(daemon.data_dir)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -667,7 +671,7 @@ def test_a_command_does_not_wait_for_a_stdin_that_stays_open(start: Start) -> No
         client.stdin.write(f"{CID}\n".encode())
         client.stdin.flush()
         assert client.stdout.readline().startswith(CID.encode())  # while stdin is still open
-        assert client.wait(10) == 124
+        assert client.wait(PATIENCE_S) == 124
         assert client.stderr is not None
         assert client.stderr.read() == b"codio-dht: out of time\n"
 

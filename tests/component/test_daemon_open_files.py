@@ -38,7 +38,7 @@ def test_a_daemon_that_is_started_with_few_files_allows_itself_more(tmp_path: Pa
             limits = Path(f"/proc/{daemon.pid}/limits").read_text()
         finally:
             daemon.terminate()
-            _, logged = daemon.communicate(timeout=20)
+            _, logged = daemon.communicate(timeout=60)
     expected = NEEDED if hard == resource.RLIM_INFINITY else min(NEEDED, hard)
     found = re.search(r"^Max open files +(\d+)", limits, re.MULTILINE)
     assert found is not None

@@ -26,7 +26,7 @@ def stats(data_dir: Path) -> Any:
         [*CLI, "stats", "--json", "--data-dir", str(data_dir)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=True,
         cwd=ROOT,
     )
@@ -67,7 +67,7 @@ def test_a_daemon_without_a_route_stays_up_says_so_and_retries_every_few_seconds
         assert said["failures"] == {}
         assert process.poll() is None
         process.terminate()
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=60) == 0
     finally:
         process.kill()
         process.communicate()
