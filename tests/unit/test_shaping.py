@@ -229,16 +229,19 @@ def test_one_provider_that_does_not_fit_does_not_end_the_list() -> None:
     assert shape([], providers, room).providers == [encode_entry(e) for e in providers[1:]]
 
 
-def test_a_reply_that_exactly_fills_the_budget_loses_nothing() -> None:
-    closer = [peer(n, [100] * 7) for n in range(21)]
-    without_key = len(encode_reply(reply_of(closer, [], b"")))
+@pytest.mark.parametrize("providers", [0, 3])
+def test_a_reply_that_exactly_fills_the_budget_loses_nothing(providers: int) -> None:
+    closer = [peer(n, [100] * 7) for n in range(21 - providers)]
+    told = [peer(100 + n, [100] * 7) for n in range(providers)]
+    without_key = len(encode_reply(reply_of(closer, told, b"")))
     key = b"k" * (REPLY_BUDGET_BYTES - without_key - 3)  # its tag, and a length of two bytes
-    whole = reply_of(closer, [], key)
+    whole = reply_of(closer, told, key)
     frame = encode_reply(whole)
     assert len(frame) == REPLY_BUDGET_BYTES
     assert read_strictly(frame) == whole
-    over = read_strictly(encode_reply(reply_of(closer, [], key + b"k")))
-    assert sum(len(entry.addrs) for entry in over.closer_peers) == 21 * 7 - 1
+    over = read_strictly(encode_reply(reply_of(closer, told, key + b"k")))
+    kept = (*over.closer_peers, *over.provider_peers)
+    assert sum(len(entry.addrs) for entry in kept) == 21 * 7 - 1
 
 
 def test_a_record_is_never_left_out_for_peers() -> None:
