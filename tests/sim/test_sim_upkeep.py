@@ -94,11 +94,12 @@ def test_one_that_is_back_before_it_was_missed_stays_in_every_table(seed: int) -
 
 
 @pytest.mark.parametrize("together", [2, 8])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(1, 4))
 def test_those_whose_first_packets_reach_the_bootstrap_together_find_each_other_in_seconds(
     together: int, seed: int
 ) -> None:
-    """None of them is in the bootstrap's table yet when the others ask it."""
+    """None of them is in the bootstrap's table yet when the others ask it. Without a second look-up
+    of the own key soon after joining, they miss each other for two minutes."""
     simulation = begun(1 + together, seed, join_spread_s=0.0, jitter=0.0)
     (bootstrap,) = simulation.hosts.bootstrap
     for member in simulation.world.population.members:
