@@ -6,8 +6,6 @@ imports neither trio nor libp2p, so that a command starts quickly.
 
 from __future__ import annotations
 
-import os
-import shlex
 import socket
 import threading
 import time
@@ -19,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from codio_dht.daemon.datadir import default_data_dir, socket_path
+from codio_dht.daemon.datadir import socket_path, start_command
 from codio_dht.daemon.protocol import (
     API_VERSION,
     MAX_ANSWER_BYTES,
@@ -47,7 +45,7 @@ TICK_S: Final = 0.2
 """How often a waiting client looks up, to show progress, seconds."""
 
 REQUESTS_IN_FLIGHT: Final = MAX_REQUESTS_PER_CONNECTION // 2
-"""Requests sent ahead by :meth:`Client.call_many`."""
+"""Requests sent ahead by :meth:`CommandConnection.call_many`."""
 
 _READ_BYTES: Final = 64 * 1024
 
@@ -73,7 +71,7 @@ class Outcome:
     error: ControlError | None = None
 
 
-class Client:
+class CommandConnection:
     """A connection to the daemon of ``data_dir``, for use in a ``with`` block.
 
     ``deadline`` is of ``time.monotonic``; ``tick`` is called now and then while waiting.
@@ -253,7 +251,7 @@ class _Sender:
 
     def __init__(
         self,
-        client: Client,
+        client: CommandConnection,
         method: str,
         subjects: Iterable[str],
         params: Callable[[str], Mapping[str, Any]],
@@ -304,13 +302,6 @@ class _Sender:
             with self._changed, suppress(RuntimeError):
                 self._ended = True
                 self._changed.notify_all()
-
-
-def start_command(data_dir: Path) -> str:
-    """The command that starts a daemon in ``data_dir``."""
-    if data_dir == default_data_dir(os.environ):
-        return "codio-dht daemon"
-    return f"codio-dht daemon --data-dir {shlex.quote(str(data_dir))}"
 
 
 def _error(failure: Failure) -> ControlError:

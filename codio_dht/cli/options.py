@@ -13,7 +13,7 @@ from typing import Any, Concatenate, Final, ParamSpec
 import click
 
 from codio_dht.checks import Checks
-from codio_dht.cli.client import Client
+from codio_dht.cli.client import CommandConnection
 from codio_dht.cli.output import ExitCode, Output
 from codio_dht.daemon.datadir import default_data_dir
 from codio_dht.daemon.protocol import Result
@@ -78,10 +78,12 @@ class Session:
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
 
     @contextmanager
-    def client(self) -> Iterator[Client]:
+    def client(self) -> Iterator[CommandConnection]:
         """A connection to the daemon."""
         try:
-            with Client(self.data_dir, deadline=self._deadline, tick=self.out.tick) as client:
+            with CommandConnection(
+                self.data_dir, deadline=self._deadline, tick=self.out.tick
+            ) as client:
                 yield client
         finally:
             self.out.clear()

@@ -13,6 +13,8 @@ Text as bytes is refused, rather than guessed at.
 
 from __future__ import annotations
 
+from typing import Protocol, SupportsBytes, TypeAlias
+
 from codio_dht.checks import shown
 from codio_dht.errors import FormatError, UsageError
 from codio_dht.formats.cid import Cid, decode_cid
@@ -21,8 +23,22 @@ from codio_dht.formats.text import read_cid
 from codio_dht.params import MAX_PROVIDER_KEY_BYTES
 
 
-def multihash_of(cid: object, name: str = "cid") -> bytes:
-    """The multihash that ``cid`` stands for: see the module for what it may be.
+class CidObject(Protocol):
+    """A CID of another library, by its multihash."""
+
+    @property
+    def multihash(self) -> bytes:
+        """The multihash."""
+        ...
+
+
+CidLike: TypeAlias = str | bytes | bytearray | memoryview | CidObject | SupportsBytes
+"""What is taken as a CID: see the module."""
+
+
+def multihash_of(cid: CidLike, name: str = "cid") -> bytes:
+    """The multihash that ``cid`` stands for, which is the preimage of its key in the DHT: what
+    ``find_closest_peers`` takes. See the module for what ``cid`` may be.
 
     Raises:
         UsageError: it is none of these, or longer than servers accept; the message begins with

@@ -7,7 +7,7 @@ that either may be used as an argument or as a dict key, without libp2p being im
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from multiaddr import Multiaddr
 
@@ -23,6 +23,22 @@ if TYPE_CHECKING:
 
 MAX_PEER_ID_BYTES: Final = 96
 """Longest peer id taken, bytes: an inlined key is at most 42 bytes, a digest at most 64."""
+
+
+class PeerIdObject(Protocol):
+    """A peer id of another library, such as ``libp2p.peer.id.ID``."""
+
+    def to_bytes(self) -> bytes:
+        """The multihash."""
+        ...
+
+    def to_base58(self) -> str:
+        """The base58btc text."""
+        ...
+
+
+PeerLike: TypeAlias = "PeerId | PeerIdObject | str | bytes"
+"""What is taken as a peer id."""
 
 
 class PeerId:
@@ -63,7 +79,7 @@ class PeerId:
             raise PeerIdError(str(error)) from error
 
     @classmethod
-    def coerce(cls, value: PeerId | Libp2pID | str | bytes) -> PeerId:
+    def coerce(cls, value: PeerLike) -> PeerId:
         """A peer id from text, bytes, a ``PeerId`` or a ``libp2p.peer.id.ID``.
 
         Raises:
@@ -130,9 +146,7 @@ class PeerInfo:
 
     __slots__ = ("addrs", "peer_id")
 
-    def __init__(
-        self, peer_id: PeerId | Libp2pID | str | bytes, addrs: Iterable[Multiaddr] = ()
-    ) -> None:
+    def __init__(self, peer_id: PeerLike, addrs: Iterable[Multiaddr] = ()) -> None:
         self.peer_id: PeerId = PeerId.coerce(peer_id)
         self.addrs: list[Multiaddr] = list(addrs)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import socket
 import stat
 import sys
@@ -60,6 +61,14 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
             " keeps its data"
         )
     return home / ".local" / "share" / "codio-dht"
+
+
+def start_command(data_dir: Path) -> str:
+    """The command that starts a daemon in ``data_dir``."""
+    with suppress(UsageError):
+        if data_dir == default_data_dir(os.environ):
+            return "codio-dht daemon"
+    return f"codio-dht daemon --data-dir {shlex.quote(str(data_dir))}"
 
 
 def absolute_data_dir(data_dir: Path) -> Path:

@@ -193,6 +193,7 @@ class Methods:
         return {
             "cid": cid,
             "holders": outcome.holders,
+            "confirmed": outcome.confirmed,
             "attempted": outcome.attempted,
             "pending": outcome.pending,
             "seconds": round(outcome.seconds, 6),

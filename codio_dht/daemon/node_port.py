@@ -24,6 +24,9 @@ class ProvideOutcome(Protocol):
     def holders(self) -> int: ...
 
     @property
+    def confirmed(self) -> int: ...
+
+    @property
     def attempted(self) -> int: ...
 
     @property

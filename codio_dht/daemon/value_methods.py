@@ -200,6 +200,7 @@ def put_json(put: ProvideOutcome) -> dict[str, object]:
         raise NetworkError(f"none of the {put.attempted} peers tried took the value")
     return {
         "holders": put.holders,
+        "confirmed": put.confirmed,
         "attempted": put.attempted,
         "pending": put.pending,
         "seconds": round(put.seconds, 6),

@@ -104,9 +104,10 @@ class NodeLife:
         """Open every part, and start the background work.
 
         Raises:
-            UsageError: the node is open already.
+            UsageError: the node is open already, or the program does not run on trio.
             StorageError, IdentityError: the data directory cannot be used.
         """
+        _check_event_loop()
         if self._entered:
             raise UsageError("this DHTManager is open already: make another one, or wait")
         self._entered = True
@@ -180,3 +181,14 @@ class NodeLife:
         if self._joins_public_list:
             return max(configured, params.PROVIDER_TTL_PUBLIC_S)
         return configured
+
+
+def _check_event_loop() -> None:
+    try:
+        trio.lowlevel.current_trio_token()
+    except RuntimeError as error:
+        raise UsageError(
+            "a node runs on trio, and this program does not: start it with trio.run(main). From"
+            " asyncio or plain code, run `codio-dht daemon` and use codio_dht.client.AsyncClient or"
+            " codio_dht.client.Client"
+        ) from error

@@ -22,7 +22,8 @@ from codio_dht.core.keyspace import distance, key_of
 from codio_dht.core.lookup_states import ClosestPeer, Standing
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.mode import Mode
-from codio_dht.core.peer import PeerId, PeerInfo
+from codio_dht.core.multihash import CidLike
+from codio_dht.core.peer import PeerId, PeerInfo, PeerLike
 from codio_dht.core.reprovide import OwnKey
 from codio_dht.errors import DialError, StorageError, UsageError
 from codio_dht.logger import get_logger
@@ -41,7 +42,6 @@ from codio_dht.node.value_calls import ValueCalls
 
 if TYPE_CHECKING:
     from libp2p.abc import IHost
-    from libp2p.peer.id import ID
 
 log = get_logger(__name__)
 
@@ -150,13 +150,19 @@ class DHTManager(ValueCalls):
             clock=Clock() if clock is None else clock,
         )
 
+    def __repr__(self) -> str:
+        if not self._life.is_open:
+            return "<DHTManager, not open>"
+        table = len(self._main.network.table)
+        return f"<DHTManager {self.peer_id}, {self.mode.value}, {table} peers in its table>"
+
     # --- life -------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         """Open the node.
 
         Raises:
-            UsageError: it is open already.
+            UsageError: it is open already, or this is asyncio, not trio.
             StorageError, IdentityError: the data directory cannot be used.
         """
         await self._life.open()
@@ -210,6 +216,12 @@ class DHTManager(ValueCalls):
     def bootstrap_state(self) -> str:
         """How joining the network goes: ``DHTStats.bootstrap``, without counting the rest."""
         return self._main.upkeep.joining.value
+
+    @ended_with_the_node
+    async def joined(self) -> None:
+        """Return when the node has joined the network: its routing table has a peer. It may take
+        for ever, so give it a time limit."""
+        await self._main.upkeep.joined()
 
     def connections(self) -> list[ConnectionInfo]:
         """Every open connection of the host."""
@@ -300,7 +312,7 @@ class DHTManager(ValueCalls):
         return found.peer_id
 
     @ended_with_the_node
-    async def ping(self, peer_id: PeerId | ID | str | bytes) -> float:
+    async def ping(self, peer_id: PeerLike) -> float:
         """Measure one round trip to a peer with ``/ipfs/ping/1.0.0``. A peer that is not connected
         is dialled first, and looked for if it is not where it was known to be.
 
@@ -319,7 +331,7 @@ class DHTManager(ValueCalls):
         return await host.ping(peer, Monotonic(trio.current_time() + self._config.request_timeout))
 
     @ended_with_the_node
-    async def find_peer(self, peer_id: PeerId | ID | str | bytes) -> list[Multiaddr]:
+    async def find_peer(self, peer_id: PeerLike) -> list[Multiaddr]:
         """Find the addresses of a peer (go's ``FindPeer``). Asks the network unless the peer is
         connected.
 
@@ -379,7 +391,7 @@ class DHTManager(ValueCalls):
     # --- providers --------------------------------------------------------------------------------
 
     @ended_with_the_node
-    async def provide(self, cid: object, quorum: int | None = None) -> ProvideResult:
+    async def provide(self, cid: CidLike, quorum: int | None = None) -> ProvideResult:
         """Tell the network that this node has the content of ``cid``, and provide it again before
         the records expire, until :meth:`stop_providing` (kad-dht specification, "Content provider
         advertisement"). With a data directory this outlives restarts.
@@ -397,7 +409,7 @@ class DHTManager(ValueCalls):
         return await self._node.providing.provide(arguments.multihash_of(cid), wanted)
 
     @ended_with_the_node
-    async def provide_once(self, cid: object, quorum: int | None = None) -> ProvideResult:
+    async def provide_once(self, cid: CidLike, quorum: int | None = None) -> ProvideResult:
         """Tell the network once that this node has the content of ``cid``; it is not provided
         again. Returns when :meth:`provide` would.
 
@@ -410,7 +422,7 @@ class DHTManager(ValueCalls):
         return await self._node.providing.provide_once(arguments.multihash_of(cid), wanted)
 
     @ended_with_the_node
-    async def stop_providing(self, cid: object) -> bool:
+    async def stop_providing(self, cid: CidLike) -> bool:
         """Provide ``cid`` no more, and hand its record to nobody else from now on. Records that
         peers hold already expire by themselves: the protocol has no message that takes one back.
 
@@ -428,7 +440,7 @@ class DHTManager(ValueCalls):
         return await self._node.shared.storage.list_own_keys()
 
     @ended_with_the_node
-    async def provider_records(self, cid: object) -> list[ProviderRecord]:
+    async def provider_records(self, cid: CidLike) -> list[ProviderRecord]:
         """The provider records of other peers that this node holds for ``cid``."""
         key = arguments.multihash_of(cid)
         rows = await self._node.shared.storage.rows(key)
@@ -443,7 +455,7 @@ class DHTManager(ValueCalls):
         ]
 
     @ended_with_the_node
-    async def find_providers(self, cid: object, count: int | None = None) -> list[PeerInfo]:
+    async def find_providers(self, cid: CidLike, count: int | None = None) -> list[PeerInfo]:
         """Find up to ``count`` providers of ``cid``, in the order they are found; None looks until
         the lookup is complete (kad-dht specification, "Content provider discovery").
 
@@ -460,7 +472,7 @@ class DHTManager(ValueCalls):
         return [main.provider(entry) for entry in found.values()]
 
     def iter_providers(
-        self, cid: object, count: int | None = None
+        self, cid: CidLike, count: int | None = None
     ) -> ResultStream[PeerEntry, PeerInfo]:
         """Find providers of ``cid`` and give each as it is found (go's ``FindProvidersAsync``).
 

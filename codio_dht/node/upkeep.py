@@ -89,6 +89,11 @@ class UpkeepDriver:
             while self._machine.joiner.awaits_peers:
                 await self._changed.wait()
 
+    async def joined(self) -> None:
+        """Return when the table has peers."""
+        while self.joining is not Joining.JOINED:
+            await self._changed.wait()
+
     async def with_named(
         self, peers: Sequence[PeerInfo], names: Sequence[Multiaddr]
     ) -> list[PeerInfo]:

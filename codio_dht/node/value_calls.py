@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from codio_dht.checks import Checks, shown
 from codio_dht.core.messages import Record
-from codio_dht.core.peer import PeerId
+from codio_dht.core.peer import PeerId, PeerLike
 from codio_dht.core.republish import OwnValue
 from codio_dht.core.value_records import MAX_VALUE_BYTES, MAX_VALUE_KEY_BYTES
 from codio_dht.core.value_search import VALUE_QUORUM
@@ -29,8 +29,6 @@ from codio_dht.node.results import ProvideResult
 from codio_dht.store.name_keys import SELF, check_label
 
 if TYPE_CHECKING:
-    from libp2p.peer.id import ID
-
     from codio_dht.node.life import NodeLife
 
 _CHECKS = Checks()
@@ -174,7 +172,7 @@ class ValueCalls:
     @ended_with_the_node
     async def resolve_name(
         self,
-        name: PeerId | ID | str | bytes,
+        name: PeerLike,
         quorum: int = VALUE_QUORUM,
         *,
         recursive: bool = True,

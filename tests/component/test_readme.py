@@ -31,7 +31,7 @@ def run(example: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_readme_has_its_examples():
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
     assert set(SAID) <= set(OF_DOCS)
 
 

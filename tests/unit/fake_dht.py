@@ -40,6 +40,7 @@ def raw_cid_of(text: str) -> str:
 @dataclass
 class FakeOutcome:
     holders: int = 20
+    confirmed: int = 18
     attempted: int = 20
     pending: int = 0
     seconds: float = 0.25

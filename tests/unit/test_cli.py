@@ -8,12 +8,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 from click.testing import CliRunner
 
 from codio_dht.cli.commands import SECTIONS
@@ -33,38 +31,14 @@ from codio_dht.core.lookup_states import (
     Unresponsive,
 )
 from codio_dht.core.messages import FailureReason
-from codio_dht.daemon.control import ControlServer
-from codio_dht.daemon.datadir import default_data_dir, listening_socket, socket_path
-from codio_dht.daemon.methods import Methods, raw_cid
+from codio_dht.daemon.datadir import default_data_dir, socket_path
+from codio_dht.daemon.methods import raw_cid
 from codio_dht.daemon.parameters import parse_cid
-from codio_dht.daemon.protocol import API_VERSION, Hello
+from codio_dht.daemon.protocol import API_VERSION
 from codio_dht.daemon.trace import MAX_UNREAD_EVENTS, event_json
 from codio_dht.errors import NoPeersError, UsageError
+from control_servers import serving
 from fake_dht import CID, FakeDht, info, peer, raw_cid_of
-
-
-@contextmanager
-def serving(dht: FakeDht, data_dir: Path, api: int = API_VERSION) -> Iterator[None]:
-    """A control server on ``data_dir`` in a thread of its own."""
-    ready = threading.Event()
-    scope = trio.CancelScope()
-    tokens: list[trio.lowlevel.TrioToken] = []
-
-    async def serve() -> None:
-        tokens.append(trio.lowlevel.current_trio_token())
-        methods = Methods(dht, "9.9", lambda: {"uptime_s": 1.0}).table()
-        with scope, listening_socket(data_dir) as listener:
-            ready.set()
-            await ControlServer(methods, Hello(api, "9.9", str(peer(1)))).serve(listener)
-
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    assert ready.wait(5)
-    try:
-        yield
-    finally:
-        tokens[0].run_sync_soon(scope.cancel)
-        thread.join(5)
 
 
 class Shell:

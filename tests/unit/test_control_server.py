@@ -422,6 +422,7 @@ async def test_a_kept_key_is_listed_until_it_is_removed(tmp_path: Path) -> None:
         assert added == {
             "cid": CID,
             "holders": 20,
+            "confirmed": 18,
             "attempted": 20,
             "pending": 0,
             "seconds": 0.25,

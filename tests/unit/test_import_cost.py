@@ -38,6 +38,7 @@ def imported(code: str) -> list[str]:
         ("import codio_dht", 40, set()),
         ("from codio_dht import DHTConfig, CodioError, Mode", 66, set()),
         ("from codio_dht import PeerId, PeerInfo", 80, {"multiaddr"}),  # addresses are of its type
+        ("from codio_dht.client import AsyncClient, Client", 175, {"multiaddr"}),
         ("import codio_dht.cli.main", 130, set()),
         ("from codio_dht.cli.main import run; run(['id', '--data-dir', '/none'])", 130, set()),
     ],

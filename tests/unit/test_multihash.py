@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import base58
 import pytest
@@ -67,7 +68,7 @@ class CidAsBytes:
         CidAsBytes(SHA256),
     ],
 )
-def test_every_name_of_a_content_gives_its_multihash(cid: object) -> None:
+def test_every_name_of_a_content_gives_its_multihash(cid: Any) -> None:
     assert SHA256 == multihash_of(cid)
 
 
@@ -147,7 +148,7 @@ def test_any_bytes_give_a_multihash_or_a_usage_error(data: bytes) -> None:
         b"\x92\x00\x20" + bytes(32),
     ],
 )
-def test_anything_else_is_a_usage_error_that_names_the_argument(bad: object) -> None:
+def test_anything_else_is_a_usage_error_that_names_the_argument(bad: Any) -> None:
     with pytest.raises(UsageError, match=r"^content: ") as caught:
         multihash_of(bad, "content")
     assert len(str(caught.value)) < 200
