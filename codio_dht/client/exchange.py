@@ -69,7 +69,7 @@ class NotFoundError(CodioError):
 
 
 class Exchange:
-    """See the module."""
+    """One request: what to send, what came back, and whether that is all."""
 
     def __init__(self, method: str, params: Mapping[str, Any]) -> None:
         self.request = encode_request(Request(_REQUEST_ID, method, params))
