@@ -595,6 +595,8 @@ def test_the_databases_are_opened_so_that_power_cuts_and_damage_are_survived(
         "cell_size_check": 1,  # damage is noticed when a page is read
         "trusted_schema": 0,
         "journal_size_limit": 16 * 1024 * 1024,
+        "cache_size": -16 * 1024,  # KiB
+        "temp_store": 2,  # MEMORY: nothing is left in a directory of temporary files
     }
     for database in (store.records.database, store.keys.database):
         found = {
