@@ -12,9 +12,9 @@ apart, because a judgement is made while requests of all peers wait:
 
 An application's validator harms nobody: whatever it raises, a choice that is no index, and time
 past the deadline all mean that the value is refused, and nothing else is held up by it. A value
-from which alone no choice can be made is refused as well: it would keep its place for ever, because
-no better one could be compared with it. The driver
-that hands it over here has put a guard around it, which lets only ``InvalidValueError`` through.
+that cannot be compared even with itself is refused as well: it would keep its place for ever,
+because no better one could be compared with it. The driver that hands a validator over here has put
+a guard around it, which lets only ``InvalidValueError`` through.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class Validator(Protocol):
         ...
 
     def select(self, key: bytes, values: Sequence[bytes]) -> int:
-        """The index of the best of ``values``, all of which are valid; of equal ones the first."""
+        """The index of the best of ``values``, all of which are valid; of equal ones the first. A
+        value is compared with itself as well: if that fails, it is refused."""
         ...
 
 
@@ -196,11 +197,11 @@ class Validators:
             return Verdict.INVALID
         if value == best:
             return Verdict.SAME
-        if _selected(validator, key, (value,)) is None:
+        if _selected(validator, key, (value, value)) is None:
             return Verdict.INVALID
         if best is None or not _passes(validator, key, best):
             return Verdict.BETTER
-        if _selected(validator, key, (best,)) is None:
+        if _selected(validator, key, (best, best)) is None:
             return Verdict.BETTER
         return _choose(validator, key, value, best)
 

@@ -160,3 +160,17 @@ def test_a_value_that_breaks_the_choice_neither_enters_nor_keeps_the_place_of_ot
     """It would stay for ever: no better value could be compared with it."""
     validators = Validators({}, {"app": Choosy()})
     assert validators.perform(Check(b"/app/x", value, best)) is verdict
+
+
+def test_a_validator_that_only_ever_compares_two_values_is_enough() -> None:
+    class Pairwise(ApplicationValidator):
+        def select(self, key, values) -> int:
+            first, second = values
+            return 0 if first > second else 1
+
+    validators = Validators({}, {"app": Pairwise()})
+    verdicts = [
+        validators.perform(Check(b"/app/x", value, best))
+        for value, best in ((b"1:", None), (b"2:", b"1:"), (b"1:", b"2:"))
+    ]
+    assert verdicts == [Verdict.BETTER, Verdict.BETTER, Verdict.WORSE]
