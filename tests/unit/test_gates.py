@@ -82,6 +82,10 @@ def tree(tmp_path: Path) -> Path:
         '"""Peers."""\n\n\ndef convert() -> object:\n'
         "    from libp2p.peer.id import ID  # noqa: PLC0415, TID251 - on request\n\n    return ID\n"
     )
+    # The same of the texts of points in time.
+    (package / "formats" / "rfc3339.py").write_text(
+        '"""Points in time."""\n\nfrom datetime import date\n\nday = date.max\n'
+    )
     # The same of the program.
     (package / "cli" / "__main__.py").write_text(
         '"""The program."""\n\nimport signal\n\nnumber = signal.SIGINT\n'
