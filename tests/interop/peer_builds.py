@@ -63,6 +63,8 @@ class Source:
     environment: tuple[tuple[str, str], ...] = ()
     runner: tuple[str, ...] = ()
     """What the program is an argument of, where it does not run by itself."""
+    script: str = ""
+    """What the program is given first, below the build directory, where it is an interpreter."""
     keeps: tuple[tuple[str, str], ...] = ()
     """Variables that name directories of the cache which builds of other hashes share."""
 
@@ -100,6 +102,18 @@ PEERS: dict[str, Source] = {
         command=("npm", "install", "--no-package-lock", "--no-audit", "--no-fund"),
         runner=("node",),
     ),
+    # Helia needs a newer Node.js than a system may have, and npm brings it.
+    "helia": Source(
+        name="helia",
+        directory=HERE / "helia",
+        tools=("npm",),
+        program="node_modules/node/bin/node",
+        command=(
+            *("npm", "install", "--no-package-lock", "--no-audit", "--no-fund"),
+            "--legacy-peer-deps",  # or it brings what browsers and telephones need, 200 MB
+        ),
+        script="helia.js",
+    ),
     # The ipfs program itself; it speaks no lines.
     "kubo": Source(
         name="kubo",
@@ -131,17 +145,24 @@ def ensure_built(name: str) -> tuple[str, ...]:
     return build(PEERS[name])
 
 
+def place_of(source: Source) -> Path:
+    """The directory of its build, made or not."""
+    return cache_dir() / "interop" / f"{source.name}-{_sources_hash(source.directory)}"
+
+
 def build(source: Source) -> tuple[str, ...]:
     """The command that runs the program of ``source``; raises as ``ensure_built``."""
-    place = cache_dir() / "interop" / f"{source.name}-{_sources_hash(source.directory)}"
+    place = place_of(source)
     command = (*source.runner, str(place / source.program))
+    if source.script:
+        command = (*command, str(place / source.script))
     missing = [tool for tool in source.tools if shutil.which(tool) is None]
     if place.exists() and not set(source.runner).intersection(missing):
         return command
     if missing:
         raise MissingToolError(f"the {source.name} peer needs {', '.join(missing)} on PATH")
     place.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(place.parent / f"{source.name}.lock"):
+    with lock(place.parent / f"{source.name}.lock"):
         if not place.exists():  # another process may have built it meanwhile
             _build(source, place)
     return command
@@ -187,7 +208,7 @@ def _sources_hash(directory: Path) -> str:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def lock(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -14,7 +14,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count as counter
@@ -125,15 +133,21 @@ class PeerLauncher:
 
     program: tuple[str, ...]
     log_dir: Path
+    environment: Mapping[str, str] | None = None
+    """That of the processes; None: this one's."""
 
     @asynccontextmanager
     async def start(self, **options: Any) -> AsyncIterator[PeerProcess]:
         """A running process with its peers; options are those of ``PeerOptions``."""
         arguments = PeerOptions(**options).arguments()
-        log = _new_log(self.log_dir, Path(self.program[-1]).name)
+        log = _new_log(self.log_dir, Path(self.program[-1]).name.replace(":", "-"))
         with log.open("wb") as errors:
             process = await trio.lowlevel.open_process(
-                [*self.program, *arguments], stdin=PIPE, stdout=PIPE, stderr=errors
+                [*self.program, *arguments],
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=errors,
+                env=self.environment,
             )
         running = PeerProcess(process, log)
         try:

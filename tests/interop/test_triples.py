@@ -6,14 +6,13 @@ All cells run at once, before the first test; each test then looks at its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 import pytest
 import trio
 
 import triples_page
 from peer_builds import MissingToolError
-from triples import CELLS, FAULTS, Cell, Outcome, launcher, run_triples
+from triples import CELLS, FAULTS, Cell, Here, Outcome, run_triples
 
 Outcomes = Mapping[Cell, Outcome]
 
@@ -26,9 +25,9 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     tests = [item for item in request.session.items if isinstance(item, pytest.Function)]
     cells = [item.callspec.params["cell"] for item in tests if "outcomes" in item.fixturenames]
     wanted = [cell.triple for cell in cells if isinstance(cell, Cell)]
-    launch = partial(launcher, log_dir=tmp_path_factory.mktemp("triples"))
+    place = Here(tmp_path_factory.mktemp("triples"))
     try:
-        found = trio.run(run_triples, dict.fromkeys(wanted), launch)
+        found = trio.run(run_triples, dict.fromkeys(wanted), place)
     except MissingToolError as error:
         pytest.skip(str(error))
     request.config.pluginmanager.register(_Table(found))

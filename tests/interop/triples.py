@@ -14,16 +14,25 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count as counter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal, Protocol
 
 import trio
 
+import images
 import peer_builds
 from codio_dht import PeerId
 from codio_dht.core.keyspace import distance, key_of
@@ -49,6 +58,8 @@ OPERATIONS: Final = ("providers", "find_peer", "closest", "value", "name")
 AT_ONCE: Final = 6
 """Triples under way at the same time."""
 
+Mode = Literal["server", "client"]
+
 JOIN_TIMEOUT_S: Final = 30.0
 COMMAND_TIMEOUT_S: Final = 20.0
 
@@ -57,12 +68,16 @@ COMMAND_TIMEOUT_S: Final = 20.0
 class Transport:
     name: str
     listen: str
+    """The address behind the IP address, with the port left out."""
     security: str
 
+    def listen_on(self, addr: str, port: int) -> str:
+        return f"/ip4/{addr}{self.listen.format(port)}"
 
-TCP_NOISE: Final = Transport("tcp-noise", "/ip4/127.0.0.1/tcp/0", "noise")
-TCP_TLS: Final = Transport("tcp-tls", "/ip4/127.0.0.1/tcp/0", "tls")
-QUIC: Final = Transport("quic", "/ip4/127.0.0.1/udp/0/quic-v1", "noise")
+
+TCP_NOISE: Final = Transport("tcp-noise", "/tcp/{}", "noise")
+TCP_TLS: Final = Transport("tcp-tls", "/tcp/{}", "tls")
+QUIC: Final = Transport("quic", "/udp/{}/quic-v1", "noise")
 TRANSPORTS: Final = (TCP_NOISE, TCP_TLS, QUIC)
 
 
@@ -163,35 +178,103 @@ def launcher(name: str, log_dir: Path) -> PeerLauncher:
     return PeerLauncher((sys.executable, str(PY_PEER), "--kind", name), log_dir)
 
 
-async def run_triples(
-    triples: Iterable[Triple], launch: Callable[[str], PeerLauncher]
-) -> dict[Cell, Outcome]:
+class Place(Protocol):
+    """Where nodes run."""
+
+    def nodes(
+        self, name: str, count: int, transport: Transport, mode: Mode = "server"
+    ) -> AbstractAsyncContextManager[Sequence[Peer]]:
+        """``count`` nodes of an implementation, strangers to each other, while the block runs."""
+        ...
+
+
+class Here:
+    """On this machine's loopback, all nodes of an implementation in one process."""
+
+    def __init__(self, log_dir: Path) -> None:
+        self._log_dir = log_dir
+
+    @asynccontextmanager
+    async def nodes(
+        self, name: str, count: int, transport: Transport, mode: Mode = "server"
+    ) -> AsyncGenerator[Sequence[Peer]]:
+        listen = transport.listen_on("127.0.0.1", 0)
+        options = _options(name, listen, transport, mode)
+        async with launcher(name, self._log_dir).start(count=count, **options) as process:
+            yield process.peers
+
+
+class Containers:
+    """On a bridge network, each node in a container of its own."""
+
+    def __init__(self, log_dir: Path, network: str, prefix: str, images: Mapping[str, str]) -> None:
+        """``prefix`` is the first three numbers of the network's addresses; ``images`` has a
+        reference for each name."""
+        self._log_dir = log_dir
+        self._network = network
+        self._prefix = prefix
+        self._images = images
+        self._hosts = counter(10)
+
+    @asynccontextmanager
+    async def nodes(
+        self, name: str, count: int, transport: Transport, mode: Mode = "server"
+    ) -> AsyncGenerator[Sequence[Peer]]:
+        async with AsyncExitStack() as stack:
+            started: list[Peer] = []
+            for _ in range(count):
+                addr = f"{self._prefix}.{next(self._hosts)}"
+                flags = ("--network", self._network, "--ip", addr, *CONTAINER_FLAGS)
+                program = images.podman("run", *flags, self._images[name])
+                launch = PeerLauncher(program, self._log_dir, images.environment())
+                options = _options(name, transport.listen_on(addr, CONTAINER_PORT), transport, mode)
+                started += (await stack.enter_async_context(launch.start(**options))).peers
+            yield started
+
+
+CONTAINER_PORT: Final = 4001
+CONTAINER_FLAGS: Final = (
+    *("--rm", "--interactive", "--cgroups=disabled", "--timeout=600"),
+    *("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"),
+)
+"""A container ends with its stdin, and at the latest after ten minutes."""
+
+
+def _options(name: str, listen: str, transport: Transport, mode: Mode) -> dict[str, Any]:
+    amino = {} if name == "rust" else {"values": "amino"}
+    return {
+        "listen": [listen],
+        "security": transport.security,
+        "mode": mode,
+        "apart": True,
+        **amino,
+    }
+
+
+async def run_triples(triples: Iterable[Triple], place: Place) -> dict[Cell, Outcome]:
     """Run every cell of the triples, one transport after the other."""
     wanted = tuple(triples)
     outcomes: dict[Cell, Outcome] = {}
     for transport in TRANSPORTS:
         of_transport = [triple for triple in wanted if triple.transport is transport]
         if of_transport:
-            await _run_transport(transport, of_transport, launch, outcomes)
+            await _run_transport(transport, of_transport, place, outcomes)
     return outcomes
 
 
 async def _run_transport(
     transport: Transport,
     triples: Sequence[Triple],
-    launch: Callable[[str], PeerLauncher],
+    place: Place,
     outcomes: dict[Cell, Outcome],
 ) -> None:
-    """Start a process of each implementation with all of its nodes; form the triples of them."""
-    options = {"listen": [transport.listen], "security": transport.security, "apart": True}
+    """Start all nodes of each implementation, and form the triples of them."""
     counts = Counter(member for triple in triples for member in triple.members)
     async with AsyncExitStack() as stack:
         idle: dict[str, list[Peer]] = {}
         for name, count in counts.items():
-            amino = {} if name == "rust" else {"values": "amino"}
-            process = launch(name).start(count=count, **options, **amino)
-            idle[name] = list(await stack.enter_async_context(process))
-        client = launch("go").start(mode="client", **options)
+            idle[name] = list(await stack.enter_async_context(place.nodes(name, count, transport)))
+        client = place.nodes("go", 1, transport, "client")
         [witness] = await stack.enter_async_context(client)
         limit = trio.CapacityLimiter(AT_ONCE)
         async with trio.open_nursery() as nursery:

@@ -1,6 +1,7 @@
 """The page of the matrix: ``docs/interop.md``.
 
-    scripts/interop           run every cell, print the table and what did not end as it should
+    scripts/interop   run every cell, print the table and what did not end as it should
+    scripts/interop --containers   the same, each node in a container of its own
     scripts/interop --write   write the page anew, without running anything
 
 The page says what must hold: ``triples.py`` lists the cells, and those that fail by a fault of
@@ -10,17 +11,18 @@ another implementation. ``test_triples.py`` shows that it is true.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 import trio
 
+from images import bridge_network, ensure_images
 from triples import (
     CELLS,
     FAULTS,
@@ -32,12 +34,18 @@ from triples import (
     TRANSPORTS,
     TRIPLES,
     Cell,
+    Containers,
+    Here,
     Outcome,
     Transport,
     Triple,
-    launcher,
     run_triples,
 )
+
+IN_CONTAINERS: Final = tuple(
+    triple for triple in TRIPLES if not {MOUNTED, PY_LIBP2P}.intersection(triple.members)
+)
+"""The triples whose implementations have images."""
 
 HERE: Final = Path(__file__).resolve().parent
 PAGE: Final = HERE.parents[1] / "docs" / "interop.md"
@@ -165,16 +173,32 @@ def lines(outcomes: Mapping[Cell, Outcome]) -> Iterator[str]:
     yield from surprises
 
 
+def in_containers(triples: Sequence[Triple], log_dir: Path) -> Mapping[Cell, Outcome]:
+    """Run the triples with each node in a container of its own.
+
+    Raises:
+        MissingToolError: podman is not installed, and may not be installed from here.
+        BuildError: an image could not be built, or the network could not be made.
+    """
+    references = ensure_images({"go", *(name for triple in triples for name in triple.members)})
+    network = f"codio-dht-test-{os.getpid()}"
+    with bridge_network(network) as prefix:
+        place = Containers(log_dir, network, prefix, references)
+        return trio.run(run_triples, triples, place)
+
+
 def main(arguments: Sequence[str]) -> int:
     if list(arguments) == ["--write"]:
         PAGE.write_text(page())
         return 0
-    if arguments:
+    if list(arguments) not in ([], ["--containers"]):
         print(__doc__, file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="interop-") as logs:
-        launch = partial(launcher, log_dir=Path(logs))
-        outcomes = trio.run(run_triples, TRIPLES, launch)
+        if arguments:
+            outcomes = in_containers(IN_CONTAINERS, Path(logs))
+        else:
+            outcomes = trio.run(run_triples, TRIPLES, Here(Path(logs)))
     for line in lines(outcomes):
         print(line)
     return any(bool(each.error) != (cell in FAULTS) for cell, each in outcomes.items())
