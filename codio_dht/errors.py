@@ -112,6 +112,10 @@ class NoPeersError(NetworkError):
     """The routing table is empty: there is nobody to ask."""
 
 
+class DeniedError(NetworkError):
+    """The operator's deny list names what was asked for."""
+
+
 # --- capacity and storage -------------------------------------------------------------------------
 
 

@@ -84,6 +84,15 @@ from codio_dht.daemon.settings import (
     " Kubo nodes speak on a LAN.  [default: /ipfs/kad/1.0.0]",
 )
 @click.option(
+    "--deny-list",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="CODIO_DHT_DENY_LIST",
+    metavar="FILE",
+    help="Have no part in the keys, peers and networks of this list (repeatable; badbits.deny"
+    " format), which is read again when it changes.",
+)
+@click.option(
     "--import-kubo-config",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="CODIO_DHT_IMPORT_KUBO_CONFIG",
@@ -140,6 +149,7 @@ def _settings(ctx: click.Context, options: dict[str, Any]) -> Settings:
         provider_timeout_s=options["provider_timeout"],
         republish_interval_s=options["republish_interval"],
         protocol=options["protocol"],
+        deny_lists=options["deny_list"],
     )
 
 

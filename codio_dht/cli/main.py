@@ -17,6 +17,7 @@ from codio_dht import __version__
 from codio_dht.cli.client import DaemonDownError, OutOfTimeError
 from codio_dht.cli.commands import SECTIONS
 from codio_dht.cli.daemon_command import daemon, demo
+from codio_dht.cli.deny_commands import DENY_COMMANDS
 from codio_dht.cli.options import DATA_DIR_ENV
 from codio_dht.cli.output import (
     PROGRAM,
@@ -45,6 +46,7 @@ _SECTIONS: Final[Sequence[tuple[str, Sequence[click.Command]]]] = (
     ("Run a node", (daemon, demo)),
     *SECTIONS,
     ("Store and find values", VALUE_COMMANDS),
+    ("Deny keys, peers and networks", DENY_COMMANDS),
 )
 
 _WHOLE: Final = 200

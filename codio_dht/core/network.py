@@ -78,12 +78,15 @@ class Network:
         refresh_interval_s: float = params.REFRESH_INTERVAL_S,
         observer: TableObserver | None = None,
         seen_at: Callable[[PeerId], Sequence[bytes]] = lambda _peer: (),
+        denies: Callable[[PeerId], bool] = lambda _peer: False,
     ) -> None:
         self.local = local
         self.protocol = protocol
         self.k = k
         self.policy = policy
         self._seen_at = seen_at
+        self.denies = denies
+        """Whether the operator denies a peer: it is no candidate, and no lookup asks it."""
         self.book = PeerBook(local)
         self.health = PeerHealth()
         self.size = NetworkSize(k)
@@ -127,8 +130,8 @@ class Network:
 
     def offer(self, peer: PeerId, now: Monotonic) -> OfferOutcome | None:
         """Consider a kad server for the table: it is probed first. None if it has no address that
-        the policy keeps, for nobody could be told of it."""
-        return self.admission.offer(peer, now) if self.book.addrs(peer, now) else None
+        the policy keeps, for nobody could be told of it, and if it is denied."""
+        return self.admission.offer(peer, now) if self._may_enter(peer, now) else None
 
     def gone(self, peer: PeerId, now: Monotonic) -> None:
         """The last connection to the peer ended; it may stay in the table."""
@@ -138,7 +141,10 @@ class Network:
         """The peer answered one of our requests: it is alive and a server, so it may enter. None
         as for :meth:`offer`."""
         self._online(now)
-        return self.admission.on_reply(peer, now) if self.book.addrs(peer, now) else None
+        return self.admission.on_reply(peer, now) if self._may_enter(peer, now) else None
+
+    def _may_enter(self, peer: PeerId, now: Monotonic) -> bool:
+        return bool(self.book.addrs(peer, now)) and not self.denies(peer)
 
     def failed(self, peer: PeerId, why: FailureReason, now: Monotonic, *, began: Monotonic) -> None:
         """A request to the peer that began at ``began`` failed: it leaves the table (GO), unless
@@ -198,7 +204,7 @@ class Network:
         taken: list[PeerId] = []
         for entry in read:
             peer = entry.peer_id
-            if peer in crowd and peer != target:
+            if (peer in crowd and peer != target) or self.denies(peer):
                 continue
             addrs = self.address_filter(entry.addrs)
             if addrs:

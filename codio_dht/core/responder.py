@@ -58,6 +58,7 @@ _EMPTY_KEY = Refuse("empty key")
 _LONG_KEY = Refuse("provider key too long")
 _NO_PROVIDER = Refuse("no valid provider")
 _NOT_SERVED = Refuse("not served")
+_DENIED = Refuse("denied key")
 _TAKEN = NoReply()
 _TOO_MUCH = Refuse("too many records of one origin")
 _ADDED: Final[dict[RecordOutcome, NoReply | Refuse]] = {
@@ -131,9 +132,11 @@ class Responder:
         values: ServedValues | None = NoValues(),  # noqa: B008 - it has no state
         k: int = K,
         origin_of: OriginOf = lambda _peer, _now: None,
+        denies: Callable[[bytes], bool] = lambda _key: False,
     ) -> None:
         self._local = local
         self._origin_of = origin_of
+        self._denies = denies
         self._local_id = local.to_bytes()
         self._table = table
         self._book = book
@@ -208,6 +211,8 @@ class Responder:
         if refusal is not None or self._records is None:
             return refusal or _NOT_SERVED
         key = key_of(request.key)
+        if self._denies(request.key):
+            return self._only_closer(peer, request, key, now)
         rows = self._records.get(request.key, now.unix, key)
         if isinstance(rows, Load):
             return rows
@@ -220,6 +225,18 @@ class Responder:
             request.key,
             closer_peers=tuple(self._book.all_entries(nearest, now.monotonic)),
             provider_peers=self._provider_entries(rows, now, own=own) if own or rows else (),
+            cluster_level=request.cluster_level,
+        )
+
+    def _only_closer(
+        self, peer: PeerId, request: GetProviders | GetValue, key: Key, now: Now
+    ) -> Reply:
+        """The way to others: nothing is told of a key that the operator denies."""
+        value = isinstance(request, GetValue)
+        return Reply(
+            MessageType.GET_VALUE if value else MessageType.GET_PROVIDERS,
+            request.key,
+            closer_peers=tuple(self._book.all_entries(self._nearest(peer, key), now.monotonic)),
             cluster_level=request.cluster_level,
         )
 
@@ -269,6 +286,8 @@ class Responder:
         refusal = self._refuse_provider_key(request.key)
         if refusal is not None or self._records is None:
             return refusal or _NOT_SERVED
+        if self._denies(request.key):
+            return _DENIED
         named = [
             entry.addrs
             for entry in request.providers
@@ -294,6 +313,8 @@ class Responder:
     def _get_value(self, peer: PeerId, request: GetValue, now: Now) -> Answer:
         if not request.key or self._values is None:
             return _NOT_SERVED if request.key else _EMPTY_KEY
+        if self._denies(request.key):
+            return self._only_closer(peer, request, key_of(request.key), now)
         record = self._values.get(request.key, now.unix)
         if isinstance(record, Load):
             return record
@@ -314,6 +335,8 @@ class Responder:
             return Refuse("no record")
         if request.record.key != request.key:
             return Refuse("key and record key differ")
+        if self._denies(request.key):
+            return _DENIED
         origin = self._origin_of(peer, now.monotonic)
         size = _VALUE_DISK_BYTES + 2 * len(request.key) + len(request.record.value)
         if origin is not None and not origin.affords(size):

@@ -241,7 +241,8 @@ class Search(Generic[Found]):
         network = self._network
         met = network.health.nearest_alive(self.target, network.k, now)
         nearest = network.table.nearest(self.target, network.k)
-        self.seeds = list(dict.fromkeys((*nearest, *met)))
+        known = dict.fromkeys((*nearest, *met))
+        self.seeds = [peer for peer in known if not network.denies(peer)]
         return self.seeds
 
     def _ask(self, peer: PeerId, now: Monotonic) -> Ask:

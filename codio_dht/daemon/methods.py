@@ -21,6 +21,7 @@ from multiaddr import Multiaddr
 
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.peer import PeerId, PeerInfo
+from codio_dht.daemon.deny_methods import DenyMethods
 from codio_dht.daemon.node_port import Dht
 from codio_dht.daemon.parameters import Params, parse_key, parse_peer
 from codio_dht.daemon.protocol import API_VERSION, ControlError, ErrorCode
@@ -32,6 +33,7 @@ from codio_dht.errors import (
     CapacityError,
     CodioError,
     DeadlineError,
+    DeniedError,
     DialError,
     NetworkError,
     NoPeersError,
@@ -57,6 +59,7 @@ _CODES: Final[tuple[tuple[type[CodioError], ErrorCode], ...]] = (
     (UsageError, ErrorCode.USAGE),
     (PeerIdError, ErrorCode.USAGE),
     (AddressError, ErrorCode.USAGE),
+    (DeniedError, ErrorCode.USAGE),
     (NoPeersError, ErrorCode.NO_PEERS),
     (DeadlineError, ErrorCode.TIMEOUT),
     (NetworkError, ErrorCode.NETWORK),
@@ -92,6 +95,7 @@ class Methods:
         self._bootstrap_addrs = bootstrap_addrs
         self._daemon_stats = daemon_stats
         self._values = ValueMethods(dht, _unix_now)
+        self._denying = DenyMethods(dht)
 
     def table(self) -> dict[str, Method]:
         """Every method by its name in the API."""
@@ -110,6 +114,7 @@ class Methods:
             "swarm.connect": self._swarm_connect,
             "stats": self._stats,
             "bootstrap": self._bootstrap,
+            **self._denying.table(),
             **self._values.table(),
         }
 

@@ -110,6 +110,7 @@ def open_node(settings: Settings) -> AbstractAsyncContextManager[Dht]:
         bootstrap=list(settings.bootstrap_addrs),
         mode=settings.mode or "auto",
         stack=settings.stack,
+        deny=settings.deny_lists,
     )
     if settings.stack == "py-libp2p":
         logs.tame_libp2p()

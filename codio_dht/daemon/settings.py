@@ -61,6 +61,7 @@ class Settings:
     provider_timeout_s: float | None = None
     republish_interval_s: float | None = None
     protocol: str | None = None
+    deny_lists: tuple[Path, ...] = ()
     kubo_config: str | None = field(default=None, repr=False)
     """Text of a Kubo config whose key becomes this node's identity."""
 

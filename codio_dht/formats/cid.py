@@ -19,13 +19,14 @@ from codio_dht.formats.varint import encode_varint, read_varint
 
 RAW: Final = 0x55
 DAG_PB: Final = 0x70
+DAG_CBOR: Final = 0x71
 LIBP2P_KEY: Final = 0x72
 """Codecs (multiformats/multicodec): content as it is, UnixFS directories and files, public keys."""
 
 _VERSION_1: Final = b"\x01"
 _V0_CHARS: Final = 46
 
-_CODEC_NAMES: Final = {RAW: "raw", DAG_PB: "dag-pb", 0x71: "dag-cbor", LIBP2P_KEY: "libp2p-key"}
+_CODEC_NAMES: Final = {RAW: "raw", DAG_PB: "dag-pb", DAG_CBOR: "dag-cbor", LIBP2P_KEY: "libp2p-key"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The peers that this node talks to: deny and allow lists by IP, network (CIDR) and peer id.
 
-The allow list wins over the deny list. A peer on it is not counted by the limits per IP and subnet.
+The allow list wins over the deny lists. A peer on it is not counted by the limits per IP and
+subnet. Beside the deny list that is given at first there is one that may be replaced at any time.
 So ``Gate(deny=["0.0.0.0/0", "::/0"], allow=["192.0.2.0/24"])`` talks to one network only. The gate
 applies to both directions. It is checked before an inbound socket is served, before a dial, and
 when a peer has proved its id.
@@ -81,12 +82,21 @@ class Gate:
     ) -> None:
         self._deny = _List(deny, "deny")
         self._allow = _List(allow, "allow")
+        self._denied_now = _List((), "deny")
+
+    def set_denied(self, entries: Iterable[str | PeerId]) -> None:
+        """Replace the deny list that may change.
+
+        Raises:
+            UsageError: as for the class; the list stays what it was.
+        """
+        self._denied_now = _List(entries, "deny")
 
     def admits_ip(self, ip: Ip) -> bool:
         """Whether to talk to this address at all; a peer id may still be allowed or denied."""
         return (
             self.favours_ip(ip)
-            or not self._deny.has_ip(ip.packed)
+            or not self._denies_ip(ip)
             or bool(self._allow.peers)  # it may turn out to be one of these
         )
 
@@ -94,7 +104,11 @@ class Gate:
         """Whether to talk to this peer at this address."""
         if self.favours(ip, peer_id):
             return True
-        return peer_id not in self._deny.peers and not self._deny.has_ip(ip.packed)
+        denied = peer_id in self._deny.peers or peer_id in self._denied_now.peers
+        return not denied and not self._denies_ip(ip)
+
+    def _denies_ip(self, ip: Ip) -> bool:
+        return self._deny.has_ip(ip.packed) or self._denied_now.has_ip(ip.packed)
 
     def favours_ip(self, ip: Ip) -> bool:
         """Whether the address is on the allow list."""

@@ -187,6 +187,15 @@ class Host(Protocol):
         """Close every connection to the peer, if any."""
         ...
 
+    def set_denied(self, entries: Sequence[str | PeerId]) -> None:
+        """From now on, have no connection to the peers, IP addresses and networks (CIDR) of
+        ``entries``, in place of those that were given before; those that are open are closed.
+
+        Raises:
+            UsageError: an entry is none of these, or there are too many.
+        """
+        ...
+
     async def ping(self, peer_id: PeerId, deadline: Monotonic) -> float:
         """One round trip of ``/ipfs/ping/1.0.0`` to a connected peer, in seconds.
 

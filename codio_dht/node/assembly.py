@@ -16,6 +16,7 @@ from multiaddr import Multiaddr
 
 from codio_dht.config import DHTConfig
 from codio_dht.core.clock import Monotonic
+from codio_dht.core.denials import Denials
 from codio_dht.core.network import Network, NetworkPolicy
 from codio_dht.core.origins import RecordOrigin, origin_of
 from codio_dht.core.own_keys import OwnKeys
@@ -33,6 +34,7 @@ from codio_dht.net.host import Host
 from codio_dht.node.arguments import binary, multiaddrs
 from codio_dht.node.clock import Clock
 from codio_dht.node.deliveries import Deliveries
+from codio_dht.node.denying import DenyLists
 from codio_dht.node.errands import Errands
 from codio_dht.node.lookups import Lookups
 from codio_dht.node.names import Names
@@ -92,6 +94,9 @@ class Node:
     names: Names
     """Publishes and resolves IPNS names, on the main network."""
 
+    deny_lists: DenyLists
+    """Reads the operator's deny lists."""
+
 
 def make_node(
     host: Host,
@@ -103,12 +108,22 @@ def make_node(
     public: bool,
     provider_ttl_s: float,
     name_keys: NameKeys | None = None,
+    deny_lists: DenyLists | None = None,
 ) -> Node:
     """A node on ``host`` and ``store`` with a network for each plan, the main one first. ``public``
     holds for the plans that do not say. ``name_keys`` sign its IPNS names; None keeps them in
     memory."""
     main_config = plans[0].config
-    shared = make_shared(host, store, main_config, clock, rng, provider_ttl_s=provider_ttl_s)
+    deny_lists = DenyLists((), ()) if deny_lists is None else deny_lists
+    shared = make_shared(
+        host,
+        store,
+        main_config,
+        clock,
+        rng,
+        provider_ttl_s=provider_ttl_s,
+        denials=deny_lists.denials,
+    )
     networks = tuple(
         make_runtime(
             shared,
@@ -143,7 +158,7 @@ def make_node(
         k=main_config.replication_factor,
     )
     names = Names(values, republishing, keys, call, clock)
-    return Node(shared, networks, main, providing, values, republishing, names)
+    return Node(shared, networks, main, providing, values, republishing, names, deny_lists)
 
 
 def make_values(shared: Shared, network: NetworkRuntime) -> Values:
@@ -168,6 +183,7 @@ def make_shared(
     rng: Random,
     *,
     provider_ttl_s: float,
+    denials: Denials,
 ) -> Shared:
     """What the networks of one node share."""
     records = ProviderRecords(
@@ -190,6 +206,7 @@ def make_shared(
         validators=validators,
         runner=runner,
         own_keys=own_keys,
+        denials=denials,
         clock=clock,
         rng=rng,
         errands=Errands(failures),
@@ -211,6 +228,7 @@ def make_runtime(
         refresh_interval_s=config.refresh_interval,
         observer=protection,
         seen_at=lambda peer: binary(host.remote_addrs(peer)),
+        denies=shared.denials.denies_peer,
     )
     rpc = RpcClient(
         host,
@@ -231,7 +249,13 @@ def make_runtime(
         timeout_s=config.query_timeout,
     )
     lookups = Lookups(
-        searches, rpc, shared.errands, upkeep.wait_for_peers, upkeep.notify_changed, shared.runner
+        searches,
+        rpc,
+        shared.errands,
+        upkeep.wait_for_peers,
+        upkeep.notify_changed,
+        shared.runner,
+        shared.denials,
     )
     responder = Responder(
         host.peer_id,
@@ -244,6 +268,7 @@ def make_runtime(
         values=shared.values,
         k=config.replication_factor,
         origin_of=partial(_record_origin, host),
+        denies=shared.denials.denies_key,
     )
     responder.set_own_addrs(binary(host.addrs))
     server = KadServer(responder, shared.storage, shared.runner, clock, partial(_owner, host))

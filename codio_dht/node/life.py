@@ -29,6 +29,7 @@ from codio_dht.node.arguments import binary
 from codio_dht.node.assembly import NetworkPlan, Node, make_node
 from codio_dht.node.calls import Calls
 from codio_dht.node.clock import Clock
+from codio_dht.node.denying import OWN_LIST, DenyLists
 from codio_dht.node.hosting import open_store
 from codio_dht.store.name_keys import NameKeys
 
@@ -48,12 +49,14 @@ class NodeLife:
         *,
         joins_public_list: bool,
         clock: Clock,
+        deny: tuple[Sequence[Path], Sequence[str]] = ((), ()),
     ) -> None:
         self._make_host = make_host
         self._data_dir = data_dir
         self._plans = list(plans)
         self._joins_public_list = joins_public_list
         self._clock = clock
+        self._deny = deny
         self.rng = random.Random()
         self._stack = AsyncExitStack()
         self._calls = Calls()
@@ -104,7 +107,8 @@ class NodeLife:
         """Open every part, and start the background work.
 
         Raises:
-            UsageError: the node is open already, or the program does not run on trio.
+            UsageError: the node is open already, the program does not run on trio, or a deny list
+                cannot be read.
             StorageError, IdentityError: the data directory cannot be used.
         """
         _check_event_loop()
@@ -141,10 +145,14 @@ class NodeLife:
                 public=self._is_public(host),
                 provider_ttl_s=self._provider_ttl_s(),
                 name_keys=NameKeys(self._data_dir, host.private_key),
+                deny_lists=DenyLists(
+                    *self._deny, None if self._data_dir is None else self._data_dir / OWN_LIST
+                ),
             )
             shared = node.shared
             await shared.storage.open()
             await node.republishing.open()
+            await node.deny_lists.open(host, [each.network for each in node.networks])
             for network in node.networks:
                 await stack.enter_async_context(network.opened())
             self._nursery = await stack.enter_async_context(trio.open_nursery())
@@ -155,6 +163,7 @@ class NodeLife:
             shared.errands.open(self._nursery)
             work = {
                 **shared.background_work(),
+                "deny_lists": node.deny_lists.run,
                 "reprovide": node.providing.run,
                 "republish": node.republishing.run,
             }

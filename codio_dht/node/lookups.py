@@ -19,6 +19,7 @@ import trio
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.delivery import Delivered, Delivery, DeliveryStep, Give, Searched
+from codio_dht.core.denials import Denials
 from codio_dht.core.lookup_states import ClosestPeer, Done, LookupEvent, StopReason
 from codio_dht.core.messages import PeerEntry
 from codio_dht.core.peer import PeerId
@@ -64,6 +65,7 @@ class Lookups:
         wait_for_peers: WaitForPeers,
         search_over: Callable[[], None],
         runner: ValidatorRunner,
+        denials: Denials,
     ) -> None:
         self.searches = searches
         self.rpc = rpc
@@ -73,6 +75,8 @@ class Lookups:
         """Called when a search is over: it may have changed the routing table."""
         self.runner = runner
         """Where applications' validators judge."""
+        self.denials = denials
+        """No key that it denies is looked up or provided."""
         self.turns = trio.CapacityLimiter(MAX_LOOKUPS)
         self.ended: Counter[str] = Counter()
         """Searches that are over, by reason."""
@@ -120,8 +124,10 @@ class Lookups:
         they are enough, or there is nobody to ask, they are all.
 
         Raises:
+            DeniedError: the key is denied.
             NoPeersError: the routing table is empty, and none is known here.
         """
+        self.denials.check_key(key)
         search = self.searches.providers(key, count, local, _now())
         done = await self._search(search, ignore, found)
         if not search.providers:

@@ -7,6 +7,7 @@ decided by :mod:`codio_dht.node.life`, what they do by themselves.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,7 @@ from codio_dht.node import arguments
 from codio_dht.node.assembly import NetworkPlan, Node
 from codio_dht.node.calls import ended_with_the_node
 from codio_dht.node.clock import Clock
+from codio_dht.node.deny_calls import DenyCalls, DenySource, deny_argument
 from codio_dht.node.hosting import Stack, check_stack, host_of, open_host
 from codio_dht.node.life import MakeHost, NodeLife
 from codio_dht.node.lookups import Watch, ignore
@@ -49,7 +51,7 @@ Addresses = arguments.Addresses
 Found = TypeVar("Found")
 
 
-class DHTManager(ValueCalls):
+class DHTManager(ValueCalls, DenyCalls):
     """A DHT node of the libp2p network. Use it with ``async with``; outside of that block its calls
     raise ``NotRunningError``.
 
@@ -64,6 +66,8 @@ class DHTManager(ValueCalls):
         bootstrap: addresses that end in ``/p2p/<id>``; ``"default"`` stands for the public list.
         mode: ``"auto"``, ``"server"`` or ``"client"``.
         clock: where Unix time is read; the system's if None.
+        deny: what this node has no part in: ``pathlib.Path`` objects of deny lists, which are read
+            again when they change, and rules (:mod:`codio_dht.core.denials`).
 
     Raises:
         UsageError: an argument is wrong; the message names it.
@@ -78,8 +82,9 @@ class DHTManager(ValueCalls):
         bootstrap: Addresses = (),
         mode: str = "auto",
         clock: Clock | None = None,
+        deny: Iterable[DenySource] = (),
     ) -> None:
-        self._configure(lambda: host_of(host), config, data_dir, bootstrap, mode, clock)
+        self._configure(lambda: host_of(host), config, data_dir, bootstrap, mode, clock, deny)
 
     @classmethod
     def open(
@@ -93,6 +98,7 @@ class DHTManager(ValueCalls):
         bootstrap: Addresses = (),
         mode: str = "auto",
         stack: Stack = "own",
+        deny: Iterable[DenySource] = (),
     ) -> Self:
         """Make a node with a host of its own, for ``async with``.
 
@@ -109,6 +115,7 @@ class DHTManager(ValueCalls):
             mode: as for the class.
             stack: the libp2p stack of the host: ``"own"`` for this project's, ``"py-libp2p"`` for
                 py-libp2p (the extra ``codio-dht[libp2p]``).
+            deny: as for the class.
 
         Raises:
             UsageError: an argument is wrong, or py-libp2p is not installed; the message says which.
@@ -125,6 +132,7 @@ class DHTManager(ValueCalls):
             directory,
             bootstrap,
             mode,
+            deny=deny,
         )
         return self
 
@@ -136,6 +144,7 @@ class DHTManager(ValueCalls):
         bootstrap: Addresses,
         mode: str,
         clock: Clock | None = None,
+        deny: Iterable[DenySource] = (),
     ) -> None:
         if config is not None and not isinstance(config, DHTConfig):
             raise UsageError(f"config must be a DHTConfig, not {config!r}")
@@ -148,6 +157,7 @@ class DHTManager(ValueCalls):
             [NetworkPlan(self._config, through.peers, mode, names=through.names)],
             joins_public_list=through.joins_public_list,
             clock=Clock() if clock is None else clock,
+            deny=deny_argument(deny),
         )
 
     def __repr__(self) -> str:
@@ -401,12 +411,15 @@ class DHTManager(ValueCalls):
 
         Raises:
             UsageError: ``cid`` is no CID, or ``quorum`` is out of range.
+            DeniedError: the key is denied; it is not saved.
             StorageError: the key could not be saved; it will not be provided.
             NoPeersError: no peer could be reached, or this node has no address that the network's
                 policy lets others be told. The key is saved and will be provided once that changes.
         """
         wanted = arguments.quorum_argument(quorum, self._config.replication_factor)
-        return await self._node.providing.provide(arguments.multihash_of(cid), wanted)
+        key = arguments.multihash_of(cid)
+        self._node.shared.denials.check_key(key)
+        return await self._node.providing.provide(key, wanted)
 
     @ended_with_the_node
     async def provide_once(self, cid: CidLike, quorum: int | None = None) -> ProvideResult:

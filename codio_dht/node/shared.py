@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from codio_dht.core.denials import Denials
 from codio_dht.core.own_keys import OwnKeys
 from codio_dht.core.records import ProviderRecords
 from codio_dht.core.rng import Rng
@@ -43,6 +44,9 @@ class Shared:
 
     own_keys: OwnKeys
     """Which keys this node keeps provided."""
+
+    denials: Denials
+    """What the operator denies."""
 
     clock: Clock
     rng: Rng

@@ -58,6 +58,7 @@ class Values:
             UsageError: it is not valid, or worse than the one held here.
             NoPeersError: nobody answered the lookup.
         """
+        self._lookups.denials.check_key(record.key)
         await self.hold(record)
         return await self._deliveries.hand_out(value_parcel(record), quorum, at_end)
 
@@ -99,6 +100,7 @@ class Values:
         """
         if not self._validators.knows(key):
             raise UsageError(f"key: its namespace is not one of {self._namespaces()}")
+        self._lookups.denials.check_key(key)
         now = Now(Monotonic(trio.current_time()), self._clock.unix())
         local = await self._storage.get(key)
         search = ValueSearch(

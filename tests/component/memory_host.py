@@ -127,6 +127,9 @@ class MemoryHost:
         self.tags[peer_id].discard(tag)
         return bool(self.tags[peer_id])
 
+    def set_denied(self, entries) -> None:
+        self.denied = list(entries)
+
     def is_reached(self, peer_id: PeerId) -> bool:
         return self.is_connected(peer_id)
 

@@ -10,6 +10,7 @@ import base58
 import trio
 from multiaddr import Multiaddr
 
+from codio_dht.core.denials import DenyCounts
 from codio_dht.core.lookup_states import LookupEvent, Standing
 from codio_dht.core.mode import Mode
 from codio_dht.core.peer import PeerId, PeerInfo
@@ -69,6 +70,7 @@ class FakeDht:
 
     def __init__(self) -> None:
         self.peer_id = peer(1)
+        self.denied: list[str] = []
         self.addrs = [Multiaddr("/ip4/127.0.0.1/tcp/4001")]
         self.mode = Mode.SERVER
         self.providers = [info(2), info(3)]
@@ -87,6 +89,30 @@ class FakeDht:
         self.running = 0
         self.bootstrap_state = "alone"
         self.joined_through: list[str] = []
+
+    async def deny(self, rule: str) -> bool:
+        if rule in self.denied:
+            return False
+        self.denied.append(rule)
+        return True
+
+    async def stop_denying(self, rule: str) -> bool:
+        if rule not in self.denied:
+            return False
+        self.denied.remove(rule)
+        return True
+
+    def deny_rules(self) -> list[str]:
+        return list(self.denied)
+
+    def deny_counts(self) -> DenyCounts:
+        return DenyCounts(len(self.denied), 2, 3, 4, 5)
+
+    async def reload_deny_lists(self) -> DenyCounts:
+        return self.deny_counts()
+
+    def is_denied(self, subject: str) -> bool:
+        return subject in self.denied
 
     async def bootstrap(self, addrs: Iterable[Multiaddr | str]) -> int:
         self.joined_through = [str(addr) for addr in addrs]

@@ -261,6 +261,24 @@ def test_swarm_shows_who_is_connected_without_their_control_characters(shell: Sh
     assert "\x1b" not in shell.out
 
 
+def test_rules_are_denied_listed_and_taken_back(shell: Shell) -> None:
+    assert shell("deny", "add", "198.51.100.0/24") == 0
+    assert shell.out == "denied: 198.51.100.0/24\n"
+    assert shell("deny", "add", "198.51.100.0/24") == 0
+    assert shell.out == "denied already: 198.51.100.0/24\n"
+    counted = (
+        "1 keys, 2 peers, 3 networks denied; 4 rules for paths and domains have no effect here"
+    )
+    assert shell("deny", "ls") == 0
+    assert shell.out == f"198.51.100.0/24\n{counted}; 5 lines are no rules\n"
+    assert shell("deny", "check", "198.51.100.0/24") == 0
+    assert shell.out == "denied\n"
+    assert shell("deny", "rm", "198.51.100.0/24") == 0
+    assert shell("deny", "rm", "198.51.100.0/24") == 1
+    assert shell.json("deny", "check", "198.51.100.0/24")[0]["denied"] is False
+    assert shell("deny", "reload") == 0
+
+
 def test_stats_are_rows_or_one_object(shell: Shell) -> None:
     assert shell("stats") == 0
     assert re.search(r"^num_peers +0$", shell.out, re.MULTILINE)

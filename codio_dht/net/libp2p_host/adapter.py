@@ -42,8 +42,10 @@ from codio_dht.errors import (
     UnsupportedProtocolError,
     UsageError,
 )
+from codio_dht.formats.multiaddr import ip_of, is_private
 from codio_dht.net.dnsaddr import peers_named_by
 from codio_dht.net.event_bus import EventBus
+from codio_dht.net.gate import Gate
 from codio_dht.net.handlers import StreamHandlerFactory
 from codio_dht.net.host import ConnectionInfo, HostEvent, Stream
 from codio_dht.net.libp2p_host import identifying
@@ -59,7 +61,7 @@ from codio_dht.net.libp2p_host.stream import Libp2pStream, Lingering, foreign_er
 from codio_dht.net.name_servers import NameServers, SystemNameServers, for_strangers
 from codio_dht.net.own_addresses import told_addresses
 from codio_dht.net.ping import PING, round_trip
-from codio_dht.net.targets import parse
+from codio_dht.net.targets import Ip, parse
 
 _MOUNTED: Final = "_codio_dht_mounted"
 AGENT: Final = f"codio-dht/{__version__}"
@@ -97,6 +99,7 @@ class Libp2pHost:
         self._private_key = _private_key(ihost, self._peer_id)
         self._active = ActiveStreams()
         self._budget = Budget()
+        self._gate = Gate()
         self._origins = OriginLedger()
         self._lingering = Lingering()
         self._served: dict[str, StreamHandlerFn | None] = {}
@@ -192,6 +195,7 @@ class Libp2pHost:
             return
         if peer_id == self._peer_id:
             raise DialError("that peer is this node itself")
+        addrs = [addr for addr in addrs if self._admits(peer_id, addr)]
         servers = self._name_servers if stranger_filter is None else self._strangers_servers
         await connect(dialer, peer_id, addrs, deadline, servers, stranger_filter)
 
@@ -212,6 +216,19 @@ class Libp2pHost:
     def unprotect(self, peer_id: PeerId, tag: str) -> bool:
         """The reason ``tag`` is gone; whether another remains."""
         return self._swarm.unprotect(peer_id.to_libp2p(), tag)
+
+    def set_denied(self, entries: Sequence[str | PeerId]) -> None:
+        """Make no connection to what ``entries`` name, and close those that are open. What
+        py-libp2p accepts later cannot be refused here."""
+        self._gate.set_denied(entries)
+        for info in self.connections():
+            if not self._admits(info.peer_id, info.addr) and self._running is not None:
+                self._running.nursery.start_soon(self.disconnect, info.peer_id)
+
+    def _admits(self, peer_id: PeerId, addr: Multiaddr | None) -> bool:
+        ip = None if addr is None else ip_of(addr.to_bytes())
+        local = addr is not None and is_private(addr.to_bytes())
+        return self._gate.admits(Ip(ip or b"", local), peer_id)
 
     def is_reached(self, peer_id: PeerId) -> bool:
         """Whether the peer is connected: py-libp2p shows nothing of a dial under way."""

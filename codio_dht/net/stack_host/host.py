@@ -276,6 +276,14 @@ class StackHost:
             link.end()
         await checkpoint()
 
+    def set_denied(self, entries: Sequence[str | PeerId]) -> None:
+        """From now on, have no connection to what ``entries`` name."""
+        self._gate.set_denied(entries)
+        for link in list(self._connections):
+            if link.peer_id is not None and not self._gate.admits(link.target.ip, link.peer_id):
+                self._counters["connections_denied"] += 1
+                link.end()
+
     def is_reached(self, peer_id: PeerId) -> bool:
         """Whether the peer is connected, or took a connection that is being set up."""
         return self.is_connected(peer_id) or self._dialler.is_reached(peer_id)
