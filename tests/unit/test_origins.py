@@ -114,6 +114,8 @@ def test_many_peers_of_one_subnet_wait_for_each_other() -> None:
         for each in range(12)
     ]
     assert [0.0] * 8 + [1.0, 2.0, 3.0, 4.0] == waits
+    newcomer = accounts.peer(ip("5.6.7.8"), ALICE)
+    assert 4 == accounts.owed_s(newcomer, Flow.CPU, NOW)  # what its subnet owes
 
 
 def test_other_networks_do_not_wait_for_a_heavy_one() -> None:
