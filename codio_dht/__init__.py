@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from codio_dht.core.mode import Mode as Mode
     from codio_dht.core.multihash import CidLike as CidLike
     from codio_dht.core.multihash import multihash_of as multihash_of
+    from codio_dht.core.own_keys import OwnKey as OwnKey
     from codio_dht.core.peer import PeerId as PeerId
     from codio_dht.core.peer import PeerInfo as PeerInfo
     from codio_dht.core.peer import PeerLike as PeerLike
-    from codio_dht.core.reprovide import OwnKey as OwnKey
     from codio_dht.core.validation import Validator as Validator
     from codio_dht.crypto.ipns import IpnsRecord as IpnsRecord
     from codio_dht.errors import CapacityError as CapacityError
@@ -49,8 +49,11 @@ if TYPE_CHECKING:
     from codio_dht.node.result_stream import ResultStream as ResultStream
     from codio_dht.node.results import DHTStats as DHTStats
     from codio_dht.node.results import FoundPeer as FoundPeer
+    from codio_dht.node.results import KeyStatus as KeyStatus
+    from codio_dht.node.results import ManyResult as ManyResult
     from codio_dht.node.results import ProvideResult as ProvideResult
     from codio_dht.node.results import ProviderRecord as ProviderRecord
+    from codio_dht.node.results import ProvideStatus as ProvideStatus
 
 __version__ = "0.1.0"
 
@@ -74,11 +77,14 @@ _HOMES = {
     "NetworkError": "codio_dht.errors",
     "NoPeersError": "codio_dht.errors",
     "NotRunningError": "codio_dht.errors",
-    "OwnKey": "codio_dht.core.reprovide",
+    "OwnKey": "codio_dht.core.own_keys",
     "PeerId": "codio_dht.core.peer",
     "PeerInfo": "codio_dht.core.peer",
     "PeerLike": "codio_dht.core.peer",
+    "KeyStatus": "codio_dht.node.results",
+    "ManyResult": "codio_dht.node.results",
     "ProvideResult": "codio_dht.node.results",
+    "ProvideStatus": "codio_dht.node.results",
     "ProviderRecord": "codio_dht.node.results",
     "PublishedName": "codio_dht.node.names",
     "RemoteError": "codio_dht.errors",
@@ -107,7 +113,9 @@ __all__ = [
     "IdentityError",
     "InvalidValueError",
     "IpnsRecord",
+    "KeyStatus",
     "Libp2pRouting",
+    "ManyResult",
     "Mode",
     "NetworkError",
     "NoPeersError",
@@ -117,6 +125,7 @@ __all__ = [
     "PeerInfo",
     "PeerLike",
     "ProvideResult",
+    "ProvideStatus",
     "ProviderRecord",
     "PublishedName",
     "RemoteError",

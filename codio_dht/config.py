@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Final, Literal, get_args
 
 from codio_dht import params
 from codio_dht.checks import Checks
 from codio_dht.core.validation import Validator, check_namespaces
-from codio_dht.errors import ConfigError
+from codio_dht.errors import ConfigError, FormatError
 
 MAX_K: Final = 1_000
 """Largest replication parameter taken from a configuration."""
@@ -55,7 +55,13 @@ class DHTConfig:
     keeps them for at least the public network's 48 h."""
 
     republish_interval: float = params.REPROVIDE_INTERVAL_S
-    """How often own keys are provided again; shorter than ``provider_timeout``."""
+    """How often own keys are provided again; shorter than ``provider_timeout``. 0: each is provided
+    once, and never again."""
+
+    provider_addrs: Sequence[str] = ()
+    """The addresses that the provider records of this node name, instead of its own: where the
+    content is really served, for instance ``/dns/edge.example/tcp/443/https``. The records name
+    this node's peer id all the same, as the protocol demands."""
 
     query_timeout: float = params.QUERY_TIMEOUT_S
     """A lookup never takes longer; at most 60 s."""
@@ -106,8 +112,11 @@ class DHTConfig:
     def __post_init__(self) -> None:
         for each in fields(self):
             if each.name in _DURATIONS:
-                seconds = _CHECKS.seconds(getattr(self, each.name), each.name)
-                object.__setattr__(self, each.name, seconds)
+                value = getattr(self, each.name)
+                if each.name == "republish_interval" and value == 0 and value is not False:
+                    continue
+                object.__setattr__(self, each.name, _CHECKS.seconds(value, each.name))
+        object.__setattr__(self, "provider_addrs", _provider_addrs(self.provider_addrs))
         _CHECKS.whole_number(self.replication_factor, "replication_factor", params.K, MAX_K)
         _CHECKS.whole_number(self.alpha, "alpha", 1, MAX_ALPHA)
         _CHECKS.whole_number(self.disjoint_paths, "disjoint_paths", 1, MAX_DISJOINT_PATHS)
@@ -130,3 +139,22 @@ class DHTConfig:
         check_namespaces(str(self.protocol), list(self.validators))
         if not str(self.protocol).startswith("/"):
             raise ConfigError(f"protocol must be text that starts with '/', not {self.protocol!r}")
+
+
+def _provider_addrs(values: object) -> tuple[str, ...]:
+    """The texts of addresses, each of which is a multiaddr.
+
+    Raises:
+        ConfigError: one of them is none.
+    """
+    # Slow to import, and hardly any configuration needs it.
+    from codio_dht.formats.text import read_multiaddr  # noqa: PLC0415
+
+    given = list(values) if isinstance(values, tuple) else values
+    texts = tuple(_CHECKS.texts(given, "provider_addrs"))
+    for text in texts:
+        try:
+            read_multiaddr(text)
+        except FormatError as error:
+            raise ConfigError(f"provider_addrs: {error}") from error
+    return texts

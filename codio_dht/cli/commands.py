@@ -7,7 +7,9 @@ a refusal comes back with its reason.
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import click
@@ -16,12 +18,21 @@ from codio_dht import __version__
 from codio_dht.checks import cleaned
 from codio_dht.cli.client import DaemonDownError
 from codio_dht.cli.options import Session, client_command
-from codio_dht.cli.output import ExitCode, complain, exit_code_of, milliseconds, walk_line
+from codio_dht.cli.output import (
+    ExitCode,
+    complain,
+    exit_code_of,
+    milliseconds,
+    stat_lines,
+    walk_line,
+)
 
 _STDIN: Final = "-"
 _READ_BYTES: Final = 64 * 1024
 _DEFAULT_PROVIDERS: Final = 20
 _DEFAULT_PINGS: Final = 5
+_CIDS_AT_ONCE: Final = 500
+"""CIDs of one request when there are many: it stays within the longest line of the API."""
 
 _verbose = click.option("-v", "--verbose", is_flag=True, help="Show addresses and more.")
 
@@ -81,6 +92,21 @@ def provide_once(session: Session, cids: Sequence[str]) -> ExitCode:
     return _provide(session, "provide.once", cids)
 
 
+@provide.command(name="many")
+@click.argument("cids", metavar="CID...", nargs=-1, required=True)
+@client_command("saving")
+def provide_many(session: Session, cids: Sequence[str]) -> ExitCode:
+    """Keep very many CIDs provided: returns when they are saved.
+
+    They are provided in the background, region by region; "provide stat" shows how far that is.
+
+    \b
+    Examples:
+      ipfs refs local | codio-dht provide many -
+    """
+    return _many(session, "provide.many", cids, "added")
+
+
 @provide.command(name="rm")
 @click.argument("cids", metavar="CID...", nargs=-1, required=True)
 @client_command("removing")
@@ -89,12 +115,38 @@ def provide_rm(session: Session, cids: Sequence[str]) -> ExitCode:
     return _provide(session, "provide.rm", cids)
 
 
+@provide.command(name="rm-many")
+@click.argument("cids", metavar="CID...", nargs=-1, required=True)
+@client_command("removing")
+def provide_rm_many(session: Session, cids: Sequence[str]) -> ExitCode:
+    """Stop providing very many CIDs; those that are not provided do not matter."""
+    return _many(session, "provide.rm_many", cids, "removed")
+
+
+@provide.command(name="stat")
+@click.argument("cid", required=False)
+@client_command("asking")
+def provide_stat(session: Session, cid: str | None) -> ExitCode:
+    """Show how the keys stand that are kept provided, or the one of CID: when it was provided, who
+    holds it, and when it is provided next.
+
+    \b
+    Examples:
+      codio-dht provide stat
+      codio-dht provide stat bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy
+    """
+    result = session.call("provide.stat", {} if cid is None else {"cid": cid})
+    session.out.result(result, *stat_lines(result, time.time()))
+    return ExitCode.OK
+
+
 @provide.command(name="ls")
 @client_command("listing")
 def provide_ls(session: Session) -> ExitCode:
-    """List the keys that are kept provided.
+    """List the keys that are kept provided, as they were given.
 
-    The DHT knows a CID only by its multihash: keys are shown as CIDs of codec raw.
+    The DHT knows a CID only by its multihash: keys of which no more is known are shown as CIDs of
+    codec raw.
     """
     session.call("provide.ls", {}, lambda item: session.out.result(item, item["cid"]))
     return ExitCode.OK
@@ -297,6 +349,29 @@ def _provide(session: Session, method: str, cids: Sequence[str]) -> ExitCode:
             session.out.clear()
             complain(f"{outcome.subject}: {error.message}")
     return worst
+
+
+def _many(session: Session, method: str, cids: Sequence[str], changed: str) -> ExitCode:
+    """Make one request for each ``_CIDS_AT_ONCE`` CIDs, and show how far it is."""
+    worst, total = ExitCode.OK, {"keys": 0, changed: 0}
+    with session.client() as client:
+        chunks = _chunks(_subjects(cids))
+        for outcome in client.call_many(method, chunks, lambda chunk: {"cids": chunk.split()}):
+            if outcome.error is None:
+                total = {name: count + outcome.value[name] for name, count in total.items()}
+                session.out.count = total["keys"]
+                continue
+            worst = worst or exit_code_of(outcome.error.code)
+            session.out.clear()
+            complain(f"{outcome.error.message} (none of these {len(outcome.subject.split())})")
+    session.out.result(total, f"{total['keys']} CIDs, {total[changed]} {changed}")
+    return worst
+
+
+def _chunks(cids: Iterator[str]) -> Iterator[str]:
+    """``cids`` joined with blanks, ``_CIDS_AT_ONCE`` at a time."""
+    while chunk := list(islice(cids, _CIDS_AT_ONCE)):
+        yield " ".join(chunk)
 
 
 def _provided(value: Any) -> str:

@@ -170,6 +170,60 @@ def _walk_news(event: Mapping[str, Any]) -> str:
             return ""
 
 
+def stat_lines(stat: Mapping[str, Any], now: float) -> list[str]:
+    """How one own key stands, or how all of them stand, as lines."""
+    if "cid" in stat:
+        held = "not known" if stat["holders"] is None else f"{stat['holders']} of {stat['wanted']}"
+        rows = [
+            ("cid", stat["cid"]),
+            ("added", _ago(stat["added"], now)),
+            ("provided", _ago(stat["last_provided"], now)),
+            ("next", _ahead(stat["due"], now)),
+            ("held by", f"{held} peers"),
+            *(("", peer) for peer in stat["held_by"] or ()),
+        ]
+    else:
+        per_key = stat["holders_per_key"]
+        rows = [
+            ("keys", f"{stat['keys']}, {stat['waiting']} of them waiting"),
+            ("state", stat["connectivity"]),
+            (
+                "regions",
+                f"{stat['regions']}, {stat['regions_due']} due, {stat['regions_running']} running",
+            ),
+            ("next", _ahead(stat["next_due"], now)),
+            ("rate", f"{stat['keys_per_s']:.1f} keys a second"),
+            ("holders", "-" if per_key is None else f"{per_key:.1f} of {stat['wanted']} a key"),
+            ("lag", duration(stat["lag_s"])),
+        ]
+        if stat["lag_s"] > LAG_SHOWN_S:
+            rows.append(("", "if this grows, make --republish-interval longer"))
+    return [f"{name:<9} {value}" for name, value in rows]
+
+
+LAG_SHOWN_S: Final = 900.0
+"""A longer lag of the sweep is explained, seconds."""
+
+
+def _ago(moment: float | None, now: float) -> str:
+    return "not yet" if moment is None else f"{duration(max(0.0, now - moment))} ago"
+
+
+def _ahead(moment: float | None, now: float) -> str:
+    if moment is None:
+        return "never"
+    return f"in {duration(moment - now)}" if moment > now else "now"
+
+
+def duration(seconds: float) -> str:
+    """A time as people read it, in its two largest units."""
+    whole = round(seconds)
+    for unit, size, below, smaller in (("d", 86_400, "h", 3_600), ("h", 3_600, "min", 60)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // smaller} {below}"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
 def milliseconds(seconds: float) -> str:
     """A short time as people read it."""
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"

@@ -16,8 +16,8 @@ from multiaddr import Multiaddr
 from codio_dht.client import results
 from codio_dht.client.results import ConnectedPeer, NameRecord, NodeIdentity, PublishedRecord
 from codio_dht.core.multihash import CidLike, multihash_of
+from codio_dht.core.own_keys import OwnKey
 from codio_dht.core.peer import PeerId, PeerInfo, PeerLike
-from codio_dht.core.reprovide import OwnKey
 from codio_dht.errors import UsageError
 from codio_dht.formats.cid import RAW, format_cid
 from codio_dht.node.results import FoundPeer, ProvideResult

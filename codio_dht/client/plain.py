@@ -25,8 +25,8 @@ from codio_dht.client.exchange import (
 )
 from codio_dht.client.results import ConnectedPeer, NameRecord, NodeIdentity, PublishedRecord
 from codio_dht.core.multihash import CidLike
+from codio_dht.core.own_keys import OwnKey
 from codio_dht.core.peer import PeerId, PeerInfo, PeerLike
-from codio_dht.core.reprovide import OwnKey
 from codio_dht.daemon.datadir import default_data_dir, socket_path
 from codio_dht.errors import DeadlineError
 from codio_dht.node.results import FoundPeer, ProvideResult

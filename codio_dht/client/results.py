@@ -13,8 +13,8 @@ from codio_dht.core.clock import UnixTime
 from codio_dht.core.lookup_states import Standing
 from codio_dht.core.mode import Mode
 from codio_dht.core.multihash import multihash_of
+from codio_dht.core.own_keys import OwnKey
 from codio_dht.core.peer import PeerId, PeerInfo
-from codio_dht.core.reprovide import OwnKey
 from codio_dht.node.results import FoundPeer, ProvideResult
 
 Json = Mapping[str, Any]
@@ -114,7 +114,11 @@ def own_key(item: Json) -> OwnKey:
     """An item of ``provide.ls``."""
     last = item["last_provided"]
     return OwnKey(
-        multihash_of(item["cid"]), UnixTime(item["added"]), None if last is None else UnixTime(last)
+        multihash_of(item["cid"]),
+        UnixTime(item["added"]),
+        None if last is None else UnixTime(last),
+        item["cid"],
+        waits=item["waits"],
     )
 
 

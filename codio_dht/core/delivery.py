@@ -267,6 +267,12 @@ class Delivery:
         return sum(turn in _HOLDING for turn in self._turns.values())
 
     @property
+    def held_by(self) -> tuple[PeerId, ...]:
+        """The peers that have the parcel, nearest first."""
+        held = [peer for peer, turn in self._turns.items() if turn in _HOLDING]
+        return tuple(sorted(held, key=lambda peer: distance(peer.key, self.target)))
+
+    @property
     def confirmed(self) -> int:
         """The holders that said so."""
         return sum(turn is _Turn.CONFIRMED for turn in self._turns.values())

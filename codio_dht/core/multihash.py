@@ -16,8 +16,9 @@ from __future__ import annotations
 from typing import Protocol, SupportsBytes, TypeAlias
 
 from codio_dht.checks import shown
+from codio_dht.core.own_keys import NewKey
 from codio_dht.errors import FormatError, UsageError
-from codio_dht.formats.cid import Cid, decode_cid
+from codio_dht.formats.cid import Cid, decode_cid, format_cid
 from codio_dht.formats.multihash import is_multihash
 from codio_dht.formats.text import read_cid
 from codio_dht.params import MAX_PROVIDER_KEY_BYTES
@@ -44,10 +45,21 @@ def multihash_of(cid: CidLike, name: str = "cid") -> bytes:
         UsageError: it is none of these, or longer than servers accept; the message begins with
             ``name``, the argument it was passed as.
     """
+    return new_key_of(cid, name).key
+
+
+def new_key_of(cid: CidLike, name: str = "cid") -> NewKey:
+    """The key that ``cid`` stands for, and how it was written, so that it can be shown like that: a
+    text as it is, a binary CID in base32, and a multihash not at all.
+
+    Raises:
+        UsageError: as :func:`multihash_of`.
+    """
     found: Cid | None
+    written = None
     if isinstance(cid, str):
         try:
-            found = read_cid(cid).cid
+            written, found = read_cid(cid)
         except FormatError as error:
             raise UsageError(f"{name}: {error}") from error
     elif isinstance(cid, bytes | bytearray | memoryview):
@@ -62,7 +74,9 @@ def multihash_of(cid: CidLike, name: str = "cid") -> bytes:
             f"{name}: its multihash has {size} bytes, and DHT servers refuse more than "
             f"{MAX_PROVIDER_KEY_BYTES}"
         )
-    return found.multihash
+    if written is None and found.version == 1:
+        written = format_cid(found.codec, found.multihash)
+    return NewKey(found.multihash, written)
 
 
 def _of_object(cid: object) -> Cid | None:

@@ -1,4 +1,4 @@
-"""Which keys this node provides itself, without holding them in memory.
+"""This node's own keys: what is said of one, and which there are, without holding them in memory.
 
 Decides when that is known and when the store has to be asked: :meth:`OwnKeys.provides` says yes or
 no, or ``Load``; then the node reads the key, calls :meth:`OwnKeys.loaded` (or
@@ -13,11 +13,14 @@ What is read while a key is added or removed counts for nothing.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Final
 
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.key_filter import StoredKeys
 from codio_dht.core.keyspace import Key
+from codio_dht.core.peer import PeerId
+from codio_dht.core.regions import Place
 from codio_dht.core.steps import Load, LoadKind
 
 MAX_FILTERED_OWN_KEYS: Final = 10_000_000
@@ -33,6 +36,50 @@ oldest is no longer watched, and what is read of it counts for nothing."""
 
 OWN_KEY_RETRY_S: Final = 10.0
 """A key that could not be read counts as not provided by this node for this long, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key to be provided from now on."""
+
+    key: bytes
+    """The multihash."""
+    written: str | None = None
+    """The CID as the user wrote it; None if it was given as bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnKey:
+    """A key that this node provides."""
+
+    key: bytes
+    """The multihash."""
+    added: UnixTime
+    """Since when it is provided."""
+    last_provided: UnixTime | None
+    """When it was provided last; None until a provide succeeded."""
+    written: str | None = None
+    """The CID as the user wrote it; None if it was given as bytes."""
+    waits: bool = True
+    """Whether it waits to be provided ahead of the others: it is new, or nobody took it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweptPage:
+    """What the store has to know of one page of a sweep: the keys whose places lie from ``start``
+    up to ``end`` were provided at ``at``."""
+
+    start: Place
+    end: Place
+    at: UnixTime
+    waiting_only: bool
+    """Whether only the keys that waited were provided."""
+    provided: tuple[bytes, ...]
+    """The keys that waited and were provided."""
+    unheld: tuple[bytes, ...]
+    """The keys that nobody took: they wait from now on."""
+    holders: tuple[PeerId, ...]
+    """The peers that took everything they were given."""
 
 
 class OwnKeys:

@@ -29,8 +29,8 @@ PREIMAGE_TRIES_PER_SLICE: Final = 1_000
 
 _COUNTER_BYTES: Final = 4
 _SALT_BITS: Final = 8 * (32 - _COUNTER_BYTES)
-_HEAD_BITS: Final = 16
-"""Bits of the digest that are looked at: ``MAX_REFRESH_CPL + 1``."""
+MAX_PREIMAGE_BITS: Final = MAX_REFRESH_CPL + 1
+"""Bits of a key that a preimage can be made for; the first two bytes of the digest."""
 
 
 def search_preimage(
@@ -50,16 +50,28 @@ def search_preimage(
     """
     if not 0 <= cpl <= MAX_REFRESH_CPL:
         raise UsageError(f"cpl must be from 0 to {MAX_REFRESH_CPL}, not {cpl}")
-    prefix = SHA2_256_HEAD + rng.getrandbits(_SALT_BITS).to_bytes(_SALT_BITS // 8, "big")
-    wanted = (local >> (params.KEY_BITS - cpl - 1)) ^ 1
-    most = MAX_PREIMAGE_EFFORT << (cpl + 1)
-    return _search(prefix, wanted, _HEAD_BITS - cpl - 1, most, tries_per_slice)
+    wanted = Key(local ^ (1 << (params.KEY_BITS - cpl - 1)))
+    return search_preimage_in(wanted, cpl + 1, rng, tries_per_slice=tries_per_slice)
 
 
-def _search(
-    prefix: bytes, wanted: int, shift: int, most: int, tries_per_slice: int
+def search_preimage_in(
+    start: Key, bits: int, rng: Rng, *, tries_per_slice: int = PREIMAGE_TRIES_PER_SLICE
 ) -> Iterator[bytes | None]:
-    """Count up behind ``prefix`` until the digest's head, cut by ``shift`` bits, is ``wanted``."""
+    """Search bytes whose key shares its first ``bits`` bits with ``start``. Yields and ends as
+    :func:`search_preimage` does.
+
+    Raises:
+        UsageError: ``bits`` is not in ``1 .. MAX_PREIMAGE_BITS``.
+    """
+    if not 1 <= bits <= MAX_PREIMAGE_BITS:
+        raise UsageError(f"bits must be from 1 to {MAX_PREIMAGE_BITS}, not {bits}")
+    prefix = SHA2_256_HEAD + rng.getrandbits(_SALT_BITS).to_bytes(_SALT_BITS // 8, "big")
+    return _search(prefix, start >> (params.KEY_BITS - bits), bits, tries_per_slice)
+
+
+def _search(prefix: bytes, wanted: int, bits: int, tries_per_slice: int) -> Iterator[bytes | None]:
+    """Count up behind ``prefix`` until the first ``bits`` bits of the digest are ``wanted``."""
+    shift, most = MAX_PREIMAGE_BITS - bits, MAX_PREIMAGE_EFFORT << bits
     for begin in range(0, most, tries_per_slice):
         for counter in range(begin, min(most, begin + tries_per_slice)):
             preimage = prefix + counter.to_bytes(_COUNTER_BYTES, "big")

@@ -116,7 +116,8 @@ class Responder:
     """Answers for one network.
 
     ``records`` or ``values`` of None: this node does not serve them, and such requests are refused.
-    ``own_keys`` says which multihashes this node provides itself.
+    ``own_keys`` says which multihashes this node provides itself, ``provider_addrs`` where, if not
+    at its own addresses.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Responder:
         rng: Rng,
         address_filter: AddressFilter = KEEP_ALL,
         own_keys: OwnKeys | None = None,
+        provider_addrs: Sequence[bytes] = (),
         values: ServedValues | None = NoValues(),  # noqa: B008 - it has no state
         k: int = K,
         origin_of: OriginOf = lambda _peer, _now: None,
@@ -147,6 +149,7 @@ class Responder:
         self._values = values
         self._k = k
         self._own_entry = PeerEntry(local)
+        self._provided_at = PeerEntry(local, tuple(provider_addrs))
 
     def set_address_filter(self, address_filter: AddressFilter) -> None:
         """The network's policy changed. :meth:`set_own_addrs` is to be called after it."""
@@ -254,8 +257,14 @@ class Responder:
         else:
             drawn = _draw_by_group(candidates, MAX_PROVIDERS_PER_REPLY, self._rng)
         return tuple(
-            [self._own_entry if row is None else self._provider_entry(row, now) for row in drawn]
+            [
+                self._own_provider_entry() if row is None else self._provider_entry(row, now)
+                for row in drawn
+            ]
         )
+
+    def _own_provider_entry(self) -> PeerEntry:
+        return self._provided_at if self._provided_at.addrs else self._own_entry
 
     def _provider_entry(self, row: ProviderRow, now: Now) -> PeerEntry:
         """What the provider said of itself, last and here first; the record's own addresses (they

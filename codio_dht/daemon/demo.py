@@ -18,7 +18,8 @@ from multiaddr import Multiaddr
 from codio_dht import DHTConfig, DHTManager
 from codio_dht.core.peer import PeerId
 from codio_dht.daemon import logs
-from codio_dht.daemon.methods import full_addrs, raw_cid
+from codio_dht.daemon.methods import full_addrs
+from codio_dht.daemon.provide_methods import raw_cid
 from codio_dht.daemon.stopping import Stopping
 from codio_dht.errors import CodioError
 from codio_dht.formats.multihash import SHA2_256, encode_multihash

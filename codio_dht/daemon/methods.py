@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 import trio
 from multiaddr import Multiaddr
@@ -25,6 +25,7 @@ from codio_dht.daemon.deny_methods import DenyMethods
 from codio_dht.daemon.node_port import Dht
 from codio_dht.daemon.parameters import Params, parse_key, parse_peer
 from codio_dht.daemon.protocol import API_VERSION, ControlError, ErrorCode
+from codio_dht.daemon.provide_methods import ProvideMethods
 from codio_dht.daemon.settings import DEFAULT_BOOTSTRAP
 from codio_dht.daemon.trace import event_json, relay
 from codio_dht.daemon.value_methods import ValueMethods
@@ -42,7 +43,6 @@ from codio_dht.errors import (
     StorageError,
     UsageError,
 )
-from codio_dht.formats.cid import RAW, format_cid
 from codio_dht.net.host import ConnectionInfo
 from codio_dht.node.arguments import peer_or_name_argument
 from codio_dht.node.results import FoundPeer
@@ -94,6 +94,7 @@ class Methods:
         self._version = version
         self._bootstrap_addrs = bootstrap_addrs
         self._daemon_stats = daemon_stats
+        self._provides = ProvideMethods(dht, code_of, to_json)
         self._values = ValueMethods(dht, _unix_now)
         self._denying = DenyMethods(dht)
 
@@ -102,10 +103,6 @@ class Methods:
         return {
             "version": self._version_,
             "id": self._id,
-            "provide.add": self._provide_add,
-            "provide.once": self._provide_once,
-            "provide.rm": self._provide_rm,
-            "provide.ls": self._provide_ls,
             "findprovs": self._findprovs,
             "findpeer": self._findpeer,
             "closest": self._closest,
@@ -115,6 +112,7 @@ class Methods:
             "stats": self._stats,
             "bootstrap": self._bootstrap,
             **self._denying.table(),
+            **self._provides.table(),
             **self._values.table(),
         }
 
@@ -174,56 +172,6 @@ class Methods:
         if not isinstance(stats, dict):
             raise TypeError(type(stats))
         return {**stats, "daemon": to_json(self._daemon_stats())}
-
-    # --- providing ---
-
-    async def _provide_add(self, params: Params, emit: Emit) -> object:
-        try:
-            return await self._deliver(params, self._dht.provide)
-        except NetworkError as error:  # it is kept all the same
-            raise ControlError(
-                code_of(error),
-                f"{error}; the key is saved and will be provided once a peer is reachable",
-            ) from error
-
-    async def _provide_once(self, params: Params, emit: Emit) -> object:
-        return await self._deliver(params, self._dht.provide_once)
-
-    async def _deliver(self, params: Params, provide: Callable[[str], Awaitable[Any]]) -> object:
-        cid = params.cid("cid")
-        params.done()
-        outcome = await provide(cid)
-        if outcome.holders == 0:
-            raise NetworkError(f"none of the {outcome.attempted} peers tried took the record")
-        return {
-            "cid": cid,
-            "holders": outcome.holders,
-            "confirmed": outcome.confirmed,
-            "attempted": outcome.attempted,
-            "pending": outcome.pending,
-            "seconds": round(outcome.seconds, 6),
-        }
-
-    async def _provide_rm(self, params: Params, emit: Emit) -> object:
-        cid = params.cid("cid")
-        params.done()
-        if not await self._dht.stop_providing(cid):
-            raise ControlError(ErrorCode.NOT_FOUND, f"{cid} is not among the provided keys")
-        return {"cid": cid}
-
-    async def _provide_ls(self, params: Params, emit: Emit) -> object:
-        params.done()
-        count = 0
-        for own in await self._dht.own_keys():
-            count += 1
-            await emit(
-                {
-                    "cid": raw_cid(own.key),
-                    "added": to_json(own.added),
-                    "last_provided": to_json(own.last_provided),
-                }
-            )
-        return {"count": count}
 
     # --- lookups ---
 
@@ -373,11 +321,6 @@ def full_addrs(peer: PeerId, addrs: Iterable[Multiaddr]) -> list[str]:
     tail = f"/p2p/{peer}"
     texts = (str(addr) for addr in addrs)
     return list(dict.fromkeys(text if text.endswith(tail) else text + tail for text in texts))
-
-
-def raw_cid(multihash: bytes) -> str:
-    """The CIDv1 of codec raw for a multihash: all that the DHT knows of a CID is its multihash."""
-    return format_cid(RAW, multihash)
 
 
 def to_json(value: object) -> object:

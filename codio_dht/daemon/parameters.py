@@ -52,14 +52,14 @@ class Params:
         value = self._unread.pop(name, None)
         return None if value is None else _CHECKS.text(_cleaned(value), name, MAX_TEXT_CHARS)
 
-    def texts(self, name: str) -> list[str]:
-        """A list of texts, empty if it is not given."""
+    def texts(self, name: str, most_items: int = MAX_LIST_ITEMS) -> list[str]:
+        """A list of at most ``most_items`` texts, empty if it is not given."""
         values = self._unread.pop(name, None)
         if values is None:
             return []
         if isinstance(values, list):
             values = [_cleaned(value) for value in values]
-        return _CHECKS.texts(values, name, MAX_TEXT_CHARS, MAX_LIST_ITEMS)
+        return _CHECKS.texts(values, name, MAX_TEXT_CHARS, most_items)
 
     def integer(self, name: str, default: int, low: int, high: int) -> int:
         """A whole number within bounds."""

@@ -22,14 +22,15 @@ from codio_dht.core.origins import RecordOrigin, origin_of
 from codio_dht.core.own_keys import OwnKeys
 from codio_dht.core.peer import PeerId, PeerInfo
 from codio_dht.core.records import ProviderRecords
-from codio_dht.core.reprovide import ReprovideSchedule
 from codio_dht.core.republish import RepublishSchedule
 from codio_dht.core.responder import Responder
 from codio_dht.core.search import Searches
+from codio_dht.core.sweep import Sweep
 from codio_dht.core.validation import TimedValidator, Validators
 from codio_dht.core.value_records import ValueRecords
 from codio_dht.crypto.ipns import IpnsValidator
 from codio_dht.crypto.public_key_records import PublicKeyValidator
+from codio_dht.formats.text import read_multiaddr
 from codio_dht.net.host import Host
 from codio_dht.node.arguments import binary, multiaddrs
 from codio_dht.node.clock import Clock
@@ -39,7 +40,7 @@ from codio_dht.node.errands import Errands
 from codio_dht.node.lookups import Lookups
 from codio_dht.node.names import Names
 from codio_dht.node.protection import TableProtection
-from codio_dht.node.providing import Providing
+from codio_dht.node.providing import Providing, told_addrs
 from codio_dht.node.republishing import Republishing
 from codio_dht.node.rpc import RpcClient
 from codio_dht.node.runtime import NetworkRuntime
@@ -47,6 +48,7 @@ from codio_dht.node.server import KadServer
 from codio_dht.node.serving import Serving
 from codio_dht.node.shared import Shared
 from codio_dht.node.storage import Storage
+from codio_dht.node.sweeping import Sweeping
 from codio_dht.node.upkeep import UpkeepDriver
 from codio_dht.node.validating import ValidatorRunner, guarded
 from codio_dht.node.values import Values
@@ -134,17 +136,7 @@ def make_node(
         for plan in plans
     )
     main = networks[0]
-    providing = Providing(
-        main.network,
-        main.deliveries,
-        shared.storage,
-        ReprovideSchedule(
-            interval_s=main_config.republish_interval, k=main_config.replication_factor
-        ),
-        clock,
-        lambda: host.addrs,
-        quorum=main_config.provide_quorum,
-    )
+    providing = make_providing(shared, main)
     values = make_values(shared, main)
     keys, call = name_keys or NameKeys(None), shared.storage.call
     republishing = Republishing(
@@ -159,6 +151,37 @@ def make_node(
     )
     names = Names(values, republishing, keys, call, clock)
     return Node(shared, networks, main, providing, values, republishing, names, deny_lists)
+
+
+def make_providing(shared: Shared, main: NetworkRuntime) -> Providing:
+    """Keeps the own keys provided on ``main``."""
+    network, config = main.network, main.config
+    sweep = Sweep(
+        network.local.key,
+        shared.rng,
+        interval_s=config.republish_interval,
+        k=config.replication_factor,
+    )
+    provided_at = provider_addrs(config)
+
+    def told() -> tuple[bytes, ...]:
+        return told_addrs(network, lambda: shared.host.addrs, provided_at)
+
+    sweeping = Sweeping(main.lookups, shared.storage, sweep, shared.clock, told)
+    return Providing(
+        network,
+        main.deliveries,
+        shared.storage,
+        sweeping,
+        shared.clock,
+        told,
+        quorum=config.provide_quorum,
+    )
+
+
+def provider_addrs(config: DHTConfig) -> tuple[bytes, ...]:
+    """The addresses that the provider records of this node name, if not its own."""
+    return tuple(read_multiaddr(addr).to_bytes() for addr in config.provider_addrs)
 
 
 def make_values(shared: Shared, network: NetworkRuntime) -> Values:
@@ -265,6 +288,7 @@ def make_runtime(
         rng=shared.rng,
         address_filter=network.address_filter,
         own_keys=shared.own_keys,
+        provider_addrs=provider_addrs(config),
         values=shared.values,
         k=config.replication_factor,
         origin_of=partial(_record_origin, host),
@@ -284,6 +308,7 @@ def make_runtime(
         deliveries=Deliveries(lookups, shared.errands),
         protection=protection,
         keeps_snapshot=keeps_snapshot,
+        provided_at=provider_addrs(config),
     )
 
 

@@ -54,6 +54,7 @@ class _Job:
         return ProvideResult(
             key=self.key,
             holders=self.delivery.holders,
+            held_by=self.delivery.held_by,
             confirmed=self.delivery.confirmed,
             attempted=self.delivery.attempted,
             pending=0 if self.over else max(1, self.delivery.pending),

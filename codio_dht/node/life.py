@@ -151,6 +151,7 @@ class NodeLife:
             )
             shared = node.shared
             await shared.storage.open()
+            await node.providing.sweeping.open()
             await node.republishing.open()
             await node.deny_lists.open(host, [each.network for each in node.networks])
             for network in node.networks:
@@ -164,7 +165,7 @@ class NodeLife:
             work = {
                 **shared.background_work(),
                 "deny_lists": node.deny_lists.run,
-                "reprovide": node.providing.run,
+                "reprovide": node.providing.sweeping.run,
                 "republish": node.republishing.run,
             }
             background.start_all(self._nursery, work, shared.failures)

@@ -25,7 +25,6 @@ from codio_dht.core.messages import PeerEntry
 from codio_dht.core.mode import Mode
 from codio_dht.core.multihash import CidLike
 from codio_dht.core.peer import PeerId, PeerInfo, PeerLike
-from codio_dht.core.reprovide import OwnKey
 from codio_dht.errors import DialError, StorageError, UsageError
 from codio_dht.logger import get_logger
 from codio_dht.net.host import ConnectionInfo, Host
@@ -37,8 +36,9 @@ from codio_dht.node.deny_calls import DenyCalls, DenySource, deny_argument
 from codio_dht.node.hosting import Stack, check_stack, host_of, open_host
 from codio_dht.node.life import MakeHost, NodeLife
 from codio_dht.node.lookups import Watch, ignore
+from codio_dht.node.provide_calls import ProvideCalls
 from codio_dht.node.result_stream import ResultStream
-from codio_dht.node.results import DHTStats, FoundPeer, ProvideResult, ProviderRecord
+from codio_dht.node.results import DHTStats, FoundPeer, ProviderRecord
 from codio_dht.node.runtime import NetworkRuntime
 from codio_dht.node.value_calls import ValueCalls
 
@@ -51,7 +51,7 @@ Addresses = arguments.Addresses
 Found = TypeVar("Found")
 
 
-class DHTManager(ValueCalls, DenyCalls):
+class DHTManager(ProvideCalls, ValueCalls, DenyCalls):
     """A DHT node of the libp2p network. Use it with ``async with``; outside of that block its calls
     raise ``NotRunningError``.
 
@@ -399,58 +399,6 @@ class DHTManager(ValueCalls, DenyCalls):
         return stream
 
     # --- providers --------------------------------------------------------------------------------
-
-    @ended_with_the_node
-    async def provide(self, cid: CidLike, quorum: int | None = None) -> ProvideResult:
-        """Tell the network that this node has the content of ``cid``, and provide it again before
-        the records expire, until :meth:`stop_providing` (kad-dht specification, "Content provider
-        advertisement"). With a data directory this outlives restarts.
-
-        Returns when ``quorum`` peers hold the record (None: ``DHTConfig.provide_quorum``). The rest
-        of the ``replication_factor`` closest peers get it in the background.
-
-        Raises:
-            UsageError: ``cid`` is no CID, or ``quorum`` is out of range.
-            DeniedError: the key is denied; it is not saved.
-            StorageError: the key could not be saved; it will not be provided.
-            NoPeersError: no peer could be reached, or this node has no address that the network's
-                policy lets others be told. The key is saved and will be provided once that changes.
-        """
-        wanted = arguments.quorum_argument(quorum, self._config.replication_factor)
-        key = arguments.multihash_of(cid)
-        self._node.shared.denials.check_key(key)
-        return await self._node.providing.provide(key, wanted)
-
-    @ended_with_the_node
-    async def provide_once(self, cid: CidLike, quorum: int | None = None) -> ProvideResult:
-        """Tell the network once that this node has the content of ``cid``; it is not provided
-        again. Returns when :meth:`provide` would.
-
-        Raises:
-            UsageError: ``cid`` is no CID, or ``quorum`` is out of range.
-            NoPeersError: no peer could be reached, or this node has no address that the network's
-                policy lets others be told.
-        """
-        wanted = arguments.quorum_argument(quorum, self._config.replication_factor)
-        return await self._node.providing.provide_once(arguments.multihash_of(cid), wanted)
-
-    @ended_with_the_node
-    async def stop_providing(self, cid: CidLike) -> bool:
-        """Provide ``cid`` no more, and hand its record to nobody else from now on. Records that
-        peers hold already expire by themselves: the protocol has no message that takes one back.
-
-        Returns:
-            Whether it was being provided.
-
-        Raises:
-            StorageError: the key could not be removed; it is still being provided.
-        """
-        return await self._node.providing.stop(arguments.multihash_of(cid))
-
-    @ended_with_the_node
-    async def own_keys(self) -> list[OwnKey]:
-        """The keys that this node keeps provided, as multihashes."""
-        return await self._node.shared.storage.list_own_keys()
 
     @ended_with_the_node
     async def provider_records(self, cid: CidLike) -> list[ProviderRecord]:

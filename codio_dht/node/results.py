@@ -58,6 +58,85 @@ class ProvideResult:
     seconds: float
     """Time from the call to this result, in seconds."""
 
+    held_by: tuple[PeerId, ...] = ()
+    """The peers that have the record, nearest to the key first."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManyResult:
+    """How adding or removing many keys went."""
+
+    keys: int
+    """Keys that were given."""
+
+    changed: int
+    """Those that were not provided before or, where keys were removed, that were."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyStatus:
+    """How one of this node's own keys stands. Times are Unix seconds."""
+
+    key: bytes
+    """The multihash."""
+
+    cid: str | None
+    """The CID as it was given; None if it was given as bytes."""
+
+    added: float
+    """Since when it is kept provided."""
+
+    last_provided: float | None
+    """When it was provided last; None if it was not yet."""
+
+    due: float | None
+    """When it is provided next; None if never (``republish_interval`` of 0)."""
+
+    held_by: tuple[PeerId, ...] | None
+    """The peers that took its record then, nearest first; None if it is not known any more. A
+    record that a peer took may have left it since: the protocol does not tell."""
+
+    wanted: int
+    """Peers that should hold it: the replication factor."""
+
+    @property
+    def holders(self) -> int | None:
+        """How many peers took its record; None if it is not known any more."""
+        return None if self.held_by is None else len(self.held_by)
+
+
+@dataclass(frozen=True, slots=True)
+class ProvideStatus:
+    """How all of this node's own keys stand. Times are Unix seconds."""
+
+    keys: int
+    waiting: int
+    """Keys that wait to be provided ahead of the others: new ones, and those that nobody took."""
+
+    connectivity: str
+    """``online``, ``disconnected`` (nobody can be reached) or ``offline`` (for two hours now)."""
+
+    regions: int
+    """Parts of the keyspace, each swept by itself."""
+
+    regions_due: int
+    regions_running: int
+    next_due: float | None
+    """When the next part is due; None if never."""
+
+    lag_s: float
+    """How long the part has been due that is due for longest, seconds. If it grows, make
+    ``republish_interval`` longer."""
+
+    keys_per_s: float
+    """Keys provided each second, over the last 10 minutes."""
+
+    holders_per_key: float | None
+    """Holders of a key, on average over the same time; None if none was provided."""
+
+    wanted: int
+    """Peers that should hold each: the replication factor."""
+
 
 @dataclass(frozen=True, slots=True)
 class DHTStats:

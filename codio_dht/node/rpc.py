@@ -11,13 +11,14 @@ a new one, and where it cannot, the request is not sent into the old one again.
 ADD_PROVIDER is never answered (go, rust, js), so it travels on a stream of its own: the sender
 finishes sending and waits for the peer's end. A normal end says that the peer has read the record
 and not refused it; a peer that echoes it (py-libp2p) is read and ignored. js resets such a stream
-although it takes the record: ``core.delivery`` knows.
+although it takes the record: ``core.delivery`` knows. Many records for one peer go one after
+another on one stream, which a server must take (SPEC): the normal end then speaks for all of them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import trio
 from multiaddr import Multiaddr
@@ -25,7 +26,11 @@ from multiaddr import Multiaddr
 from codio_dht import params
 from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.delivery import PROVIDE_CONFIRM_TIMEOUT_S, Receipt
+from codio_dht.core.delivery import (
+    PROVIDE_CONFIRM_TIMEOUT_S,
+    PROVIDE_RPC_TIMEOUT_S,
+    Receipt,
+)
 from codio_dht.core.messages import AddProvider, FailureReason, MessageType, Reply, Request
 from codio_dht.core.peer import PeerId
 from codio_dht.errors import (
@@ -44,6 +49,7 @@ from codio_dht.wire.codec import decode_reply, encode_request, expected_reply
 from codio_dht.wire.framing import FrameReader, LargeFrames
 
 _READ_BYTES = 64 * 1024
+_WRITE_BYTES = 16 * 1024
 
 
 class RpcClient:
@@ -129,17 +135,84 @@ class RpcClient:
             with self._protection.of(peer):
                 if not self._host.is_connected(peer):
                     await self._connect(peer, deadline)
-                stream = await self._host.open_stream(peer, self._protocol, deadline)
-                try:
-                    with _failing_at(deadline, "sending a provider record"):
-                        await stream.write(encode_request(request))
-                        await stream.close_write()
-                    return await self._await_end(stream, deadline)
-                except BaseException:
-                    await stream.reset()
-                    raise
+                return await self._give_one(peer, encode_request(request), deadline)
         finally:
             self.pending -= 1
+
+    async def _give_one(self, peer: PeerId, frame: bytes, deadline: Monotonic) -> Receipt:
+        """Send a request that has no answer, on a stream of its own."""
+        stream = await self._host.open_stream(peer, self._protocol, deadline)
+        try:
+            with _failing_at(deadline, "sending a provider record"):
+                await stream.write(frame)
+                await stream.close_write()
+            return await self._await_end(stream, deadline)
+        except BaseException:
+            await stream.reset()
+            raise
+
+    async def give_all(
+        self, peer: PeerId, records: Callable[[], Iterator[bytes]], deadline: Monotonic
+    ) -> None:
+        """Hand provider records to a peer, all on one stream, and wait until it has ended the
+        stream, or for ``PROVIDE_CONFIRM_TIMEOUT_S``. ``records`` gives the ADD_PROVIDER requests as
+        frames; it is called again if the peer takes only one request on a stream (py-libp2p, which
+        answers it and closes), and then each record has a stream of its own.
+
+        Raises:
+            NetworkError: not reached, no kad, the stream was reset, or the deadline passed.
+        """
+        self.pending += 1
+        try:
+            with self._protection.of(peer):
+                if not self._host.is_connected(peer):
+                    await self._connect(peer, deadline)
+                if not await self._give_on_one_stream(peer, records, deadline):
+                    self.counters["records_one_by_one"] += 1
+                    for frame in records():
+                        by = Monotonic(trio.current_time() + PROVIDE_RPC_TIMEOUT_S)
+                        await self._give_one(peer, frame, by)
+        finally:
+            self.pending -= 1
+
+    async def _give_on_one_stream(
+        self, peer: PeerId, records: Callable[[], Iterator[bytes]], deadline: Monotonic
+    ) -> bool:
+        """Whether the peer took everything, as far as can be told."""
+        stream = await self._host.open_stream(peer, self._protocol, deadline)
+        failure: StreamError | None = None
+        finished = is_single = False
+
+        async def listen() -> None:
+            """Nothing is to come but the end, and only after ours."""
+            nonlocal failure, is_single
+            try:
+                is_single = bool(await stream.read(_READ_BYTES)) or not finished
+            except StreamError as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+
+        try:
+            with _failing_at(deadline, "sending provider records"):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(listen)
+                    try:
+                        for chunk in _chunks(records()):
+                            await stream.write(chunk)
+                        finished = True
+                        await stream.close_write()
+                    except StreamError as error:
+                        failure = error
+                        nursery.cancel_scope.cancel()
+                    by = trio.current_time() + PROVIDE_CONFIRM_TIMEOUT_S
+                    nursery.cancel_scope.deadline = min(deadline, by)
+            if failure is not None and not is_single:
+                raise failure
+        except BaseException:
+            await stream.reset()
+            raise
+        await stream.close()
+        return not is_single
 
     async def forget(self, peer: PeerId) -> None:
         """The peer is gone: drop what is kept of it."""
@@ -248,6 +321,19 @@ class RpcClient:
                 return Receipt.CONFIRMED
         await stream.reset()
         return Receipt.SENT
+
+
+def _chunks(frames: Iterable[bytes]) -> Iterator[bytes]:
+    """``frames`` joined, about ``_WRITE_BYTES`` at a time."""
+    chunk, size = [], 0
+    for frame in frames:
+        chunk.append(frame)
+        size += len(frame)
+        if size >= _WRITE_BYTES:
+            yield b"".join(chunk)
+            chunk, size = [], 0
+    if chunk:
+        yield b"".join(chunk)
 
 
 def failure_reason(error: NetworkError | RemoteError) -> FailureReason:

@@ -77,6 +77,8 @@ class NetworkRuntime:
     protection: TableProtection
     keeps_snapshot: bool
     """Whether the store's snapshot is of this network's table: it holds one table."""
+    provided_at: tuple[bytes, ...] = ()
+    """The addresses that the provider records of this node name, if not its own."""
 
     _events: AsyncIterator[HostEvent] | None = field(default=None, init=False)
     _remembered: list[PeerInfo] = field(default_factory=list, init=False)
@@ -339,7 +341,8 @@ class NetworkRuntime:
             PeerEntry(row.provider, row.addrs if row.addrs_expire > now else ()) for row in rows
         ]
         if await shared.storage.provides(key):
-            entries.insert(0, PeerEntry(self.network.local, binary(shared.host.addrs)))
+            at = self.provided_at or binary(shared.host.addrs)
+            entries.insert(0, PeerEntry(self.network.local, at))
         return entries
 
     def stats(self) -> DHTStats:

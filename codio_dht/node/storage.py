@@ -31,7 +31,6 @@ from codio_dht.core.records import (
     ProviderRecords,
     ProviderRow,
 )
-from codio_dht.core.reprovide import OwnKey
 from codio_dht.core.steps import Load, LoadKind
 from codio_dht.core.turns import Path, Turns
 from codio_dht.core.value_records import ValueRecords
@@ -189,7 +188,7 @@ class Storage:
 
     async def _load_own_key(self, key: bytes) -> None:
         try:
-            own = await self.call(partial(self.store.keys.contains, key))
+            own = await self.call(partial(self.store.keys.find, key)) is not None
         except StorageError as error:
             self.own_keys.load_failed(key, self._clock.unix())
             self._failed("load", error)
@@ -216,22 +215,6 @@ class Storage:
         while isinstance(own := self.own_keys.provides(key, self._clock.unix()), Load):
             await self._loaded(own)
         return own
-
-    async def list_own_keys(self) -> list[OwnKey]:
-        """All own keys in the order in which they are provided again; those that are added or
-        removed meanwhile may be missing or not.
-
-        Raises:
-            StorageError: as the store says.
-        """
-        found: list[OwnKey] = []
-        while True:
-            after = found[-1].key if found else b""
-            page = await self.call(partial(self.store.keys.page, after, FILTER_PAGE_KEYS))
-            found += page
-            if len(page) < FILTER_PAGE_KEYS:
-                break
-        return sorted(found, key=_turn)
 
     # --- writes -----------------------------------------------------------------------------------
 
@@ -354,9 +337,3 @@ class Storage:
     def _failed(self, what: str, error: StorageError) -> None:
         self.counters[f"{what}_failed"] += 1
         log.error("storage_failed", doing=what, error=str(error))
-
-
-def _turn(own: OwnKey) -> tuple[bool, float, float, bytes]:
-    """Where ``own`` stands in the order in which keys are provided again."""
-    last = own.last_provided
-    return last is not None, last or 0.0, own.added, own.key

@@ -1,7 +1,7 @@
-"""Performs the upkeep of an active node and the reprovides of its own keys on the virtual clock.
+"""Performs the upkeep of an active node on the virtual clock.
 
-Decides nothing: :mod:`codio_dht.core.upkeep` and :mod:`codio_dht.core.reprovide` say what to do and
-what follows from it, as in a real node (``node.upkeep`` and ``node.providing``).
+Decides nothing: :mod:`codio_dht.core.upkeep` says what to do and what follows from it, as in a real
+node (``node.upkeep``).
 """
 
 from __future__ import annotations
@@ -13,15 +13,11 @@ from codio_dht.core.joining import AskNames, Unreachable
 from codio_dht.core.messages import FailureReason, Reply
 from codio_dht.core.records import EXPIRY_INTERVAL_S
 from codio_dht.core.refresh import CplLookup, SelfLookup
-from codio_dht.core.reprovide import REPROVIDE_CHECK_S, OwnKey, ReprovideSchedule
 from codio_dht.core.steps import Wait
 from codio_dht.core.upkeep import CandidateProbe, CheckAlive, Upkeep, UpkeepStep
 from codio_dht.sim.events import Alarm
 from codio_dht.sim.node import SimNode
 from codio_dht.sim.population import Member
-
-Provided = Callable[[bytes, int], None]
-"""A key was provided: to so many holders."""
 
 
 class SimulatedUpkeep:
@@ -89,45 +85,3 @@ class SimulatedUpkeep:
         while True:
             await self._node.world.queue.sleep(EXPIRY_INTERVAL_S)
             self._node.storage.expire()
-
-
-class SimulatedProviding:
-    """Provides the own keys of one node, which are on its disk, whenever they are due.
-    ``provided`` is told of each."""
-
-    def __init__(self, node: SimNode, provided: Provided) -> None:
-        self._node = node
-        self._queue = node.world.queue
-        self._keys = node.storage.disk.own_keys
-        self._provided = provided
-        interval_s = node.world.scenario.records.republish_interval_s
-        self._schedule = ReprovideSchedule(interval_s=interval_s)
-        self._alarm = Alarm(self._queue, self._provide_due)
-        self._alarm.set(self._queue.now)
-
-    def _provide_due(self) -> None:
-        """Provide the keys that are due, and schedule the next check."""
-        if self._node.stopped:
-            return
-        limit, now = self._schedule.begin_read(), self._queue.unix
-        in_order = sorted(self._keys.items(), key=lambda each: each[1] or -1.0)
-        stored = [OwnKey(key, now, last) for key, last in in_order[:limit]]
-        due, until = self._schedule.due(now, stored)
-        for key in due:
-            self._schedule.begun(key)
-            self._node.caller.start(self._provide(key))
-        if not due:  # else the end of each looks again
-            wait_s = REPROVIDE_CHECK_S if until is None else max(0.0, until - now)
-            self._alarm.set(self._queue.now + wait_s)
-
-    async def _provide(self, key: bytes) -> None:
-        end = await self._node.provide(key)
-        now = self._queue.unix
-        if end.holders:
-            self._schedule.provided(key, now)
-            self._keys[key] = now
-            self._schedule.noted(key)
-        else:
-            self._schedule.failed(key, now)
-        self._provided(key, end.holders)
-        self._provide_due()

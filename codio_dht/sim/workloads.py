@@ -22,7 +22,7 @@ from codio_dht.sim.hosts import Hosts
 from codio_dht.sim.node import SimNode
 from codio_dht.sim.population import Character, Member
 from codio_dht.sim.report import FindResult, LookupResult
-from codio_dht.sim.upkeep import SimulatedProviding
+from codio_dht.sim.sweeping import SimulatedProviding
 from codio_dht.sim.world import World
 
 _PREIMAGE_BYTES = 34

@@ -20,9 +20,10 @@ from math import inf
 from typing import Final, NamedTuple, Protocol
 
 from codio_dht.core.clock import UnixTime
+from codio_dht.core.own_keys import NewKey, OwnKey, SweptPage
 from codio_dht.core.peer import PeerId
 from codio_dht.core.records import Flush, ProviderRow
-from codio_dht.core.reprovide import OwnKey
+from codio_dht.core.regions import Place
 from codio_dht.core.republish import OwnValue
 from codio_dht.core.value_records import ValueFlush, ValueRow
 
@@ -97,41 +98,68 @@ class RecordStore(Protocol):
 
 class KeyStore(Protocol):
     """The keys that this node provides. A change is on disk, synced, when its method has returned.
-    Nobody else writes to them."""
+    Nobody else writes to them, and no method reads more keys than it is asked for."""
 
-    def add(self, key: bytes, now: UnixTime) -> OwnKey | None:
-        """Remember ``key``; None if it is new, else what was known of it, which stays so."""
+    def add(self, keys: Sequence[NewKey], now: UnixTime) -> list[bool]:
+        """Remember ``keys``, all or none; which of them are new. The others stay as they are."""
         ...
 
-    def remove(self, key: bytes) -> bool:
-        """Forget ``key``; False if it was not there."""
+    def remove(self, keys: Sequence[bytes]) -> list[bool]:
+        """Forget ``keys``, all or none; which of them were there."""
         ...
 
-    def contains(self, key: bytes) -> bool:
-        """Whether ``key`` is there."""
+    def find(self, key: bytes) -> OwnKey | None:
+        """What is known of ``key``; None if it is not there."""
         ...
 
     def count(self) -> int:
         """How many keys there are."""
         ...
 
-    def page(self, after: bytes, limit: int) -> list[OwnKey]:
-        """The first ``limit`` keys that are greater than ``after``, in the order of their bytes."""
+    def count_waiting(self) -> int:
+        """How many keys wait to be provided."""
         ...
 
-    def next_to_provide(self, limit: int) -> list[OwnKey]:
-        """The first ``limit`` keys in the order in which they are to be provided: those never
-        provided first, the one added first before the others; then the one provided longest
-        ago."""
+    def page(self, after: bytes, limit: int) -> list[OwnKey]:
+        """The first ``limit`` keys after the key ``after``, in the order of their places; of all,
+        if it is empty."""
+        ...
+
+    def turn_page(
+        self, start: Place, end: Place, after: bytes, limit: int, *, waiting_only: bool
+    ) -> list[tuple[bytes, bool]]:
+        """The first ``limit`` keys whose places lie from ``start`` up to ``end``, after the key
+        ``after`` if it is not empty; each with whether it waits."""
+        ...
+
+    def next_waiting(self, place: int) -> Place | None:
+        """The first place, from ``place`` on, of a key that waits to be provided."""
         ...
 
     def mark_provided(self, keys: Sequence[bytes], now: UnixTime) -> None:
-        """Note that ``keys`` were provided; those that are not there stay so."""
+        """Note that ``keys`` were provided, each by itself; those that are not there stay so."""
         ...
 
-    def correct_future(self, now: UnixTime, limit: int) -> int:
-        """Make ``now`` of up to ``limit`` times of a provide that lie after it; how many there
-        were."""
+    def mark_waiting(self, keys: Sequence[bytes]) -> None:
+        """Note that ``keys`` wait to be provided; those that are not there stay so."""
+        ...
+
+    def note_swept(self, page: SweptPage) -> None:
+        """Note the end of one page of a sweep, all of it or nothing."""
+        ...
+
+    def spans(self) -> list[tuple[Place, UnixTime]]:
+        """When each part of the keyspace was swept last: from a place up to that of the next
+        entry. Empty if that was never noted."""
+        ...
+
+    def begin_spans(self, at: UnixTime) -> None:
+        """Note that the whole keyspace was swept at ``at``, and forget what was noted before."""
+        ...
+
+    def holders_of(self, place: Place, at: UnixTime) -> tuple[PeerId, ...] | None:
+        """The peers that took every record they were given when the keys at ``place`` were swept
+        at ``at``; None if that is not known any more."""
         ...
 
 

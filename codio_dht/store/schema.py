@@ -22,9 +22,11 @@ from typing import Final
 from zlib import crc32
 
 from codio_dht.core.clock import UnixTime
+from codio_dht.core.keyspace import key_of
 from codio_dht.core.peer import PeerId
 from codio_dht.core.places import UNKNOWN
 from codio_dht.core.records import ProviderRow
+from codio_dht.core.regions import place_of
 from codio_dht.errors import PeerIdError, StorageError
 from codio_dht.formats.varint import length_prefixed, split_length_prefixed
 
@@ -111,6 +113,47 @@ KEYS: Final = Schema(
             )
             """,
         ),
+        # In the order of the keyspace, so that the keys of a region are neighbours. ``place`` is
+        # place_of's; ``written`` the CID as it was given; ``waits`` 1 until the key was provided.
+        # Who added a key before this version may have written its CID in another way.
+        (
+            """
+            CREATE TABLE provided_keys (
+                place INTEGER NOT NULL,
+                key BLOB NOT NULL,
+                written TEXT,
+                added REAL NOT NULL,
+                provided REAL,
+                waits INTEGER NOT NULL,
+                PRIMARY KEY (place, key)
+            ) WITHOUT ROWID
+            """,
+            """
+            INSERT INTO provided_keys
+            SELECT place_of(key), key, NULL, added, last_provided, last_provided IS NULL
+            FROM own_keys
+            """,
+            "DROP TABLE own_keys",
+            "CREATE INDEX waiting_keys ON provided_keys (place) WHERE waits = 1",
+            # Each row is a part of the keyspace, up to the next row's start.
+            """
+            CREATE TABLE sweeps (
+                start INTEGER PRIMARY KEY,
+                swept REAL NOT NULL,
+                holders BLOB NOT NULL
+            )
+            """,
+            # What was handed out since then, to the keys that waited from one place to another.
+            """
+            CREATE TABLE waiting_sweeps (
+                start INTEGER NOT NULL,
+                swept REAL NOT NULL,
+                end INTEGER NOT NULL,
+                holders BLOB NOT NULL,
+                PRIMARY KEY (start, swept)
+            ) WITHOUT ROWID
+            """,
+        ),
     ),
 )
 
@@ -124,6 +167,7 @@ def migrate(connection: sqlite3.Connection, schema: Schema, name: str) -> None:
         StorageError: it is not this schema's, or newer than this program.
         sqlite3.Error: it cannot be read or written.
     """
+    _add_functions(connection)
     version = _pragma(connection, "user_version")
     if version == 0 and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
         pass
@@ -182,10 +226,20 @@ def _tables(connection: sqlite3.Connection) -> frozenset[str]:
 @cache
 def _tables_of(schema: Schema, version: int) -> frozenset[str]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        _add_functions(connection)
         for statements in schema.migrations[:version]:
             for statement in statements:
                 connection.execute(statement)
         return _tables(connection)
+
+
+def _add_functions(connection: sqlite3.Connection) -> None:
+    """Add what the migrations call: ``place_of``, the place of a key in the keyspace."""
+    connection.create_function("place_of", 1, _place_of, deterministic=True)
+
+
+def _place_of(key: bytes) -> int:
+    return place_of(key_of(key))
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

@@ -24,7 +24,6 @@ from codio_dht.core.clock import UnixTime
 from codio_dht.core.peer import PeerId
 from codio_dht.core.places import MAX_PLACES_PER_SUBNET, find_place, is_open
 from codio_dht.core.records import Flush, ProviderRow
-from codio_dht.core.reprovide import OwnKey
 from codio_dht.errors import PeerIdError
 from codio_dht.store.database import DamagedContentError, Database
 from codio_dht.store.directory import OwnedDirectory
@@ -37,6 +36,7 @@ from codio_dht.store.schema import (
     unpack_addrs,
     unpack_row,
 )
+from codio_dht.store.sqlite_keys import SqliteKeys
 from codio_dht.store.sqlite_values import SqliteOwnValues, SqliteValues, check_keys
 
 # Plain placeholders: Python 3.12.0 to 3.12.3 warn of numbered ones.
@@ -49,7 +49,6 @@ _ADD_ROW: Final = """
 _DELETE_ROW: Final = "DELETE FROM providers WHERE key = ? AND provider = ?"
 _PLACES: Final = "SELECT provider, subnet FROM providers WHERE key = ? ORDER BY id"
 _COUNT_ROWS: Final = "SELECT count(*) FROM (SELECT 1 FROM providers WHERE key = ? LIMIT ?)"
-_OWN_KEY: Final = "SELECT key, added, last_provided FROM own_keys"
 
 
 class SqliteRecords:
@@ -171,71 +170,6 @@ def _is_open(connection: sqlite3.Connection, key: bytes, most: int) -> bool:
     """Whether the key takes any provider, without a look at those that it has."""
     limit = min(most, MAX_PLACES_PER_SUBNET)
     return is_open(connection.execute(_COUNT_ROWS, (key, limit)).fetchone()[0], most)
-
-
-class SqliteKeys:
-    """A :class:`~codio_dht.store.interface.KeyStore` in ``keys.db``."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-
-    def add(self, key: bytes, now: UnixTime) -> OwnKey | None:
-        """Remember ``key``, on disk when this returns; None if it is new, else what was known."""
-        with self.database.writing("remember an own key") as connection:
-            if row := connection.execute(f"{_OWN_KEY} WHERE key = ?", (key,)).fetchone():
-                return OwnKey(*row)
-            connection.execute("INSERT INTO own_keys VALUES (?, ?, NULL)", (key, now))
-        return None
-
-    def remove(self, key: bytes) -> bool:
-        """Forget ``key`` durably; False if it was not there."""
-        with self.database.writing("forget an own key") as connection:
-            return connection.execute("DELETE FROM own_keys WHERE key = ?", (key,)).rowcount > 0
-
-    def contains(self, key: bytes) -> bool:
-        """Whether ``key`` is there."""
-        with self.database.reading("read an own key") as connection:
-            found = connection.execute("SELECT 1 FROM own_keys WHERE key = ?", (key,)).fetchone()
-        return found is not None
-
-    def count(self) -> int:
-        """How many keys there are."""
-        with self.database.reading("count the own keys") as connection:
-            count: int = connection.execute("SELECT count(*) FROM own_keys").fetchone()[0]
-        return count
-
-    def page(self, after: bytes, limit: int) -> list[OwnKey]:
-        """The first ``limit`` keys that are greater than ``after``, in the order of their bytes."""
-        with self.database.reading("read the own keys") as connection:
-            rows = connection.execute(
-                f"{_OWN_KEY} WHERE key > ? ORDER BY key LIMIT ?", (after, limit)
-            ).fetchall()
-        return [OwnKey(*row) for row in rows]
-
-    def next_to_provide(self, limit: int) -> list[OwnKey]:
-        """The first ``limit`` keys, those never provided first, then the longest not provided."""
-        with self.database.reading("read the own keys") as connection:
-            rows = connection.execute(
-                f"{_OWN_KEY} ORDER BY last_provided, added, key LIMIT ?", (limit,)
-            ).fetchall()
-        return [OwnKey(*row) for row in rows]
-
-    def mark_provided(self, keys: Sequence[bytes], now: UnixTime) -> None:
-        """Note that ``keys`` were provided; those that were removed meanwhile stay so."""
-        with self.database.writing("note a provide") as connection:
-            connection.executemany(
-                "UPDATE own_keys SET last_provided = ? WHERE key = ?", [(now, key) for key in keys]
-            )
-
-    def correct_future(self, now: UnixTime, limit: int) -> int:
-        """Make ``now`` of up to ``limit`` times of a provide that lie after it; how many."""
-        with self.database.reading("correct the own keys") as connection:
-            late = connection.execute(
-                "SELECT key FROM own_keys WHERE last_provided > ? LIMIT ?", (now, limit)
-            ).fetchall()
-        if late:
-            self.mark_provided([key for (key,) in late], now)
-        return len(late)
 
 
 class SqliteSnapshot:

@@ -178,7 +178,8 @@ def left_open(node: DHTManager) -> dict[str, int]:
         "joining": parts.main.upkeep._machine.joiner.rounds,
         "probes": parts.main.network.admission.probing,
         "deliveries": parts.main.deliveries.running,
-        "keys under way": len(parts.providing._schedule._running),
+        "keys under way": len(parts.providing.sweeping._alone)
+        + len(parts.providing.sweeping._pages),
         "store calls": parts.shared.storage._one_at_a_time.borrowed_tokens,
         "wanted loads": len(parts.shared.storage._wanted),
     }

@@ -155,7 +155,7 @@ async def test_a_call_may_be_cancelled_at_any_step_and_leaves_nothing(autojump_c
                     await trio.sleep(200)
                     assert (await node.own_keys())[0].last_provided is not None
                     await node.stop_providing(CID)
-            assert rounds > 1
+            assert rounds > 1 or name == "stop_providing"  # which is not cut short once it began
             assert node.stats().failures == {}
 
 
@@ -166,11 +166,13 @@ STORE_METHODS = {
     "keys": (
         "add",
         "remove",
-        "contains",
+        "find",
         "page",
-        "next_to_provide",
+        "turn_page",
+        "next_waiting",
         "mark_provided",
-        "correct_future",
+        "mark_waiting",
+        "note_swept",
     ),
     "snapshot": ("save", "load"),
 }
@@ -375,14 +377,17 @@ async def test_a_clock_that_jumps_by_days_stops_nothing(autojump_clock, seed):
             await node.provide(CID)
             await honest[0].provide(CID)
             announced = trio.current_time()
-            seen = node._node.main.rpc.give
+            rpc = node._node.main.rpc
 
-            async def noting(*args):
-                nonlocal announced
-                announced = trio.current_time()
-                return await seen(*args)
+            def noting(give):
+                async def noted(*args):
+                    nonlocal announced
+                    announced = trio.current_time()
+                    return await give(*args)
 
-            node._node.main.rpc.give = noting
+                return noted
+
+            rpc.give, rpc.give_all = noting(rpc.give), noting(rpc.give_all)
             for _ in range(60):
                 offset += rng.choice((-1, 1)) * rng.choice((1, 60, 3_600, 86_400, 10 * 86_400))
                 add = key_number(rng.randrange(1_000))

@@ -24,6 +24,7 @@ COMMON = """
 import sys
 from itertools import count
 from pathlib import Path
+from codio_dht.core.own_keys import NewKey
 from codio_dht.core.peer import PeerId
 from codio_dht.core.records import Flush, ProviderRow
 from codio_dht.errors import StorageError
@@ -45,7 +46,7 @@ ADD_AND_FLUSH = (
     + """
 store = SqliteStore(directory)
 for number in count(start):
-    store.keys.add(number.to_bytes(34, "big"), float(number))
+    store.keys.add([NewKey(number.to_bytes(34, "big"))], float(number))
     print("key", number, flush=True)
     store.records.flush(Flush(rows(number, {BATCH}), 1000))
     print("batch", number, flush=True)
@@ -68,7 +69,7 @@ import resource
 
 store = SqliteStore(directory)
 store.records.flush(Flush(rows(0, 20), 1000))
-store.keys.add(b"first", 1.0)
+store.keys.add([NewKey(b"first")], 1.0)
 none, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
 refused = 0
@@ -82,7 +83,7 @@ assert len(store.records.load_providers(rows(0, 1)[0].key)) == 20
 assert [own.key for own in store.keys.page(b"", 100_000)] == [b"first"]
 resource.setrlimit(resource.RLIMIT_FSIZE, (none, hard))
 assert store.records.flush(Flush(rows(999, 20), 1000)) == 20
-assert store.keys.add(b"second", 2.0) is None
+assert store.keys.add([NewKey(b"second")], 2.0) == [True]
 store.close()
 print("refused", refused)
 """

@@ -12,7 +12,9 @@ from codio_dht import DHTManager
 from codio_dht.core.messages import AddProvider
 from codio_dht.core.peer import PeerId
 from codio_dht.params import K
-from hostile_host import closer, entry_of, hostile, lab_node, plant, request_of
+from codio_dht.wire.codec import decode_request, encode_request
+from codio_dht.wire.framing import FrameReader
+from hostile_host import closer, entry_of, hostile, lab_node, plant
 from memory_host import MemoryHost, MemoryNet, MemoryStream
 from nodes import memory_net, until
 
@@ -33,6 +35,14 @@ class Keepers:
     """Reset the stream that hands them a record."""
     lingering: set[PeerId] = field(default_factory=set)
     """Take the record and never end the stream."""
+    echoing: set[PeerId] = field(default_factory=set)
+    """Take one record, answer it, and end the stream, as py-libp2p's servers do."""
+    held: dict[bytes, list[PeerId]] = field(default_factory=dict)
+    """Who was handed the record of a key, and how often."""
+    record_streams: int = 0
+    """Streams on which records came."""
+    told_addrs: set[tuple[bytes, ...]] = field(default_factory=set)
+    """The addresses that records named."""
 
     @property
     def living(self) -> list[MemoryHost]:
@@ -40,14 +50,29 @@ class Keepers:
         return [each for each in self.hosts if each.peer_id not in self.net.dead]
 
     async def serve(self, stream: MemoryStream) -> None:
-        while (request := await request_of(stream)) is not None:
-            if not isinstance(request, AddProvider):
-                stream.answer(closer(request, [entry_of(each) for each in range(1, KEEPERS + 1)]))
-            elif stream.peer_id in self.refusing:
-                stream.abort()
-                return
-            else:
+        reader, count = FrameReader(), 0
+        while data := await stream.take_request():
+            if stream.broken:
+                break
+            reader.feed(data)
+            while (payload := reader.next_frame()) is not None:
+                request = decode_request(payload)
+                if not isinstance(request, AddProvider):
+                    known = [entry_of(each) for each in range(1, KEEPERS + 1)]
+                    stream.answer(closer(request, known))
+                    continue
+                if stream.peer_id in self.refusing:
+                    stream.abort()
+                    return
+                count += 1
+                self.record_streams += count == 1
                 self.holding.append(stream.peer_id)
+                self.held.setdefault(request.key, []).append(stream.peer_id)
+                self.told_addrs |= {entry.addrs for entry in request.providers}
+                if stream.peer_id in self.echoing:
+                    stream.answer(encode_request(request))
+                    stream.finish()
+                    return
                 if stream.peer_id in self.lingering:
                     await trio.sleep_forever()
         stream.finish()

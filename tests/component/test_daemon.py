@@ -24,6 +24,7 @@ import pytest
 
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.daemon.stopping import STOP_GRACE_S, STOP_LIMIT_S
+from codio_dht.formats.cid import DAG_PB, format_cid
 
 ROOT = Path(__file__).parents[2]
 FAKE = [sys.executable, str(ROOT / "tests" / "unit" / "fake_daemon.py")]
@@ -132,11 +133,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def ask(
-    data_dir: Path, *arguments: str, timeout_s: float = 60.0
+    data_dir: Path, *arguments: str, timeout_s: float = 60.0, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run one client command."""
     return subprocess.run(
         [*REAL, *arguments, "--data-dir", str(data_dir)],
+        input=stdin,
         capture_output=True,
         text=True,
         check=False,
@@ -512,6 +514,13 @@ def until_joined(data_dir: Path, within_s: float = 60.0) -> None:
         time.sleep(0.1)
 
 
+def until_provided(data_dir: Path, within_s: float = 60.0) -> None:
+    end = time.monotonic() + within_s
+    while asked(data_dir, "provide", "stat")["waiting"]:
+        assert time.monotonic() < end, "keys wait for ever"
+        time.sleep(0.2)
+
+
 def start_real(start: Start, data_dir: Path, *options: str) -> tuple[Daemon, Any]:
     daemon = start("--json", *(options or LOOPBACK), command=REAL, data_dir=data_dir)
     return daemon, daemon.ready()
@@ -548,11 +557,24 @@ def test_two_daemons_find_what_the_other_has(start: Start, tmp_path: Path) -> No
     stats = asked(two.data_dir, "stats")
     assert (1, "joined", {}) == (stats["num_providers"], stats["bootstrap"], stats["failures"])
 
+    many = [format_cid(DAG_PB, b"\x12\x20" + number.to_bytes(32, "big")) for number in range(700)]
+    saved = ask(one.data_dir, "provide", "many", "-", "--json", stdin="\n".join([*many, CID]))
+    assert json.loads(saved.stdout) == {"keys": 701, "added": 700}, saved.stderr
+    until_provided(one.data_dir)
+    total = asked(one.data_dir, "provide", "stat")
+    assert (701, "online", 1.0) == (total["keys"], total["connectivity"], total["holders_per_key"])
+    assert asked(two.data_dir, "stats")["num_providers"] == 701
+    stat = asked(one.data_dir, "provide", "stat", many[-1])
+    assert (many[-1], [id_two]) == (stat["cid"], stat["held_by"])
+    assert asked(two.data_dir, "findprovs", many[0], "-n", "1")["peer_id"] == id_one
+    gone = ask(one.data_dir, "provide", "rm-many", "-", "--json", stdin="\n".join(many))
+    assert json.loads(gone.stdout) == {"keys": 700, "removed": 700}
+
     one.signal(signal.SIGKILL)
     one.wait()
     again, same = start_real(start, tmp_path / "one")
     assert same["peer_id"] == id_one
-    assert len(ask(again.data_dir, "provide", "ls").stdout.splitlines()) == 1
+    assert ask(again.data_dir, "provide", "ls").stdout.splitlines() == [CID]
     assert ask(again.data_dir, "provide", "rm", CID).returncode == 0
     for daemon in (again, two):
         daemon.signal(signal.SIGTERM)

@@ -11,7 +11,7 @@ import trio
 
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.key_filter import FILTER_PAGE_KEYS
-from codio_dht.core.own_keys import OwnKeys
+from codio_dht.core.own_keys import NewKey, OwnKeys
 from codio_dht.core.peer import PeerId
 from codio_dht.core.records import Flush, ProviderRecords, ProviderRow
 from codio_dht.core.steps import Load, LoadKind
@@ -32,7 +32,7 @@ def full_store(directory: Path | None) -> SqliteStore:
     rows = tuple(ProviderRow(key, PROVIDER, (), NOW, EXPIRES, EXPIRES) for key in KEYS)
     store.records.flush(Flush(rows, 10))
     for key in KEYS[:50]:
-        store.keys.add(key, NOW)
+        store.keys.add([NewKey(key)], NOW)
     return store
 
 

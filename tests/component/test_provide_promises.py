@@ -12,10 +12,12 @@ from multiaddr import Multiaddr
 from codio_dht import DHTConfig, DHTManager
 from codio_dht.core.clock import Monotonic
 from codio_dht.core.messages import AddProvider, FailureReason
+from codio_dht.core.sweep import RECONNECT_CHECK_S
 from codio_dht.errors import NoPeersError
 from codio_dht.node.arguments import multihash_of
-from codio_dht.node.providing import THIN_KEYS_CHECK_S
 from codio_dht.params import K
+from codio_dht.wire.codec import decode_request
+from codio_dht.wire.framing import FrameReader
 from hostile_host import lab_node, plant
 from keepers import client_of, keepers
 from memory_host import MemoryNet, peer_id_of
@@ -32,13 +34,22 @@ WAN, WAN_2 = Multiaddr("/ip4/9.9.9.9/tcp/1"), Multiaddr("/ip4/9.9.9.10/tcp/1")
 def watch_records(node: DHTManager) -> list[AddProvider]:
     """The provider records that ``node`` hands out from now on."""
     rpc = node._node.main.rpc
-    give, records = rpc.give, []
+    give, give_all, records = rpc.give, rpc.give_all, []
 
     async def watched(peer, request, deadline):
         records.append(request)
         return await give(peer, request, deadline)
 
-    rpc.give = watched
+    async def all_watched(peer, frames, deadline):
+        for frame in frames():
+            reader = FrameReader()
+            reader.feed(frame)
+            payload = reader.next_frame()
+            assert payload is not None
+            records.append(decode_request(payload))
+        return await give_all(peer, frames, deadline)
+
+    rpc.give, rpc.give_all = watched, all_watched
     return records
 
 
@@ -130,25 +141,27 @@ async def test_stopping_ends_a_provide_that_somebody_still_waits_for(autojump_cl
         assert client.stats().own_keys == 0
 
 
-async def test_stopping_ends_a_reprovide_and_no_other_key(autojump_clock):
+@pytest.mark.conformance("c60")
+async def test_stopping_withdraws_a_key_from_the_sweep_and_no_other_key(autojump_clock):
     config = DHTConfig(republish_interval=3_600)
     async with keepers(0.2) as peers, client_of(peers, config=config) as client:
-        deliveries = client._node.main.deliveries
-        peers.lingering |= {host.peer_id for host in peers.hosts}  # each delivery takes seconds
-        async with trio.open_nursery() as nursery:
-            for cid in (CID, OTHER_CID):
-                nursery.start_soon(client.provide, cid)
+        deliveries, sweeping = client._node.main.deliveries, client._node.providing.sweeping
+        for cid in (CID, OTHER_CID):
+            await client.provide(cid)
         while deliveries.running:
             await trio.sleep(0.1)
         before = {own.key: own.last_provided for own in await client.own_keys()}
+        records = watch_records(client)
         with trio.fail_after(2 * 3_600):
-            while deliveries.running < 2:
-                await trio.sleep(0.5)
+            while not sweeping._pages:
+                await trio.sleep(0.05)
         assert await client.stop_providing(CID)
-        await trio.testing.wait_all_tasks_blocked()
-        assert deliveries.running == 1
-        while deliveries.running:
-            await trio.sleep(0.1)
+        assert records == []
+        with trio.fail_after(60):
+            while sweeping._pages:
+                await trio.sleep(0.1)
+        assert {record.key for record in records} == {multihash_of(OTHER_CID)}
+        assert len(records) == K
         [own] = await client.own_keys()
         assert (own.key, own.last_provided) > (multihash_of(OTHER_CID), before[own.key])
         assert client.stats().failures == {}
@@ -180,7 +193,7 @@ async def test_a_key_provided_to_few_is_provided_again_within_seconds_of_meeting
 
         peers.net.dead.clear()
         await plant(node, peers.hosts)
-        await trio.sleep(THIN_KEYS_CHECK_S + 5)
+        await trio.sleep(RECONNECT_CHECK_S + 5)
         assert len(set(peers.holding)) >= K
 
 

@@ -18,7 +18,7 @@ from codio_dht.daemon.parameters import parse_cid
 from codio_dht.errors import DialError, NoPeersError, StreamError
 from codio_dht.net.host import ConnectionInfo
 from codio_dht.node.names import PublishedName, ResolvedName
-from codio_dht.node.results import FoundPeer
+from codio_dht.node.results import FoundPeer, KeyStatus, ManyResult, ProvideStatus
 
 CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
 
@@ -52,6 +52,8 @@ class FakeOwnKey:
     key: bytes
     added: float
     last_provided: float | None
+    written: str | None = None
+    waits: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class FakeDht:
 
     async def provide(self, cid: str | bytes) -> FakeOutcome:
         multihash = parse_cid(str(cid), "cid")[1]
-        self.kept[multihash] = FakeOwnKey(multihash, 1.0, None)
+        self.kept[multihash] = FakeOwnKey(multihash, 1.0, None, str(cid))
         return await self.provide_once(cid)
 
     async def provide_once(self, cid: str | bytes) -> FakeOutcome:
@@ -156,8 +158,42 @@ class FakeDht:
     async def stop_providing(self, cid: str | bytes) -> bool:
         return self.kept.pop(parse_cid(str(cid), "cid")[1], None) is not None
 
-    async def own_keys(self) -> list[FakeOwnKey]:
-        return list(self.kept.values())
+    async def provide_many(self, cids: Iterable[object]) -> ManyResult:
+        before, cids = len(self.kept), list(cids)
+        for cid in cids:
+            multihash = parse_cid(str(cid), "cids")[1]
+            self.kept.setdefault(multihash, FakeOwnKey(multihash, 1.0, None, str(cid)))
+        return ManyResult(len(cids), len(self.kept) - before)
+
+    async def stop_providing_many(self, cids: Iterable[object]) -> ManyResult:
+        cids = list(cids)
+        removed = [await self.stop_providing(str(cid)) for cid in cids]
+        return ManyResult(len(cids), sum(removed))
+
+    async def iter_own_keys(self) -> AsyncGenerator[FakeOwnKey, None]:
+        for own in list(self.kept.values()):
+            yield own
+
+    async def provide_status(self, cid: object = None) -> KeyStatus | ProvideStatus | None:
+        if cid is None:
+            return ProvideStatus(
+                keys=len(self.kept),
+                waiting=len(self.kept),
+                connectivity="online",
+                regions=4,
+                regions_due=1,
+                regions_running=0,
+                next_due=None,
+                lag_s=1_000.0,
+                keys_per_s=2.5,
+                holders_per_key=19.5,
+                wanted=20,
+            )
+        own = self.kept.get(parse_cid(str(cid), "cid")[1])
+        if own is None:
+            return None
+        held_by = (PeerId(b"\x12\x20" + bytes(32)),)
+        return KeyStatus(own.key, own.written, own.added, 5.0, 1e12, held_by, 20)
 
     async def iter_providers(
         self, cid: str | bytes, count: int | None

@@ -32,9 +32,9 @@ from codio_dht.core.lookup_states import (
 )
 from codio_dht.core.messages import FailureReason
 from codio_dht.daemon.datadir import default_data_dir, socket_path
-from codio_dht.daemon.methods import raw_cid
 from codio_dht.daemon.parameters import parse_cid
 from codio_dht.daemon.protocol import API_VERSION
+from codio_dht.daemon.provide_methods import raw_cid
 from codio_dht.daemon.trace import MAX_UNREAD_EVENTS, event_json
 from codio_dht.errors import NoPeersError, UsageError
 from control_servers import serving

@@ -17,7 +17,7 @@ from codio_dht import Mode, PeerId, PeerInfo, ProvideResult, multihash_of
 from codio_dht.client import AsyncClient, Client, DaemonFaultError
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.lookup_states import Standing
-from codio_dht.core.reprovide import OwnKey
+from codio_dht.core.own_keys import OwnKey
 from codio_dht.daemon.datadir import listening_socket
 from codio_dht.errors import (
     CapacityError,
@@ -79,7 +79,7 @@ def test_each_call_gives_what_the_node_says(way: Way, data_dir: Path, dht: FakeD
 
     put = way(data_dir, "provide", CID)
     assert put == ProvideResult(multihash_of(CID), 20, 18, 20, 0, 0.25)
-    assert way(data_dir, "own_keys") == [OwnKey(multihash_of(CID), UnixTime(1.0), None)]
+    assert way(data_dir, "own_keys") == [OwnKey(multihash_of(CID), UnixTime(1.0), None, CID)]
     assert way(data_dir, "provide_once", multihash_of(CID)) == put
     assert way(data_dir, "stop_providing", CID) is True
     assert way(data_dir, "stop_providing", CID) is False

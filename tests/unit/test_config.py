@@ -105,7 +105,7 @@ def _node(**settings):
     [
         ({"replication_factor": 30}, lambda node: node.main.network.table.bucket_size, 30),
         ({"provider_timeout": 50_000}, lambda node: node.shared.records.ttl_s, 50_000),
-        ({"republish_interval": 70}, lambda node: node.providing._schedule._interval_s, 70),
+        ({"republish_interval": 70}, lambda node: node.providing.sweeping.sweep._interval_s, 70),
         ({"query_timeout": 9}, lambda node: node.main.lookups.searches.timeout_s, 9),
         ({"request_timeout": 4}, lambda node: node.main.rpc._request_timeout_s, 4),
         ({"dial_timeout": 2}, lambda node: node.main.rpc._dial_timeout_s, 2),

@@ -28,8 +28,8 @@ from codio_dht.core.lookup_states import (
 from codio_dht.core.messages import FailureReason
 from codio_dht.daemon.control import ControlServer
 from codio_dht.daemon.datadir import listening_socket, socket_path
-from codio_dht.daemon.methods import Methods, raw_cid, to_json
-from codio_dht.daemon.parameters import MAX_LIST_ITEMS, parse_cid
+from codio_dht.daemon.methods import Methods, to_json
+from codio_dht.daemon.parameters import MAX_LIST_ITEMS
 from codio_dht.daemon.protocol import (
     API_VERSION,
     MAX_CONNECTIONS,
@@ -48,6 +48,7 @@ from codio_dht.daemon.protocol import (
     decode_answer,
     encode_request,
 )
+from codio_dht.daemon.provide_methods import raw_cid
 from codio_dht.daemon.trace import MAX_UNREAD_EVENTS, event_json
 from codio_dht.errors import CapacityError, DeadlineError, DialError, NoPeersError, StorageError
 from codio_dht.net.host import ConnectionInfo
@@ -416,7 +417,6 @@ async def test_a_connected_peer_that_said_nothing_yet_is_where_the_network_says(
 
 
 async def test_a_kept_key_is_listed_until_it_is_removed(tmp_path: Path) -> None:
-    cid = raw_cid(parse_cid(CID, "cid")[1])
     async with serving(FakeDht(), tmp_path) as daemon, daemon.talker() as talker:
         added = await talker.value("provide.add", cid=f"ipfs://{CID}")
         assert added == {
@@ -428,11 +428,33 @@ async def test_a_kept_key_is_listed_until_it_is_removed(tmp_path: Path) -> None:
             "seconds": 0.25,
         }
         assert await talker.value("provide.ls") == [
-            {"cid": cid, "added": 1.0, "last_provided": None}
+            {"cid": CID, "added": 1.0, "last_provided": None, "waits": True}
         ]
         assert await talker.value("provide.rm", cid=CID) == {"cid": CID}
         assert await talker.refusal("provide.rm", cid=CID) == "not_found"
         assert await talker.value("provide.ls") == {"count": 0}
+
+
+async def test_many_keys_are_kept_and_removed_in_one_request_each(tmp_path: Path) -> None:
+    cids = [raw_cid(b"\x12\x20" + number.to_bytes(32, "big")) for number in range(300)]
+    async with serving(FakeDht(), tmp_path) as daemon, daemon.talker() as talker:
+        assert await talker.value("provide.many", cids=cids) == {"keys": 300, "added": 300}
+        assert await talker.value("provide.many", cids=cids[:5]) == {"keys": 5, "added": 0}
+        removed = await talker.value("provide.rm_many", cids=[*cids[:7], CID])
+        assert removed == {"keys": 8, "removed": 7}
+        assert await talker.refusal("provide.many", cids=[]) == "usage"
+        assert await talker.refusal("provide.many", cids=[CID] * 1_001) == "usage"
+        assert await talker.refusal("provide.rm_many", cids=["no cid"]) == "usage"
+
+
+async def test_the_status_of_the_keys_and_of_one_key_is_told(tmp_path: Path) -> None:
+    async with serving(FakeDht(), tmp_path) as daemon, daemon.talker() as talker:
+        assert await talker.refusal("provide.stat", cid=CID) == "not_found"
+        await talker.value("provide.add", cid=CID)
+        total = await talker.value("provide.stat")
+        assert (total["keys"], total["lag_s"], total["next_due"]) == (1, 1_000.0, None)
+        one = await talker.value("provide.stat", cid=CID)
+        assert (one["cid"], one["holders"], one["wanted"], len(one["held_by"])) == (CID, 1, 20, 1)
 
 
 async def test_provide_once_keeps_nothing(tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from codio_dht.core.clock import Monotonic, UnixTime
+from codio_dht.core.keyspace import key_of
 from codio_dht.core.origins import OriginLedger, RecordOrigin
+from codio_dht.core.own_keys import NewKey, OwnKey, SweptPage
 from codio_dht.core.peer import PeerId
 from codio_dht.core.records import Flush, ProviderRecords, ProviderRow
-from codio_dht.core.reprovide import OwnKey
+from codio_dht.core.regions import PLACES, Place, place_of
 from codio_dht.core.steps import Load
 from codio_dht.errors import FormatError, StorageError
 from codio_dht.store.database import Database
@@ -59,7 +61,12 @@ def row(
 
 
 def own_keys(store: SqliteStore) -> list[OwnKey]:
-    return store.keys.next_to_provide(10_000)
+    return store.keys.page(b"", 10_000)
+
+
+def in_order(*keys: bytes) -> list[bytes]:
+    """``keys`` in the order of the keyspace."""
+    return sorted(keys, key=key_of)
 
 
 def by_provider(rows: list[ProviderRow]) -> dict[PeerId, ProviderRow]:
@@ -291,57 +298,147 @@ def test_rows_that_claim_a_longer_life_than_any_can_have_are_deleted_too(
 
 
 def test_own_keys_are_added_once_and_removed_once(store: SqliteStore) -> None:
-    assert store.keys.add(KEY, NOW) is None
-    assert store.keys.add(KEY, UnixTime(NOW + 1)) == OwnKey(KEY, NOW, None)
-    assert own_keys(store) == [OwnKey(KEY, NOW, None)]
-    assert (store.keys.contains(KEY), store.keys.contains(OTHER_KEY)) == (True, False)
-    assert store.keys.count() == 1
-    assert store.keys.remove(KEY)
-    assert not store.keys.remove(KEY)
-    assert own_keys(store) == []
-    assert not store.keys.contains(KEY)
+    assert store.keys.add([NewKey(KEY, "as written")], NOW) == [True]
+    again = [NewKey(KEY), NewKey(OTHER_KEY), NewKey(OTHER_KEY, "twice")]
+    assert store.keys.add(again, UnixTime(NOW + 1)) == [False, True, False]
+    assert store.keys.find(KEY) == OwnKey(KEY, NOW, None, "as written")
+    assert store.keys.find(OTHER_KEY) == OwnKey(OTHER_KEY, UnixTime(NOW + 1), None)
+    assert (store.keys.count(), store.keys.count_waiting()) == (2, 2)
+    assert store.keys.remove([b"unknown", KEY, OTHER_KEY]) == [False, True, True]
+    assert store.keys.remove([KEY]) == [False]
+    assert (own_keys(store), store.keys.find(KEY), store.keys.count()) == ([], None, 0)
 
 
-def test_own_keys_come_in_pages_in_the_order_of_their_bytes(store: SqliteStore) -> None:
-    for number in (3, 1, 2, 0):
-        store.keys.add(bytes((number,)), UnixTime(NOW - number))
-    assert [own.key for own in store.keys.page(b"", 3)] == [b"\x00", b"\x01", b"\x02"]
-    assert store.keys.page(b"\x02", 3) == [OwnKey(b"\x03", UnixTime(NOW - 3), None)]
-    assert store.keys.page(b"\x03", 3) == []
+@pytest.mark.conformance("c65")
+def test_own_keys_come_in_pages_in_the_order_of_the_keyspace(store: SqliteStore) -> None:
+    keys = in_order(*(bytes((number,)) for number in range(7)))
+    store.keys.add([NewKey(key) for key in reversed(keys)], NOW)
+    found: list[bytes] = []
+    while page := store.keys.page(found[-1] if found else b"", 3):
+        assert len(page) <= 3
+        found += [own.key for own in page]
+    assert found == keys
 
 
-def test_the_next_keys_to_provide_are_found_without_reading_or_sorting_all(
-    store: SqliteStore,
-) -> None:
-    plan = store.keys.database.connection.execute(
-        "EXPLAIN QUERY PLAN SELECT key, added, last_provided FROM own_keys"
-        " ORDER BY last_provided, added, key LIMIT 8"
-    ).fetchall()
-    assert [step[-1] for step in plan] == ["SCAN own_keys USING COVERING INDEX own_keys_by_turn"]
-
-
-def test_times_of_the_future_are_corrected_a_bounded_number_at_a_time(store: SqliteStore) -> None:
-    for number in range(5):
-        store.keys.add(bytes((number,)), NOW)
-        store.keys.mark_provided([bytes((number,))], UnixTime(NOW + number - 1))
-    assert store.keys.correct_future(NOW, 2) == 2
-    assert store.keys.correct_future(NOW, 2) == 1
-    assert store.keys.correct_future(NOW, 2) == 0
-    assert [own.last_provided for own in own_keys(store)] == [UnixTime(NOW - 1), *[NOW] * 4]
-
-
-def test_own_keys_come_longest_not_provided_first(store: SqliteStore) -> None:
-    for number in range(5):
-        store.keys.add(bytes((number,)), UnixTime(NOW + number))
-    store.keys.mark_provided([b"\x00", b"\x02"], UnixTime(NOW + 50))
-    store.keys.mark_provided([b"\x03", b"unknown"], UnixTime(NOW + 20))
-    assert own_keys(store) == [
-        OwnKey(b"\x01", UnixTime(NOW + 1), None),
-        OwnKey(b"\x04", UnixTime(NOW + 4), None),
-        OwnKey(b"\x03", UnixTime(NOW + 3), UnixTime(NOW + 20)),
-        OwnKey(b"\x00", UnixTime(NOW + 0), UnixTime(NOW + 50)),
-        OwnKey(b"\x02", UnixTime(NOW + 2), UnixTime(NOW + 50)),
+@pytest.mark.conformance("c65")
+@given(st.data())
+def test_a_turn_finds_exactly_the_keys_of_its_part_of_the_keyspace(data: st.DataObject) -> None:
+    store = SqliteStore(None)
+    keys = in_order(*(bytes((number,)) for number in range(30)))
+    store.keys.add([NewKey(key) for key in keys], NOW)
+    provided = data.draw(st.sets(st.sampled_from(keys)))
+    store.keys.mark_provided(sorted(provided), NOW)
+    places = [place_of(key_of(key)) for key in keys]
+    border = st.sampled_from([0, PLACES, *places, *(place + 1 for place in places)])
+    start, end = sorted([Place(data.draw(border)), Place(data.draw(border))])
+    waiting_only = data.draw(st.booleans())
+    found: list[tuple[bytes, bool]] = []
+    while True:
+        after = found[-1][0] if found else b""
+        page = store.keys.turn_page(start, end, after, 4, waiting_only=waiting_only)
+        found += page
+        if len(page) < 4:
+            break
+    assert found == [
+        (key, key not in provided)
+        for key, place in zip(keys, places, strict=True)
+        if start <= place < end and not (waiting_only and key in provided)
     ]
+    waiting = [p for k, p in zip(keys, places, strict=True) if p >= start and k not in provided]
+    assert store.keys.next_waiting(start) == next(iter(waiting), None)
+    assert store.keys.count_waiting() == len(keys) - len(provided)
+    store.close()
+
+
+def test_no_question_about_own_keys_reads_or_sorts_all(store: SqliteStore) -> None:
+    asked: list[str] = []
+    store.keys.database.connection.set_trace_callback(asked.append)
+    store.keys.find(KEY)
+    store.keys.page(KEY, 5)
+    store.keys.turn_page(Place(5), Place(9), KEY, 5, waiting_only=False)
+    store.keys.next_waiting(7)
+    store.keys.count_waiting()
+    store.keys.mark_provided([KEY], NOW)
+    store.keys.remove([KEY])
+    store.keys.holders_of(Place(3), NOW)
+    store.keys.database.connection.set_trace_callback(None)
+    statements = [each for each in asked if not each.startswith(("BEGIN", "COMMIT"))]
+    assert len(statements) == 9
+    for statement in statements:
+        plan = store.keys.database.connection.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
+        assert all("SEARCH" in step[-1] or "count(*)" in statement for step in plan), (
+            statement,
+            plan,
+        )
+
+
+def test_keys_that_were_provided_wait_no_longer_until_they_are_said_to(store: SqliteStore) -> None:
+    store.keys.add([NewKey(KEY), NewKey(OTHER_KEY)], NOW)
+    store.keys.mark_provided([KEY, b"unknown"], UnixTime(NOW + 5))
+    assert store.keys.find(KEY) == OwnKey(KEY, NOW, UnixTime(NOW + 5), waits=False)
+    assert store.keys.find(OTHER_KEY) == OwnKey(OTHER_KEY, NOW, None, waits=True)
+    store.keys.mark_waiting([KEY, b"unknown"])
+    assert store.keys.find(KEY) == OwnKey(KEY, NOW, UnixTime(NOW + 5), waits=True)
+    assert store.keys.count() == 2
+
+
+def page_of(
+    start: int,
+    end: int,
+    at: float,
+    *,
+    holders: tuple[PeerId, ...] = (),
+    provided: tuple[bytes, ...] = (),
+    unheld: tuple[bytes, ...] = (),
+    waiting_only: bool = False,
+) -> SweptPage:
+    return SweptPage(
+        Place(start), Place(end), UnixTime(at), waiting_only, provided, unheld, holders
+    )
+
+
+def test_a_swept_page_is_noted_with_its_keys_and_holders(store: SqliteStore) -> None:
+    store.keys.add([NewKey(KEY), NewKey(OTHER_KEY)], NOW)
+    store.keys.begin_spans(NOW)
+    swept = page_of(
+        100, PLACES, NOW + 9, holders=(peer(1), peer(2)), provided=(KEY,), unheld=(OTHER_KEY,)
+    )
+    store.keys.note_swept(swept)
+    assert store.keys.spans() == [(0, NOW), (100, NOW + 9)]
+    assert store.keys.holders_of(Place(100), UnixTime(NOW + 9)) == (peer(1), peer(2))
+    assert store.keys.holders_of(Place(100), NOW) is None
+    assert store.keys.holders_of(Place(99), NOW) == ()
+    kept = {own.key: (own.waits, own.last_provided) for own in own_keys(store)}
+    assert kept == {KEY: (False, NOW + 9), OTHER_KEY: (True, None)}
+    waited = page_of(
+        0, PLACES, NOW + 20, waiting_only=True, provided=(OTHER_KEY,), holders=(peer(3),)
+    )
+    store.keys.note_swept(waited)
+    assert store.keys.holders_of(Place(7), UnixTime(NOW + 20)) == (peer(3),)
+    assert store.keys.spans() == [(0, NOW), (100, NOW + 9)]
+    assert store.keys.count_waiting() == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 20), st.integers(1, 20)).map(lambda p: (p[0], p[0] + p[1])),
+        max_size=12,
+    )
+)
+def test_spans_say_of_each_place_when_it_was_swept_last(parts: list[tuple[int, int]]) -> None:
+    store, unit = SqliteStore(None), PLACES // 40
+    store.keys.begin_spans(UnixTime(0.0))
+    expected = [0.0] * 40
+    for number, (start, end) in enumerate(parts, start=1):
+        expected[start:end] = [float(number)] * (end - start)
+        store.keys.note_swept(page_of(start * unit, end * unit, number, holders=(peer(number),)))
+    spans = store.keys.spans()
+    found = [max(span for span in spans if span[0] <= place * unit)[1] for place in range(40)]
+    assert found == expected
+    for place, at in enumerate(found):
+        holders = (peer(int(at)),) if at else ()
+        assert store.keys.holders_of(Place(place * unit), UnixTime(at)) == holders
+    store.close()
 
 
 def test_a_snapshot_replaces_the_last_and_keeps_its_order(store: SqliteStore) -> None:
@@ -373,7 +470,7 @@ def test_everything_is_there_after_a_restart(data_dir: Path) -> None:
     with_data(data_dir)
     store = SqliteStore(data_dir)
     assert store.records.load_providers(KEY) == [row(1)]
-    assert own_keys(store) == [OwnKey(KEY, NOW, UnixTime(NOW + 1))]
+    assert own_keys(store) == [OwnKey(KEY, NOW, UnixTime(NOW + 1), "written", waits=False)]
     assert store.snapshot.load() == [SnapshotPeer(peer(7), ADDRS)]
     store.close()
 
@@ -381,7 +478,7 @@ def test_everything_is_there_after_a_restart(data_dir: Path) -> None:
 def with_data(data_dir: Path) -> None:
     store = SqliteStore(data_dir)
     store.records.flush(Flush((row(1),), 10))
-    store.keys.add(KEY, NOW)
+    store.keys.add([NewKey(KEY, "written")], NOW)
     store.keys.mark_provided([KEY], UnixTime(NOW + 1))
     store.snapshot.save([SnapshotPeer(peer(7), ADDRS)])
     store.close()
@@ -422,8 +519,8 @@ def test_a_closed_store_says_so_and_closing_twice_is_fine(store: SqliteStore) ->
     store.close()
     for call in (
         lambda: store.records.flush(Flush((row(1),), 10)),
-        lambda: store.keys.add(KEY, NOW),
-        lambda: store.keys.next_to_provide(1),
+        lambda: store.keys.add([NewKey(KEY)], NOW),
+        lambda: store.keys.page(b"", 1),
         store.records.count,
         lambda: provider_keys(store),
         store.snapshot.load,
@@ -499,25 +596,27 @@ def test_a_start_that_ended_between_file_and_tables_is_finished_by_the_next(data
     store.close()
 
 
-def test_a_directory_of_the_first_format_is_brought_up_to_date(data_dir: Path) -> None:
-    with_data(data_dir)
+@pytest.mark.parametrize("version", range(1, len(KEYS.migrations)))
+def test_own_keys_of_every_older_format_are_kept(data_dir: Path, version: int) -> None:
+    data_dir.mkdir(mode=0o700)
     with closing(sqlite3.connect(data_dir / "keys.db")) as connection:
-        connection.execute("DROP INDEX own_keys_by_turn")
-        connection.execute("DROP TABLE own_values")
-        connection.execute("PRAGMA user_version = 1")
+        for statement in [each for step in KEYS.migrations[:version] for each in step]:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {KEYS.application_id}")
+        connection.execute(f"PRAGMA user_version = {version}")
         connection.execute("INSERT INTO own_keys VALUES (?, ?, NULL)", (OTHER_KEY, NOW))
+        connection.execute("INSERT INTO own_keys VALUES (?, ?, ?)", (KEY, NOW, NOW + 1))
         connection.commit()
+    (data_dir / "keys.db").chmod(0o600)
     store = SqliteStore(data_dir)
-    assert own_keys(store) == [
-        OwnKey(OTHER_KEY, NOW, None),
-        OwnKey(KEY, NOW, UnixTime(NOW + 1)),
-    ]
+    assert {own.key: own for own in own_keys(store)} == {
+        OTHER_KEY: OwnKey(OTHER_KEY, NOW, None),
+        KEY: OwnKey(KEY, NOW, UnixTime(NOW + 1), waits=False),
+    }
+    assert store.keys.find(KEY) is not None
+    assert store.keys.spans() == []
     database = store.keys.database.connection
     assert database.execute("PRAGMA user_version").fetchone() == (len(KEYS.migrations),)
-    indexes = database.execute(
-        "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
-    ).fetchall()
-    assert indexes == [("own_keys_by_turn",)]
     store.close()
 
 
@@ -642,7 +741,7 @@ def test_damaged_own_keys_are_never_thrown_away(data_dir: Path) -> None:
 def test_own_keys_with_one_damaged_page_are_noticed_at_the_start(data_dir: Path) -> None:
     store = SqliteStore(data_dir)
     for number in range(400):
-        store.keys.add(KEY + number.to_bytes(2, "big"), NOW)
+        store.keys.add([NewKey(KEY + number.to_bytes(2, "big"))], NOW)
     store.close()
     damaged = bytearray((data_dir / "keys.db").read_bytes())
     damaged[-4096:] = b"\xff" * 4096
@@ -689,7 +788,7 @@ def test_a_full_disk_fails_the_call_undoes_it_and_leaves_the_store_usable(
 
 
 def test_a_full_disk_never_half_adds_an_own_key(store: SqliteStore) -> None:
-    store.keys.add(KEY, NOW)
+    store.keys.add([NewKey(KEY)], NOW)
     pages = store.keys.database.connection.execute("PRAGMA page_count").fetchone()[0]
     store.keys.database.connection.execute(f"PRAGMA max_page_count = {pages}")
     kept = [KEY]
@@ -697,10 +796,10 @@ def test_a_full_disk_never_half_adds_an_own_key(store: SqliteStore) -> None:
     def add_until_full() -> None:
         for number in range(1_000):
             key = KEY + number.to_bytes(2, "big")
-            store.keys.add(key, NOW)
+            store.keys.add([NewKey(key)], NOW)
             kept.append(key)
 
     with pytest.raises(StorageError, match="full"):
         add_until_full()
     assert sorted(own.key for own in own_keys(store)) == sorted(kept)
-    assert store.keys.remove(KEY)
+    assert store.keys.remove([KEY]) == [True]

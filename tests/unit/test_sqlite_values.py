@@ -10,6 +10,7 @@ from codio_dht.core.clock import UnixTime
 from codio_dht.core.republish import Naming, OwnValue
 from codio_dht.core.value_records import ValueFlush, ValueRow
 from codio_dht.errors import BegunAnewError, StorageError
+from codio_dht.store.schema import KEYS, RECORDS
 from codio_dht.store.sqlite import SqliteStore
 
 NOW = UnixTime(1_700_000_000.25)
@@ -101,17 +102,16 @@ def test_an_own_value_is_renewed_only_if_it_is_the_one_remembered(store) -> None
 
 
 def test_databases_of_the_formats_before_get_the_new_tables(tmp_path) -> None:
-    store = SqliteStore(tmp_path)
-    store.keys.add(b"\x12\x20" + bytes(32), NOW)
-    store.close()
-    for name, table, version in (("records.db", "value_records", 1), ("keys.db", "own_values", 2)):
-        connection = sqlite3.connect(tmp_path / name)
-        connection.execute(f"DROP TABLE {table}")
+    for schema, version in ((RECORDS, 1), (KEYS, 2)):
+        connection = sqlite3.connect(tmp_path / schema.file_name)
+        for statement in [each for step in schema.migrations[:version] for each in step]:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {schema.application_id}")
         connection.execute(f"PRAGMA user_version = {version}")
         connection.commit()
         connection.close()
+        (tmp_path / schema.file_name).chmod(0o600)
     again = SqliteStore(tmp_path)
-    assert again.keys.count() == 1
     again.values.flush(ValueFlush((ROW,), ()))
     again.own_values.put(OWN)
     assert (again.values.load(KEY), again.own_values.get(KEY)) == (ROW, OWN)
