@@ -4,7 +4,7 @@ Decides who is charged at all, and what follows where an origin is at a limit:
 
     CPU time         the connection is read again when its origin has paid (``pause_s``)
     bytes, streams   the connection that goes past the limit is closed
-    handshakes       the connection is not accepted (:mod:`codio_dht.net.inbound_links`)
+    CPU time owed    no more connections are accepted (:mod:`codio_dht.net.inbound_links`)
 
 Exempt are addresses on the operator's allow list and loopback. Private addresses are exempt as
 well, unless the host is at a public address: there they are as good as any other, for packets that
@@ -117,10 +117,6 @@ class Charges:
             if not self._charge(account, Stock.STREAMS, grown):
                 return "streams"
         return None
-
-    def affords(self, flow: Flow, now: Monotonic) -> bool:
-        """Whether the peer may cause one more of ``flow``; charged if so."""
-        return self._account is None or self._origins.afford(self._account, flow, now)
 
     def close(self) -> None:
         """The connection is over: give everything back."""

@@ -347,7 +347,6 @@ class Link(ABC):
         self.peer_id = peer_id
         self.security = security
         self.opened_at = self.last_active = self.heard_at = now()
-        self.charges.move(self.context.charging.peer(self.target.ip, peer_id))
         self.context.owner.on_established(self)
         self._settle()
 

@@ -20,7 +20,7 @@ import trio.lowlevel
 from multiaddr import Multiaddr
 
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.origins import Flow, Stock
+from codio_dht.core.origins import Account, Flow, Stock
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import DialError, StreamError, UsageError
@@ -33,6 +33,7 @@ from codio_dht.net.limits import ARRIVALS_PER_IP_PER_S, MAX_ARRIVALS_PER_IP
 from codio_dht.net.link import now
 from codio_dht.net.stack import connection as connection_module
 from codio_dht.net.stack.channel import ChannelData, ChannelReset
+from codio_dht.net.stack.connection import Established
 from codio_dht.net.stack.multistream import HEADER, encode_message
 from codio_dht.net.stack_host import Gate, Limits, StackHost, connections, pump
 from codio_dht.net.targets import of_socket
@@ -631,6 +632,28 @@ async def test_a_peer_tells_one_change_at_a_time_and_a_later_one_takes_its_place
         await peer.flush()
         await until(lambda: server.stats()["bytes_held"] == 51)
         assert 1 == server.stats()["stream_reset:a later push has begun"]
+
+
+async def test_a_request_that_comes_with_the_end_of_the_handshake_is_charged_as_well() -> None:
+    payers: list[object] = []
+
+    class Asking(Echo):
+        def feed(self, data: bytes, now: Monotonic) -> Any:
+            payers.append(server.account(peer.key.peer_id()))
+            return super().feed(data, now)
+
+    async with echo_server(limits=Limits(exempt_local=False)) as (server, _):
+        server.serve("/asking", lambda peer_id: Asking(), idle_timeout_s=IDLE_S)
+        async with raw_socket(server, "127.1.1.1") as sock:
+            peer = RawPeer(sock)
+            while not any(isinstance(event, Established) for event in peer.events):
+                await sock.send_all(peer.connection.data_to_send())
+                assert await peer.receive()
+            peer.connection.streams.open(["/asking"], now(), b"x")
+            await peer.flush()
+            await until(lambda: bool(payers))
+        assert [True] == [isinstance(payer, Account) for payer in payers]
+        assert {} == server._admitted
 
 
 async def test_a_peer_that_tells_changes_all_the_time_is_not_heard() -> None:

@@ -68,7 +68,6 @@ def test_whoever_is_exempt_is_charged_with_nothing() -> None:
     charges = Charges(made.origins, made.peer(ip("127.0.0.1"), PEER))
     assert charges.within(1 << 40, 1 << 20) is None
     assert 0 == charges.pause_s(100.0, NOW)
-    assert charges.affords(Flow.EVENTS, NOW)
 
 
 def small() -> tuple[OriginLedger, Charges]:

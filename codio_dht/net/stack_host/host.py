@@ -21,7 +21,7 @@ from trio.lowlevel import checkpoint
 
 from codio_dht.core.addresses import AddressFilter
 from codio_dht.core.clock import Monotonic
-from codio_dht.core.origins import Account, OriginLedger
+from codio_dht.core.origins import Account, Flow, OriginLedger
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import CapacityError, DialError, NotRunningError, StreamError
@@ -90,6 +90,9 @@ class StackHost:
         self._running = False
         self._network: Hashable = None
         self._bus = EventBus(self._counters)
+        self._admitted: dict[PeerId, Link] = {}
+        """Links whose peers have proved who they are, until they are open: a request that comes
+        with the end of the handshake is answered in between."""
         self._connections = Connections(self._peer_id, limits, self._counters)
         self._origins = OriginLedger()
         self._charging = Charging(self._origins, gate, limits)
@@ -105,6 +108,7 @@ class StackHost:
             counters=self._counters,
             nursery=nursery,
             observed=self._on_observed,
+            affords=self._affords,
         )
         self._served.add(Served(PING, PingHandler, PING_IDLE_S))
         context = LinkContext(
@@ -228,6 +232,11 @@ class StackHost:
         if not self._look_at_own_addresses():
             self._bus.emit(AddrsChanged(self._told, self._unproven))
 
+    def _affords(self, peer_id: PeerId, flow: Flow) -> bool:
+        """Whether the peer may cause one more of ``flow`` now. It is charged with it."""
+        account = self.account(peer_id)
+        return account is None or self._origins.afford(account, flow, now())
+
     def _on_observed(self, link: Link, addr: bytes) -> None:
         """The peer says where it sees us."""
         seen = strip_peer_id(addr, self._peer_id.to_bytes())
@@ -303,7 +312,7 @@ class StackHost:
 
     def account(self, peer_id: PeerId) -> Account | None:
         """The account that pays for what the connected peer causes."""
-        link = self._connections.best(peer_id)
+        link = self._connections.best(peer_id) or self._admitted.get(peer_id)
         return None if link is None else link.charges.account
 
     def connections(self) -> list[ConnectionInfo]:
@@ -436,6 +445,8 @@ class StackHost:
         elif link.inbound and not self._connections.make_room(now()):
             reason = "too many connections"
         else:
+            link.charges.move(self._charging.peer(link.target.ip, peer_id))
+            self._admitted[peer_id] = link
             return True
         self._counters[f"peers_refused:{reason}"] += 1
         return False
@@ -445,9 +456,14 @@ class StackHost:
         if link.inbound:
             self._admission.established(link)
         self._connections.add(link)
+        self._forget_admitted(link)
         self._counters["connections_opened"] += 1
         self._identifier.ask(link)
         self._dialler.on_connected(link)
+
+    def _forget_admitted(self, link: Link) -> None:
+        for peer_id in [each for each, other in self._admitted.items() if other is link]:
+            del self._admitted[peer_id]
 
     def on_accepted(self, link: Link, channel: Channel) -> None:
         """See ``LinkOwner``."""
@@ -469,6 +485,7 @@ class StackHost:
     def on_ended(self, link: Link) -> None:
         """See ``LinkOwner``."""
         self._observed.ended(link, now())
+        self._forget_admitted(link)
         if link.inbound:
             self._admission.ended(link)
         if isinstance(link.error, CapacityError):

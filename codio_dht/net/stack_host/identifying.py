@@ -46,8 +46,11 @@ class LinkIdentifier:
         counters: Counter[str],
         nursery: trio.Nursery,
         observed: Callable[[Link, bytes], None],
+        affords: Callable[[PeerId, Flow], bool],
     ) -> None:
-        """``observed`` is told at which address (a binary multiaddr) a peer says it sees us."""
+        """``observed`` is told at which address (a binary multiaddr) a peer says it sees us.
+        ``affords`` charges a peer for one more of a flow, and says whether it may have it."""
+        self.affords = affords
         self._observed = observed
         self._key = key
         self._agent = agent
@@ -98,11 +101,6 @@ class LinkIdentifier:
         """The stream of ``push`` is over."""
         if self._pushes.get(peer_id) is push:
             del self._pushes[peer_id]
-
-    def affords_push(self, peer_id: PeerId, moment: Monotonic) -> bool:
-        """Whether the peer may tell one more change now. It is charged with it."""
-        link = self._connections.best(peer_id)
-        return link is None or link.charges.affords(Flow.EVENTS, moment)
 
     # --- answering --------------------------------------------------------------------------------
 
@@ -270,7 +268,7 @@ class _PushHandler:
         parts = self._parts
         if parts is None:
             return self._fail("a later push has begun")
-        if not self._identifier.affords_push(self._peer_id, now):
+        if not self._identifier.affords(self._peer_id, Flow.EVENTS):
             return self._fail("too many pushes")
         self.held_bytes = 0
         if not self._identifier.learn(self._peer_id, parts):
