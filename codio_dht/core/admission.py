@@ -9,10 +9,12 @@ straight into the table. Its probe is a FIND_NODE for its own id (GO ``lookupChe
       \--while backing off--> deferred --back-off over--> offered again
 
 An answer admits, except that it has to name at least one peer once the table holds a bucket's worth
-(a peer that knows nobody is no use then). A probe that hangs does not admit, except while the table
-holds less than that: such a peer enters unverified if it is connected. It counts as never having
-answered, so it is replaceable by any that did, and the first to be probed for liveness. A silent
-peer that there is no connection to never enters: nobody may be there at all.
+(a peer that knows nobody is no use then). Nobody enters without an answer: else one stranger fills
+a new node's table with peers that never existed.
+
+Candidates take turns by their origin (:mod:`codio_dht.core.turns`), and when too many wait, the
+newest of the largest origin makes room. One subnet, and one IP group, has no more probes out than
+are free. So whoever comes with a thousand identities delays those of others by a turn.
 
 A peer that answered a lookup's request needs no probe: ``on_reply``. One that failed a dial or a
 request loses its place: ``on_failure``, unless it is our own network that seems to be down
@@ -25,7 +27,7 @@ is probed like any candidate, and if that fails the next one is.
 While the node joins (from an empty table until the second refresh and a minute more, GO), peers
 enter as replaceable: who happens to come first does not keep its place for that.
 
-Bounds: ``MAX_ADMISSION_QUEUE`` candidates, and as many deferred ones (then FULL),
+Bounds: ``MAX_ADMISSION_QUEUE`` candidates, and as many deferred ones,
 ``MAX_ADMISSION_PROBES`` at once,
 ``MAX_ADMISSION_MEMORY`` failed ones remembered (the oldest is forgotten),
 ``MAX_REPLACEMENTS_PER_CPL`` candidates for each full bucket.
@@ -33,6 +35,7 @@ Bounds: ``MAX_ADMISSION_QUEUE`` candidates, and as many deferred ones (then FULL
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -48,12 +51,13 @@ from codio_dht.core.peer import PeerId
 from codio_dht.core.replacements import Replacements
 from codio_dht.core.routing_table import AddOutcome, RoutingTable
 from codio_dht.core.steps import Wait
+from codio_dht.core.turns import Path, Turns
 
 MAX_ADMISSION_PROBES: Final = 64
 """Admission probes in flight at once (GO 256, NIM 50, ZK 3); further candidates wait."""
 
 MAX_ADMISSION_QUEUE: Final = 512
-"""Candidates waiting for a probe; a new one is refused while it is full."""
+"""Candidates waiting for a probe; when it is full, the newest of the largest origin makes room."""
 
 ADMISSION_BACKOFF_S: Final = 10.0
 """A candidate that failed is not probed again for this long, in seconds. Each further failure
@@ -90,7 +94,7 @@ class OfferOutcome(Enum):
     DEFERRED = "deferred"
     """It failed not long ago, and is probed when its back-off is over."""
     FULL = "full"
-    """Too many candidates are waiting."""
+    """Too many candidates are waiting, and its own origin has most of them."""
     REFUSED_SELF = "refused_self"
 
 
@@ -117,6 +121,7 @@ class _Probing:
 
     peer: PeerId
     deadline: Monotonic
+    owner: Path
     moot: bool = False
 
 
@@ -128,21 +133,21 @@ class Admission:
         table: RoutingTable,
         outage: Outage | None = None,
         *,
-        is_connected: Callable[[PeerId], bool] = lambda _peer: True,
+        owner_of: Callable[[PeerId], Path] = lambda peer: ("", b"", peer.to_bytes()),
         max_probes: int = MAX_ADMISSION_PROBES,
         max_queue: int = MAX_ADMISSION_QUEUE,
         max_memory: int = MAX_ADMISSION_MEMORY,
         probe_timeout_s: float = params.PROBE_TIMEOUT_S,
     ) -> None:
+        """``owner_of`` says by which owner a candidate takes turns: IP group, subnet, peer."""
         self._table = table
-        self._is_connected = is_connected
+        self._owner_of = owner_of
         self._max_probes = max_probes
-        self._max_queue = max_queue
         self._probe_timeout_s = probe_timeout_s
-        self._queue: dict[Key, PeerId] = {}
+        self._queue: Turns[Key, PeerId] = Turns(max_queue)
         self._probing: dict[Key, _Probing] = {}
         self._failed: BackoffMemory[Key] = BackoffMemory(max_memory)
-        self._deferred: dict[Key, PeerId] = {}
+        self._deferred: Turns[Key, PeerId] = Turns(max_queue)
         """Candidates that are to be offered again when their back-off is over."""
         self._replacements = Replacements()
         self._outage = outage or Outage()
@@ -193,10 +198,8 @@ class Admission:
         if not self._table.has_room(peer):
             self._remember(peer, now, answered=False)
             return OfferOutcome.NO_ROOM
-        if len(self._queue) >= self._max_queue:
-            return OfferOutcome.FULL
-        self._queue[key] = peer
-        return OfferOutcome.QUEUED
+        dropped = self._queue.put(key, peer, self._owner_of(peer))
+        return OfferOutcome.FULL if dropped == (key, peer) else OfferOutcome.QUEUED
 
     def readmit(self, peer: PeerId) -> None:
         """End the back-off of ``peer``, which is known to be there again."""
@@ -221,14 +224,10 @@ class Admission:
         self._offer_deferred(now)
         for probing in [each for each in self._probing.values() if each.deadline <= now]:
             self.on_probe_failed(probing.peer, FailureReason.TIMEOUT, now)
-        while self._queue:
-            if len(self._probing) >= self._max_probes:
-                break
-            key = next(iter(self._queue))
-            peer = self._queue.pop(key)
+        while (peer := self._next_candidate()) is not None:
             if self._table.has_room(peer):
                 deadline = Monotonic(now + self._probe_timeout_s)
-                self._probing[key] = _Probing(peer, deadline)
+                self._probing[peer.key] = _Probing(peer, deadline, self._owner_of(peer))
                 return Probe(peer, deadline)
             self._remember(peer, now, answered=False)
         return Wait(self._wake())
@@ -257,10 +256,6 @@ class Admission:
         if why is FailureReason.CAPACITY:
             return AddOutcome.REFUSED_UNVERIFIED
         self._back_off(peer, now)
-        hangs = why is FailureReason.TIMEOUT and self._is_connected(peer)
-        if hangs and self._table_is_small():
-            self._joining()
-            return self._table.add(peer, now, replaceable=True, answered=False)
         self._refill(self._cpl(peer), now)
         return AddOutcome.REFUSED_UNVERIFIED
 
@@ -293,7 +288,7 @@ class Admission:
             self._back_off(peer, now)
             self._refill(self._cpl(peer), now)
             return True
-        if self._queue.pop(peer.key, None) is not None:
+        if self._queue.pop(peer.key) is not None:
             self._back_off(peer, now)
         return False
 
@@ -350,22 +345,35 @@ class Admission:
 
     def _forget(self, key: Key) -> None:
         """No candidate any more; a probe that is out goes on without consequences."""
-        self._queue.pop(key, None)
-        self._deferred.pop(key, None)
+        self._queue.pop(key)
+        self._deferred.pop(key)
         if (probing := self._probing.get(key)) is not None:
             probing.moot = True
 
     def _defer(self, peer: PeerId) -> OfferOutcome:
-        if peer.key not in self._deferred and len(self._deferred) >= self._max_queue:
-            return OfferOutcome.FULL
-        self._deferred[peer.key] = peer
-        return OfferOutcome.DEFERRED
+        dropped = self._deferred.put(peer.key, peer, self._owner_of(peer))
+        return OfferOutcome.FULL if dropped == (peer.key, peer) else OfferOutcome.DEFERRED
 
     def _offer_deferred(self, now: Monotonic) -> None:
         blocked = self._failed.is_blocked
-        for peer in [each for key, each in self._deferred.items() if not blocked(key, now)]:
-            del self._deferred[peer.key]
+        for peer in [each for each in self._deferred.values() if not blocked(each.key, now)]:
+            self._deferred.pop(peer.key)
             self.offer(peer, now)
+
+    def _next_candidate(self) -> PeerId | None:
+        """The candidate whose turn it is, of a subnet and a group that have no more probes out than
+        are free. Those without an origin (exempt, or gone) only take turns with the others."""
+        free = self._max_probes - len(self._probing)
+        out: Counter[Path] = Counter()
+        for each in self._probing.values():
+            out[each.owner[:1]] += 1
+            out[each.owner[:2]] += 1
+        if not free:
+            return None
+        found = self._queue.take(
+            lambda owner: not owner[0] or (out[owner[:1]] < free and out[owner[:2]] < free)
+        )
+        return None if found is None else found[1]
 
     def _back_off(self, peer: PeerId, now: Monotonic) -> None:
         """Do not probe ``peer`` for a while, longer each time."""

@@ -8,17 +8,19 @@ addresses count: private ones and loopback are exempt, so that LANs and tests ar
 peer of the public network that gives nothing but names is of one group with all others that do, for
 where a name leads its owner decides.
 
-Of a connected peer it counts where the connection leads, not where it says that it is (GO): else
-one machine could claim an address in every group, for its own identities or to shut out others.
-A peer may have addresses in several groups: each of them must have room (GO). What counts is what
-it had when it entered; it frees the same when it leaves.
+It counts where a peer was seen, that is where its last connection led, and not where it says that
+it is: else one machine could claim an address in every group, for its own identities or to shut out
+others. Of a peer that was never seen, what it claims counts. It may have addresses in several
+groups: each of them must have room (GO). One that claims more than ``MAX_CLAIMED_GROUPS`` counts
+for none of these, but with all others that do so for a group of their own. What counts is what a
+peer had when it entered; it frees the same when it leaves.
 
 Must never: resolve a name, iterate a set.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
@@ -35,17 +37,28 @@ MAX_GROUP_PEERS_PER_TABLE: Final = 3
 """Peers of one IP group in the table (GO)."""
 
 MAX_GROUP_PEERS_PER_REPLY: Final = 3
-"""A reply that names more peers of one IP group than this loses all of that group (GO)."""
+"""Of the peers of one IP group that a reply names, this many are read, those named first. (GO reads
+none of a larger group, so whoever names peers with the addresses of honest ones erases these.)"""
+
+MAX_CLAIMED_GROUPS: Final = 3
+"""Groups that a peer may claim to be in and be counted for each: IPv4, IPv6, and one more."""
+
+MAX_SEEN_PEERS: Final = 4_096
+"""Peers of which it is remembered where they were seen; the one seen longest ago is forgotten."""
 
 _T = TypeVar("_T")
 
 NAMES: Final = "names"
 """The group of peers with nothing but names."""
 
+MANY: Final = "many"
+"""The group of peers that claim to be in more than ``MAX_CLAIMED_GROUPS``."""
+
 
 def groups_of(addrs: Iterable[bytes]) -> tuple[str, ...]:
-    """The groups that count for a peer at ``addrs``, each once: those of its public IP addresses,
-    or ``NAMES`` if it has only names of the public DNS. None of them: it is exempt."""
+    """The groups that count for a peer that claims to be at ``addrs``, each once: those of its
+    public IP addresses, ``MANY`` for too many of them, or ``NAMES`` if it has only names of the
+    public DNS. None of them: it is exempt."""
     groups: dict[str, None] = {}
     named = False
     for addr in addrs:
@@ -54,30 +67,43 @@ def groups_of(addrs: Iterable[bytes]) -> tuple[str, ...]:
                 groups[group] = None
             else:
                 named = named or is_dns(addr)
+    if len(groups) > MAX_CLAIMED_GROUPS:
+        return (MANY,)
     return tuple(groups) if groups or not named else (NAMES,)
+
+
+def seen_groups(addrs: Iterable[bytes]) -> tuple[str, ...]:
+    """The groups of a peer whose connections lead to ``addrs``, private ones as well."""
+    return tuple(dict.fromkeys(group for addr in addrs if (group := ip_group(addr)) is not None))
 
 
 def over_represented(
     entries: Sequence[PeerEntry], most: int = MAX_GROUP_PEERS_PER_REPLY
 ) -> frozenset[PeerId]:
-    """The peers of one reply that are of a group with more than ``most`` peers in it: who answers
-    so is itself deceived, or deceives (GO). A peer named twice counts once."""
-    groups = {entry.peer_id: groups_of(entry.addrs) for entry in entries}
-    sizes = Counter(group for each in groups.values() for group in each)
-    if max(sizes.values(), default=0) <= most:
-        return frozenset()
-    return frozenset(
-        peer for peer, each in groups.items() if any(sizes[group] > most for group in each)
-    )
+    """The peers of one reply that are one too many of a group: after the first ``most`` of it, in
+    the order of the reply. A peer named twice counts once."""
+    sizes: Counter[str] = Counter()
+    seen: set[PeerId] = set()
+    crowd: list[PeerId] = []
+    for entry in entries:
+        if entry.peer_id in seen:
+            continue
+        seen.add(entry.peer_id)
+        groups = groups_of(entry.addrs)
+        if any(sizes[group] >= most for group in groups):
+            crowd.append(entry.peer_id)
+        else:
+            sizes.update(groups)
+    return frozenset(crowd)
 
 
 class GroupLimits:
     """An ``AdmissionPolicy``: at most ``per_cpl`` peers of one group at one CPL, and ``per_table``
     in all. ``addrs_of`` says where a peer says it is; one without any address is refused.
-    ``seen_at`` says where its connections lead, if it has any. While ``enforced`` is False
-    everybody is admitted, and counted.
+    ``seen_at`` says where its connections lead, if it has any that count. While ``enforced`` is
+    False everybody is admitted, and counted.
 
-    Holds what the table holds: the table is its bound.
+    Holds what the table holds, and where ``MAX_SEEN_PEERS`` were seen.
     """
 
     def __init__(
@@ -97,8 +123,18 @@ class GroupLimits:
         self._members: dict[Key, tuple[int, tuple[str, ...]]] = {}
         """CPL and groups of each peer in the table."""
 
+        self._seen: OrderedDict[PeerId, tuple[str, ...]] = OrderedDict()
         self._at_cpl: dict[tuple[int, str], int] = {}
         self._in_table: dict[str, int] = {}
+
+    def note(self, peer: PeerId) -> None:
+        """Remember where ``peer`` is seen now, if it is connected."""
+        groups = seen_groups(self._seen_at(peer))
+        if groups:
+            self._seen[peer] = groups
+            self._seen.move_to_end(peer)
+            if len(self._seen) > MAX_SEEN_PEERS:
+                self._seen.popitem(last=False)
 
     def sizes(self) -> dict[str, int]:
         """How many peers of each group are in the table (for statistics)."""
@@ -142,7 +178,8 @@ class GroupLimits:
         )
 
     def _groups(self, peer: PeerId, said: Sequence[bytes]) -> tuple[str, ...]:
-        return groups_of(self._seen_at(peer)) or groups_of(said)
+        self.note(peer)
+        return self._seen.get(peer) or groups_of(said)
 
 
 def _take_one(counts: dict[_T, int], key: _T) -> None:

@@ -19,12 +19,15 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.diversity import GroupLimits, over_represented
 from codio_dht.core.messages import FailureReason, PeerEntry
 from codio_dht.core.netsize import NetworkSize
+from codio_dht.core.origins import origin_of
 from codio_dht.core.outage import Outage
 from codio_dht.core.peer import PeerId
 from codio_dht.core.peer_book import PeerBook
 from codio_dht.core.peer_health import PeerHealth
 from codio_dht.core.refresh import RefreshSchedule
 from codio_dht.core.routing_table import AddOutcome, AdmissionPolicy, AllOf, RoutingTable
+from codio_dht.core.turns import Path
+from codio_dht.formats.multiaddr import ip_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ class Network:
     """The state of one DHT and the rules that tie its parts together.
 
     ``seen_at`` says where the connections to a peer lead. A diverse network limits peers by these,
-    because a peer cannot choose them.
+    because a peer cannot choose them, and candidates take turns by them. ``is_counted`` says
+    whether they count, which those of exempt peers do not.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Network:
         refresh_interval_s: float = params.REFRESH_INTERVAL_S,
         observer: TableObserver | None = None,
         seen_at: Callable[[PeerId], Sequence[bytes]] = lambda _peer: (),
+        is_counted: Callable[[PeerId], bool] = lambda _peer: True,
         denies: Callable[[PeerId], bool] = lambda _peer: False,
     ) -> None:
         self.local = local
@@ -91,10 +96,11 @@ class Network:
         self.health = PeerHealth()
         self.size = NetworkSize(k)
         self.outage = Outage()
-        self._limits = GroupLimits(self.book.addrs, seen_at, enforced=policy.diverse)
+        self._is_counted = is_counted
+        self._limits = GroupLimits(self.book.addrs, self._counted_at, enforced=policy.diverse)
         policies: list[AdmissionPolicy] = [self._limits, _Residents(self.book, observer)]
         self.table = RoutingTable(local.key, bucket_size=k, policy=AllOf(policies))
-        self.admission = Admission(self.table, self.outage, is_connected=self.book.is_connected)
+        self.admission = Admission(self.table, self.outage, owner_of=self._owner)
         self.refresh = RefreshSchedule(self.table, self.outage, interval_s=refresh_interval_s)
 
     @property
@@ -113,6 +119,17 @@ class Network:
             if not self.book.addrs(peer, now) or self._limits.crowds(peer):
                 self.admission.withdraw(peer, now)
 
+    def _counted_at(self, peer: PeerId) -> Sequence[bytes]:
+        return self._seen_at(peer) if self._is_counted(peer) else ()
+
+    def _owner(self, peer: PeerId) -> Path:
+        """By whom a candidate takes turns. Those that are gone, or exempt, are one group."""
+        for addr in self._counted_at(peer):
+            ip = ip_of(addr)
+            if ip is not None:
+                return origin_of(ip, peer.to_bytes())
+        return "", b"", peer.to_bytes()
+
     # --- sightings --------------------------------------------------------------------------------
 
     def identified(
@@ -121,6 +138,7 @@ class Network:
         """A connected peer told what it speaks. A kad server becomes a candidate; one that no
         longer is a server leaves the table (GO ``HandleRemotePeerProtocolChanges``)."""
         self.book.identified(peer, self.address_filter(addrs), now, seen_at=self._seen_at(peer))
+        self._limits.note(peer)
         if self.protocol in protocols:
             if self.health.introduced(peer, now):
                 self.admission.readmit(peer)
@@ -197,7 +215,7 @@ class Network:
 
         At most ``2k`` are read (GO); this node itself is left out, and so is a peer without an
         address that the policy keeps, unless it is the lookup's ``target`` or its address is known.
-        On a diverse network an IP group that fills too much of the reply is left out as a whole.
+        On a diverse network the first few of an IP group are taken, and the others are left out.
         """
         read = closer[: params.MAX_CLOSER_PEERS_ACCEPTED]
         crowd = over_represented(read) if self.policy.diverse else frozenset()

@@ -7,7 +7,8 @@ subnet its peers; the items of one peer come in the order in which they were put
 items of one owner delay the item of another by one turn.
 
 When one item too many is put, the newest item of the largest owner is dropped: of the largest group
-the largest subnet, of that the largest peer. That may be the item that was just put.
+the largest subnet, of that the largest peer; of equally large ones, that which had its turn, or
+came, last. That may be the item that was just put.
 
 Never reads a clock. Bound: ``max_items``; owners without items are not held.
 """
@@ -131,5 +132,5 @@ class Turns(Generic[K, T]):
     def _newest_of_the_largest(self) -> K:
         node = self._root
         while node.parts:
-            node = max(node.parts.values(), key=lambda each: each.size)
+            node = max(reversed(node.parts.values()), key=lambda each: each.size)
         return next(reversed(node.keys))

@@ -252,6 +252,7 @@ def make_runtime(
         observer=protection,
         seen_at=lambda peer: binary(host.remote_addrs(peer)),
         denies=shared.denials.denies_peer,
+        is_counted=lambda peer: host.account(peer) is not None,
     )
     rpc = RpcClient(
         host,

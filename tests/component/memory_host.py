@@ -26,6 +26,7 @@ from codio_dht.errors import (
 )
 from codio_dht.net.handlers import Parked, Reset, StreamHandlerFactory
 from codio_dht.net.host import ConnectionInfo, HostEvent, PeerGone, PeerIdentified
+from codio_dht.net.targets import parse
 
 
 def peer_id_of(number: int) -> PeerId:
@@ -70,8 +71,6 @@ class MemoryHost:
         self.open_streams = 0
         self.tags: defaultdict[PeerId, set[str]] = defaultdict(set)
         self.origins = OriginLedger()
-        self.accounts: dict[PeerId, Account] = {}
-        """Who pays for each peer; for the others, nobody does."""
         self._subscribers: list[trio.MemorySendChannel[HostEvent]] = []
         self._idle_timeout_s = float("inf")
         net.hosts[str(addr)] = self
@@ -137,7 +136,11 @@ class MemoryHost:
         return peer_id in self.peers
 
     def account(self, peer_id: PeerId) -> Account | None:
-        return self.accounts.get(peer_id)
+        for addr in self.remote_addrs(peer_id):
+            target = parse(addr.to_bytes())
+            if target is not None and not target.ip.local:
+                return self.origins.peer(target.ip.packed, peer_id.to_bytes())
+        return None
 
     def remote_addrs(self, peer_id: PeerId) -> list[Multiaddr]:
         other = self.peers.get(peer_id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +26,7 @@ from codio_dht.core.messages import FailureReason
 from codio_dht.core.peer import PeerId
 from codio_dht.core.routing_table import AddOutcome, RoutingTable
 from codio_dht.core.steps import Wait
+from codio_dht.core.turns import Path
 from codio_dht.params import KEY_BITS, PROBE_TIMEOUT_S, K
 
 LOCAL = Key(0)
@@ -122,12 +125,57 @@ def test_a_candidate_whose_bucket_filled_up_meanwhile_is_skipped() -> None:
     assert admission.waiting == 0
 
 
+# --- turns ----------------------------------------------------------------------------------------
+
+
+def crowd_of(names: str) -> tuple[list[PeerId], Callable[[PeerId], Path]]:
+    """Peers that were seen in the groups with these one-letter names, and who their owner is."""
+    peers = peers_at_cpl(0, len(names))
+    groups = dict(zip(peers, names, strict=True))
+    return peers, lambda peer: (groups[peer], groups[peer].encode(), peer.to_bytes())
+
+
+def probed(admission: Admission, at: float = 0) -> list[PeerId]:
+    found = []
+    while isinstance(step := admission.next(now(at)), Probe):
+        found.append(step.peer)
+    return found
+
+
+def test_candidates_of_different_origins_take_turns() -> None:
+    peers, owner_of = crowd_of("aaaab")
+    admission = Admission(RoutingTable(LOCAL), max_probes=5, owner_of=owner_of)
+    for peer in peers:
+        admission.offer(peer, now(0))
+    assert peers[4] in probed(admission)[:2]
+
+
+def test_a_full_queue_keeps_the_candidates_of_small_origins() -> None:
+    peers, owner_of = crowd_of("aaaaaab")
+    admission = Admission(RoutingTable(LOCAL), max_probes=1, max_queue=3, owner_of=owner_of)
+    outcomes = [admission.offer(peer, now(0)) for peer in peers]
+    assert [OfferOutcome.QUEUED] * 3 + [OfferOutcome.FULL] * 3 + [OfferOutcome.QUEUED] == outcomes
+    assert peers[6] in admission._queue.values()
+
+
+def test_one_origin_has_no_more_probes_out_than_are_free() -> None:
+    peers, owner_of = crowd_of("a" * 15 + "bc")
+    admission = Admission(RoutingTable(LOCAL), max_probes=8, owner_of=owner_of)
+    for peer in peers[:15]:
+        admission.offer(peer, now(0))
+    assert 4 == len(probed(admission))
+    for peer in peers[15:]:
+        admission.offer(peer, now(1))
+    assert peers[15:] == probed(admission, 1)
+
+
 # --- probes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.conformance("c49")
-def test_a_peer_that_hangs_is_not_inserted_once_the_table_holds_k() -> None:
-    table = table_of(K)
+@pytest.mark.parametrize("size", [0, K - 1, K])
+def test_a_peer_that_hangs_is_not_inserted_however_small_the_table(size: int) -> None:
+    table = table_of(size)
     admission = Admission(table)
     (peer,) = peers_at_cpl(0, 1)
     probe(admission, peer)
@@ -136,43 +184,13 @@ def test_a_peer_that_hangs_is_not_inserted_once_the_table_holds_k() -> None:
 
 
 @pytest.mark.conformance("c49")
-def test_a_peer_that_hangs_is_accepted_while_the_table_is_small() -> None:
-    table = table_of(K - 1)
+def test_a_peer_whose_probe_is_given_up_is_not_inserted() -> None:
+    table = table_of(1)
     admission = Admission(table)
     (peer,) = peers_at_cpl(0, 1)
     probe(admission, peer)
-    assert admission.on_probe_failed(peer, TIMEOUT, now(10)) is AddOutcome.ADDED
-    entry = table.entry(peer)
-    assert entry is not None
-    assert (entry.last_answered, entry.replaceable) == (None, True)
-    assert table.silent_since(now(-1)) == [peer]
-
-
-@pytest.mark.conformance("c49")
-def test_a_silent_peer_that_there_is_no_connection_to_stays_out_of_a_small_table_too() -> None:
-    table = table_of(K - 1)
-    connected, gone, given_up = peers_at_cpl(0, 3)
-    admission = Admission(table, is_connected=lambda peer: peer == connected)
-    for peer in (connected, gone):
-        probe(admission, peer)
-        admission.on_probe_failed(peer, TIMEOUT, now(10))
-    probe(admission, given_up, 10)
-    admission.next(now(10 + PROBE_TIMEOUT_S))
-    held = [peer for peer in (connected, gone, given_up) if peer in table]
-    assert held == [connected]
-
-
-@pytest.mark.conformance("c49")
-def test_a_peer_that_hung_makes_way_for_one_that_answers() -> None:
-    table = RoutingTable(LOCAL, bucket_size=2)
-    admission = Admission(table)
-    hung, a, b = peers_at_cpl(0, 3)
-    probe(admission, hung)
-    admission.on_probe_failed(hung, TIMEOUT, now(10))
-    table.add(a, now(10))
-    probe(admission, b, 11)
-    assert admission.on_probe_answered(b, 1, now(12)) is AddOutcome.REPLACED
-    assert table.peers() == [a, b]
+    admission.next(now(PROBE_TIMEOUT_S))
+    assert peer not in table
 
 
 @pytest.mark.conformance("c49")

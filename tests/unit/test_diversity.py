@@ -240,18 +240,26 @@ def test_the_limits_hold_whoever_comes_and_goes(
 
 
 @pytest.mark.conformance("c44")
-def test_a_reply_with_more_than_three_of_a_group_loses_that_group() -> None:
+def test_of_a_group_with_more_than_three_in_a_reply_the_first_three_are_taken() -> None:
     few = [entry(nth, ip(f"9.9.{nth}.1")) for nth in range(3)]
     many = [entry(nth, ip(f"8.8.{nth}.1")) for nth in range(10, 14)]
     others = [entry(nth, ip(f"7.{nth}.0.1")) for nth in range(20, 30)]
     lost = over_represented([*few, *many, *others])
-    assert lost == {each.peer_id for each in many}
+    assert lost == {many[3].peer_id}
 
 
 @pytest.mark.conformance("c44")
-def test_a_peer_that_is_in_a_crowd_with_one_of_its_addresses_is_of_the_crowd() -> None:
+def test_four_liars_that_claim_the_groups_of_sixteen_erase_none_of_them() -> None:
+    honest = [entry(nth, ip(f"7.{nth}.0.1")) for nth in range(16)]
+    claims = [ip(f"7.{nth}.9.9") for nth in range(16)]
+    liars = [entry(nth, *claims) for nth in range(100, 104)]
+    lost = over_represented([*liars, *honest])
+    assert lost == {liars[3].peer_id}
+
+
+def test_a_peer_of_ipv4_ipv6_and_one_group_more_counts_for_each_of_them() -> None:
     many = [entry(nth, ip(f"8.8.{nth}.1"), ip(f"7.{nth}.0.1")) for nth in range(4)]
-    assert over_represented(many) == {each.peer_id for each in many}
+    assert over_represented(many) == {many[3].peer_id}
 
 
 def test_one_peer_named_often_and_peers_without_public_addresses_are_no_crowd() -> None:
@@ -279,7 +287,8 @@ def test_of_twenty_closer_peers_in_one_group_at_most_three_are_taken() -> None:
 
 def test_the_peer_that_is_looked_for_is_taken_in_whatever_company() -> None:
     closer = [entry(nth, ip(f"8.8.{nth}.1")) for nth in range(1, 21)]
-    assert network(diverse=True).learn(closer, closer[7].peer_id, NOW) == [closer[7].peer_id]
+    taken = [closer[nth].peer_id for nth in (0, 1, 2, 7)]
+    assert network(diverse=True).learn(closer, closer[7].peer_id, NOW) == taken
 
 
 @pytest.mark.conformance("c50")
