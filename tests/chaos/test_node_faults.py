@@ -16,8 +16,10 @@ import trio.testing
 
 from codio_dht import DHTConfig, DHTManager, params
 from codio_dht.core.admission import MAX_ADMISSION_MEMORY, MAX_ADMISSION_PROBES, MAX_ADMISSION_QUEUE
+from codio_dht.core.diversity import MAX_SEEN_PEERS
 from codio_dht.core.messages import AddProvider, FindNode, GetProviders, PeerEntry
 from codio_dht.core.multihash import multihash_of
+from codio_dht.core.origins import MAX_ACCOUNTS
 from codio_dht.core.own_keys import MAX_OWN_KEY_ANSWERS, MAX_OWN_KEY_LOADS
 from codio_dht.core.peer_book import MAX_HEARD_PEERS, MAX_TOLD_PEERS
 from codio_dht.core.peer_health import MAX_HEALTH_PEERS
@@ -423,7 +425,11 @@ BOUNDS = {
     "PeerBook._slots": MAX_HEARD_PEERS + MAX_TOLD_PEERS + CONNECTIONS,
     "PeerBook._told": MAX_TOLD_PEERS,
     "PeerBook._heard": MAX_HEARD_PEERS,
-    "Admission._queue": MAX_ADMISSION_QUEUE,
+    "Turns._items": MAX_ADMISSION_QUEUE,
+    "_Owner.parts": MAX_ADMISSION_QUEUE,
+    "_Owner.keys": MAX_ADMISSION_QUEUE,
+    "GroupLimits._seen": MAX_SEEN_PEERS,
+    "OriginLedger._accounts": MAX_ACCOUNTS,
     "Admission._probing": MAX_ADMISSION_PROBES,
     "BackoffMemory._failed": MAX_ADMISSION_MEMORY,  # the door's; no other is as large
     "GroupLimits._members": params.KEY_BITS * params.K,
@@ -453,7 +459,6 @@ BOUNDS = {
     "_Cached.view": params.MAX_PROVIDERS_PER_KEY,
     "OwnKeys._answers": MAX_OWN_KEY_ANSWERS,
     "OwnKeys._loading": MAX_OWN_KEY_LOADS,
-    "Storage._wanted": 1_000,  # one per inbound stream
 }
 """The named bound of every container of a node that peers can grow. Any other one may not pass
 ``SMALL``: whoever adds one names its bound here."""
