@@ -371,7 +371,7 @@ class Admission:
         if not free:
             return None
         found = self._queue.take(
-            lambda owner: not owner[0] or (out[owner[:1]] < free and out[owner[:2]] < free)
+            lambda owner: owner[0] == "" or (out[owner[:1]] < free and out[owner[:2]] < free)
         )
         return None if found is None else found[1]
 

@@ -81,7 +81,8 @@ class Victim:
 
     def stats(self) -> dict[str, Any]:
         """What ``codio-dht stats`` says."""
-        command = [TREE / ".venv/bin/codio-dht", "stats", "--json", "--data-dir", self.data]
+        program = str(TREE / ".venv/bin/codio-dht")
+        command = [program, "stats", "--json", "--data-dir", str(self.data)]
         found: dict[str, Any] = json.loads(subprocess.check_output(command))
         return found
 
