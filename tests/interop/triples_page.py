@@ -92,6 +92,27 @@ one to which the provider is nearer. py-libp2p takes whoever asks it, DHT client
 its closest peers. So the node that asks by hand comes after *closest*.
 """
 
+_PROGRAMS: Final = """
+## Containers
+
+`scripts/interop --containers` runs every triple of this node, go, rust and js with each node in a
+container of its own, on a bridge network. `tests/interop/test_containers.py` does this with two
+triples in CI. `scripts/images` builds the images.
+
+## Kubo and Helia
+
+Both are programs of their own and have no place in the table. Their nodes are DHT clients that know
+only our daemons.
+
+| program | what is shown | where |
+|---|---|---|
+| Kubo {kubo} | joins, adds, fetches, provides 2,000 CIDs by its sweep; its names and those of `codio-dht name publish` resolve both ways; its provide statistics; half of our daemons are killed and return meanwhile | `test_kubo.py` |
+| Helia {helia} | joins, provides, finds and fetches content; its names and those of `codio-dht name publish` resolve both ways; one of our daemons is killed and returns meanwhile | `test_helia.py` |
+
+Both are told to take addresses of loopback for the public DHT, and not to reach out of the machine:
+Kubo by `TEST_DHT_STUB` and the settings in `kubo.py`, Helia by those in `helia/helia.js`.
+"""  # noqa: E501 - rows of a table
+
 
 def page() -> str:
     """The whole page."""
@@ -103,6 +124,7 @@ def page() -> str:
         parts += _table(transport, reasons)
     parts.append("\n## What fails, and why\n\n")
     parts += [f"{number}. {reason}.\n" for number, reason in enumerate(reasons, 1)]
+    parts.append(_PROGRAMS.format(kubo=_kubo(), helia=_npm("helia")["helia"]))
     return "".join(parts)
 
 
@@ -135,7 +157,7 @@ def _entry(triple: Triple, reasons: Sequence[str]) -> str:
 def _versions() -> Iterator[str]:
     go = (HERE / "go-peer" / "go.mod").read_text()
     cargo = (HERE / "rust-peer" / "Cargo.toml").read_text()
-    npm = json.loads((HERE / "js-peer" / "package.json").read_text())["dependencies"]
+    npm = _npm("js-peer")
     go_of = {
         name: _only(rf"^\s*github.com/libp2p/{name} v(\S+)", go)
         for name in ("go-libp2p", "go-libp2p-kad-dht")
@@ -148,6 +170,18 @@ def _versions() -> Iterator[str]:
     yield f"| js | {js} |\n"
     yield f"| {MOUNTED} | this project's DHT on a py-libp2p host |\n"
     yield f"| {PY_LIBP2P} | the `KadDHT` of py-libp2p {version('libp2p')} |\n"
+
+
+def _npm(directory: str) -> dict[str, str]:
+    """The versions that a program in js depends on."""
+    found: dict[str, str] = json.loads((HERE / directory / "package.json").read_text())[
+        "dependencies"
+    ]
+    return found
+
+
+def _kubo() -> str:
+    return _only(r"github.com/ipfs/kubo v(\S+)", (HERE / "kubo" / "go.mod").read_text())
 
 
 def _only(pattern: str, text: str) -> str:
