@@ -248,7 +248,8 @@ async def test_rows_that_are_damaged_on_disk_are_left_out_of_answers(autojump_cl
             row = [rng.choice(values) for _ in range(3)]
             if None not in row:
                 database.execute(
-                    "INSERT OR IGNORE INTO providers VALUES (?,?,?,?,?)",
+                    "INSERT OR IGNORE INTO providers (id, key, provider, record, expires)"
+                    " VALUES (?,?,?,?,?)",
                     (1_000 + number, KEY, *row),
                 )
             if None not in row[:2]:
