@@ -115,6 +115,7 @@ def test_a_stranger_makes_a_public_node_knock_at_nobody_elses_machine(require_to
         capture_output=True,
         text=True,
         timeout=120,
+        check=False,
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-2_000:]
