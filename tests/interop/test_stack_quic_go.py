@@ -16,7 +16,7 @@ from codio_dht.errors import DialError
 from codio_dht.formats.protobuf import bytes_field, read_fields, uint_field
 from codio_dht.formats.varint import encode_varint
 from codio_dht.net.host import PeerIdentified
-from codio_dht.net.quic import endpoint as quic_endpoint
+from codio_dht.net.quic import strangers
 from codio_dht.net.stack_host import StackHost, make_stack_host
 from peers import Peer, PeerError, PeerLauncher, RawReply, until
 
@@ -140,7 +140,7 @@ async def test_hundreds_of_gos_streams_leave_nothing_behind(go: PeerLauncher) ->
 
 
 async def test_go_answers_our_retry(go: PeerLauncher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quic_endpoint, "MAX_UNPROVEN_HANDSHAKES", 0)
+    monkeypatch.setattr(strangers, "MAX_UNPROVEN_HANDSHAKES", 0)
     listen = ["/ip4/127.0.0.1/udp/0/quic-v1"]
     async with go.start(listen=listen, refresh=False) as (peer,), our_host() as host:
         await peer.connect(f"{host.addrs[0]}/p2p/{host.peer_id}")

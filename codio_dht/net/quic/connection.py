@@ -29,20 +29,30 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Any, Final
 
-from aioquic.quic import events as quic
-from aioquic.quic.packet import QuicErrorCode
-
 from codio_dht.core.clock import Monotonic, UnixTime
 from codio_dht.core.peer import PeerId
 from codio_dht.crypto.certificate import make_certificate, verify_certificate
 from codio_dht.crypto.keys import PrivateKey, PublicKey
 from codio_dht.errors import CapacityError, CodioError, DeadlineError, ProtocolError, StreamError
-from codio_dht.net.quic.engine import Engine, check_engine, configuration
 from codio_dht.net.quic.limits import (
     QUIC_ACK_DELAY_S,
     QUIC_HOLD_BYTES,
     QUIC_KEEP_ALIVE_INTERVAL_S,
     QUIC_STREAM_BYTES,
+)
+from codio_dht.net.quic.machine.errors import CRYPTO_ERRORS, Code
+from codio_dht.net.quic.machine.handshake import check_tls
+from codio_dht.net.quic.machine.machine import Machine
+from codio_dht.net.quic.machine.state import (
+    Closure,
+    Event,
+    HandshakeComplete,
+    IdIssued,
+    IdRetired,
+    PeerReset,
+    Setup,
+    StreamData,
+    StreamStopped,
 )
 from codio_dht.net.quic.streams import QuicStreams
 from codio_dht.net.quic.tokens import ResetTokens
@@ -63,8 +73,7 @@ owner."""
 Datagram = tuple[bytes, Address]
 
 _LAYER: Final = "quic"
-_CRYPTO_ERRORS: Final = range(0x100, 0x200)
-_CLOSED: Final = frozenset({QuicErrorCode.NO_ERROR, QuicErrorCode.APPLICATION_ERROR})
+_CLOSED: Final = frozenset({Code.NO_ERROR, Code.APPLICATION_ERROR})
 """No fault of ours; the second stands for a reason that cannot be told in the handshake."""
 
 
@@ -85,19 +94,16 @@ class QuicState(Enum):
 class QuicIdentity:
     """What this node proves to every peer; made once, shared by all of its connections."""
 
-    __slots__ = ("dialling", "listening", "resets", "unix_now")
+    __slots__ = ("setup", "unix_now")
 
     def __init__(self, identity: PrivateKey, unix_now: Callable[[], UnixTime]) -> None:
         """A new certificate for ``identity``; ``unix_now`` tells whether others' are valid.
 
         Raises:
-            EngineMismatchError: QUIC cannot be spoken with the aioquic that is installed.
+            TlsMismatchError: QUIC cannot be spoken with the aioquic that is installed.
         """
-        check_engine()
-        self.resets = ResetTokens(identity)
-        own = make_certificate(identity)
-        self.listening = configuration(own, initiator=False)
-        self.dialling = configuration(own, initiator=True)
+        check_tls()
+        self.setup = Setup(make_certificate(identity), ResetTokens(identity))
         self.unix_now = unix_now
 
 
@@ -156,21 +162,18 @@ class Quic:
         self._wake = wake
         self._admit = admit
         self._unix_now = identity.unix_now
-        if initiator:
-            self._engine = Engine(identity.dialling, self._judge, identity.resets)
-        else:
-            self._engine = Engine(
-                identity.listening,
-                self._judge,
-                identity.resets,
-                original_destination_connection_id=original_id,
-                retry_source_connection_id=retry_id,
-            )
+        self._engine = Machine(
+            identity.setup,
+            self._judge,
+            dialled=initiator,
+            original_id=original_id or b"",
+            retry_id=retry_id,
+        )
         self._mux = QuicStreams(self._engine)
         self._streams: Streams | None = None
         self._key: PublicKey | None = None
         self._events: list[ConnectionEvent] = []
-        self._ids = {self._engine.host_cid}
+        self._ids = set(self._engine.own_ids)
         if original_id is not None and retry_id is None:
             self._ids.add(original_id)
         if retry_id is not None:
@@ -187,7 +190,7 @@ class Quic:
 
     def dial(self, addr: Address, now: Monotonic) -> None:
         """Begin a connection to ``addr``; the first datagram waits to be sent."""
-        self._engine.connect(addr, now)
+        self._engine.dial(addr, now)
 
     def receive(self, data: bytes, addr: Address, now: Monotonic) -> list[ConnectionEvent]:
         """Take a datagram; what it meant. Never raises; silent once the connection is over."""
@@ -200,8 +203,8 @@ class Quic:
             return
         heard_at = self._engine.heard_at
         try:
-            self._engine.receive_datagram(data, addr, now)
-        except Exception as error:  # noqa: BLE001 - aioquic's parsers meet a peer's bytes here
+            self._engine.receive(data, addr, now)
+        except Exception as error:  # noqa: BLE001 - a fault of ours must end this connection only
             self._fail(ProtocolError(_LAYER, "malformed packet"), error)
         if self._engine.heard_at != heard_at:
             self._pinged = False
@@ -245,7 +248,7 @@ class Quic:
             return None
         due = self._deadline if self.state is QuicState.HANDSHAKE else self._next_sweep
         due = min(due, self._next_ping())
-        timer = self._engine.get_timer()
+        timer = self._engine.next_timeout()
         return due if timer is None else Monotonic(min(due, timer))
 
     def may_wait(self, due: float, now: Monotonic) -> bool:
@@ -261,10 +264,10 @@ class Quic:
         """Loss, keep-alive, deadlines, idle streams. Harmless when early."""
         if self.state is QuicState.ENDED:
             return []
-        timer = self._engine.get_timer()
+        timer = self._engine.next_timeout()
         if timer is not None and now >= timer:
             try:
-                self._engine.handle_timer(now)
+                self._engine.on_timeout(now)
             except Exception as error:  # noqa: BLE001 - as in receive
                 self._fail(ProtocolError(_LAYER, "broken state"), error)
             self._take_engine_events(now)
@@ -319,7 +322,7 @@ class Quic:
     @property
     def peer_address(self) -> Address | None:
         """Where datagrams go; a peer may move."""
-        address: Address | None = self._engine.get_peer_address()
+        address: Address | None = self._engine.peer_address
         return address
 
     @property
@@ -335,7 +338,7 @@ class Quic:
     @property
     def held_bytes(self) -> int:
         """Bytes of all streams that wait for their protocols, for what was lost before them, or for
-        the peer; and what streams take that only the engine knows: the peer wrote nothing on them,
+        the peer; and what streams take that only the machine knows: the peer wrote nothing on them,
         or does not finish them."""
         engine = self._engine
         unknown = max(0, engine.streams_kept - self._mux.stream_count)
@@ -356,8 +359,8 @@ class Quic:
             raise ProtocolError(_LAYER, "another peer than expected")
         self._key = key
 
-    def _on_handshake(self, event: quic.HandshakeCompleted, now: Monotonic) -> None:
-        if self._key is None or event.session_resumed:
+    def _on_handshake(self, now: Monotonic) -> None:
+        if self._key is None:
             self._end(ProtocolError(_LAYER, "no certificate"))
             return
         authenticated = Authenticated(self._key.peer_id(), self._key, QUIC_V1)
@@ -384,37 +387,28 @@ class Quic:
                 self._adjust_hold()
             if told or self._streams.work_left:
                 self._streams.handle(told, now)
-        closed = engine.close_event
-        if closed is not None:  # closing or draining: nothing more will come
-            self._end(self._why(closed))
+        ended = engine.ended
+        if ended is not None:  # nothing more will come
+            self._end(self._why(ended))
 
-    def _on_engine_event(
-        self, event: quic.QuicEvent, told: list[MuxerEvent], now: Monotonic
-    ) -> None:
+    def _on_engine_event(self, event: Event, told: list[MuxerEvent], now: Monotonic) -> None:
         match event:
-            case quic.StreamDataReceived():
+            case StreamData():
                 self._mux.on_data(event, told)
-            case quic.StreamReset():
+            case PeerReset():
                 self._mux.on_reset(event, told)
-            case quic.StopSendingReceived():
+            case StreamStopped():
                 self._mux.on_stop(event)
-            case quic.HandshakeCompleted():
-                self._on_handshake(event, now)
-            case quic.ConnectionIdIssued(connection_id):
+            case HandshakeComplete():
+                self._on_handshake(now)
+            case IdIssued(connection_id):
                 self._ids.add(connection_id)
-            case quic.ConnectionIdRetired(connection_id):
+            case IdRetired(connection_id):
                 self._ids.discard(connection_id)
-            case quic.ConnectionTerminated():  # by a timer; all else shows in ``close_event``
-                self._end(DeadlineError("the peer is silent"))
-            case _:
-                pass
 
     def _settle(self, now: Monotonic) -> None:
         """Learn what left with the datagrams just built, and what they tell the peer."""
         assert self._streams is not None
-        while (event := self._engine.next_event()) is not None:
-            if isinstance(event, quic.ConnectionIdIssued):
-                self._ids.add(event.connection_id)
         told: list[MuxerEvent] = []
         self._mux.on_sent(told)
         if self._mux.kept_bytes > QUIC_HOLD_BYTES:
@@ -441,26 +435,28 @@ class Quic:
             self._streams.sweep(now)
         if now >= self._next_ping():
             self._pinged = True
-            self._engine.send_ping(0)
+            self._engine.ping()
 
     def _next_ping(self) -> Monotonic:
         """A quiet connection is pinged once; its own loss recovery sees to an answer."""
         if self._pinged or self.state is not QuicState.OPEN:
             return Monotonic(float("inf"))
-        interval = min(QUIC_KEEP_ALIVE_INTERVAL_S, self._engine.negotiated_idle_timeout_s / 2)
+        interval = min(QUIC_KEEP_ALIVE_INTERVAL_S, self._engine.idle_timeout_s / 2)
         return Monotonic(self._engine.heard_at + interval)
 
     # --- ends -------------------------------------------------------------------------------------
 
-    def _why(self, event: quic.ConnectionTerminated) -> CodioError:
+    def _why(self, ended: Closure) -> CodioError:
         """What ended it below; only codes are looked at, of what a peer may have written."""
         if self._engine.fault is not None:
             return self._engine.fault
-        if event.error_code == QuicErrorCode.CONNECTION_REFUSED:
-            return StreamError("the peer takes no more connections")
-        if event.frame_type is None or event.error_code in _CLOSED:
+        if ended.is_silence:
+            return DeadlineError("the peer is silent")
+        if ended.by_application or ended.code in _CLOSED:
             return StreamError("the peer closed the connection")
-        if event.error_code in _CRYPTO_ERRORS:
+        if ended.code == Code.CONNECTION_REFUSED:
+            return StreamError("the peer takes no more connections")
+        if ended.code in CRYPTO_ERRORS:
             return ProtocolError(_LAYER, "handshake failed")
         return ProtocolError(_LAYER, "connection error")
 

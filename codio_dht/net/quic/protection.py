@@ -14,8 +14,8 @@ from typing import Final, NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.algorithms import AES, ChaCha20
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 TAG_BYTES: Final = 16
@@ -58,6 +58,17 @@ class Suite:
     mask: Callable[[bytes], Mask]
 
 
+class Unmasked(NamedTuple):
+    """A header without its protection, which says nothing yet of whether the packet is genuine."""
+
+    first: int
+    truncated: int
+    """The last ``bits`` of the packet's number."""
+    bits: int
+    end: int
+    """Where the header ends."""
+
+
 class Opened(NamedTuple):
     """A genuine packet; ``first`` is its first byte, unprotected."""
 
@@ -70,62 +81,89 @@ def _aes_mask(key: bytes) -> Mask:
     return Cipher(AES(key), ECB()).encryptor().update  # noqa: S305 - RFC 9001 asks for one block
 
 
+def _chacha_mask(key: bytes) -> Mask:
+    def mask(sample: bytes) -> bytes:  # the sample is the block count and the nonce
+        return Cipher(ChaCha20(key, sample), None).encryptor().update(bytes(5))
+
+    return mask
+
+
 AES_128: Final = Suite("sha256", 16, AESGCM, _aes_mask)
 """The suite of Initials."""
+AES_256: Final = Suite("sha384", 32, AESGCM, _aes_mask)
+CHACHA20: Final = Suite("sha256", 32, ChaCha20Poly1305, _chacha_mask)
 
 
 class Keys:
     """One direction's keys."""
 
-    __slots__ = ("_aead", "_iv", "_mask")
+    __slots__ = ("_aead", "_iv", "_mask", "_secret", "_suite")
 
-    def __init__(self, suite: Suite, secret: bytes) -> None:
-        """The keys that follow from a secret of the handshake."""
+    def __init__(self, suite: Suite, secret: bytes, mask: Mask | None = None) -> None:
+        """The keys that follow from a secret of the handshake. ``mask`` is that of the keys before
+        them, which stays (RFC 9001, section 6.1)."""
+        self._suite = suite
+        self._secret = secret
         self._aead = suite.aead(expand(suite, secret, b"quic key", suite.key_bytes))
         self._iv = int.from_bytes(expand(suite, secret, b"quic iv", _NONCE_BYTES), "big")
-        self._mask = suite.mask(expand(suite, secret, b"quic hp", suite.key_bytes))
+        self._mask = mask or suite.mask(expand(suite, secret, b"quic hp", suite.key_bytes))
+
+    def next(self) -> Keys:
+        """The keys that follow these in a key update."""
+        size = len(self._secret)
+        return Keys(self._suite, expand(self._suite, self._secret, b"quic ku", size), self._mask)
 
     def seal(self, header: bytes, number: int, payload: bytes) -> bytes:
         """A protected packet. ``header`` ends with the packet number, as long as it says."""
-        sealed = self._aead.encrypt(self._nonce(number), payload, header)
-        size = (header[0] & _NUMBER_BITS) + 1
+        nonce = (self._iv ^ number).to_bytes(_NONCE_BYTES, "big")
+        sealed = self._aead.encrypt(nonce, payload, header)
+        first = header[0]
+        size = (first & _NUMBER_BITS) + 1
         at = _MAX_NUMBER_BYTES - size
         mask = self._mask(sealed[at : at + _SAMPLE_BYTES])
-        protected = _LONG_PROTECTED if header[0] & _LONG_HEADER else _SHORT_PROTECTED
-        truncated = int.from_bytes(header[-size:], "big") ^ int.from_bytes(
-            mask[1 : 1 + size], "big"
-        )
+        protected = _LONG_PROTECTED if first & _LONG_HEADER else _SHORT_PROTECTED
+        hidden = int.from_bytes(header[-size:], "big") ^ int.from_bytes(mask[1 : 1 + size], "big")
         return (
-            _BYTE[header[0] ^ (mask[0] & protected)]
+            _BYTE[first ^ (mask[0] & protected)]
             + header[1:-size]
-            + truncated.to_bytes(size, "big")
+            + hidden.to_bytes(size, "big")
             + sealed
         )
 
-    def open(self, packet: bytes, number_at: int, expected: int) -> Opened | None:
-        """The packet, whose number is next to ``expected``; None if it is not genuine."""
+    def unmask(self, packet: bytes, number_at: int) -> Unmasked | None:
+        """The packet's header without its protection; None if the packet is too short."""
         sample_at = number_at + _MAX_NUMBER_BYTES
         sample = packet[sample_at : sample_at + _SAMPLE_BYTES]
         if len(sample) < _SAMPLE_BYTES:
             return None
         mask = self._mask(sample)
-        protected = _LONG_PROTECTED if packet[0] & _LONG_HEADER else _SHORT_PROTECTED
-        first = packet[0] ^ (mask[0] & protected)
+        first = packet[0]
+        first ^= mask[0] & (_LONG_PROTECTED if first & _LONG_HEADER else _SHORT_PROTECTED)
         size = (first & _NUMBER_BITS) + 1
         end = number_at + size
         truncated = int.from_bytes(packet[number_at:end], "big") ^ int.from_bytes(
             mask[1 : 1 + size], "big"
         )
-        header = _BYTE[first] + packet[1:number_at] + truncated.to_bytes(size, "big")
-        number = whole_number(truncated, 8 * size, expected)
+        return Unmasked(first, truncated, 8 * size, end)
+
+    def decrypt(self, packet: bytes, number_at: int, bare: Unmasked, number: int) -> bytes | None:
+        """The payload of the packet with this number; None if it is not genuine."""
+        first, truncated, bits, end = bare
+        header = _BYTE[first] + packet[1:number_at] + truncated.to_bytes(bits // 8, "big")
+        nonce = (self._iv ^ number).to_bytes(_NONCE_BYTES, "big")
         try:
-            payload = self._aead.decrypt(self._nonce(number), packet[end:], header)
+            return self._aead.decrypt(nonce, packet[end:], header)
         except InvalidTag:
             return None
-        return Opened(first, number, payload)
 
-    def _nonce(self, number: int) -> bytes:
-        return (self._iv ^ number).to_bytes(_NONCE_BYTES, "big")
+    def open(self, packet: bytes, number_at: int, expected: int) -> Opened | None:
+        """The packet, whose number is next to ``expected``; None if it is not genuine."""
+        bare = self.unmask(packet, number_at)
+        if bare is None:
+            return None
+        number = whole_number(bare.truncated, bare.bits, expected)
+        payload = self.decrypt(packet, number_at, bare, number)
+        return None if payload is None else Opened(bare.first, number, payload)
 
 
 def dialler_initial_keys(first_id: bytes) -> Keys:

@@ -1,7 +1,7 @@
 """QUIC's own streams as a :class:`~codio_dht.net.stack.muxer.Muxer`.
 
-Decides what aioquic's events mean to the streams above, when a peer may send more, and how much may
-wait. Each side of a stream ends on its own::
+Decides what the machine's events mean to the streams above, when a peer may send more, and how much
+may wait. Each side of a stream ends on its own::
 
     open --FIN, reset or "stop"--> closed          both sides closed: the stream is over
 
@@ -20,11 +20,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from aioquic.quic import events as quic
-
 from codio_dht.errors import CapacityError, StreamError
-from codio_dht.net.quic.engine import Engine
 from codio_dht.net.quic.limits import MAX_QUIC_STREAMS, QUIC_STREAM_WINDOW_BYTES
+from codio_dht.net.quic.machine import state as quic
+from codio_dht.net.quic.machine.machine import Machine
 from codio_dht.net.stack.limits import (
     MAX_CONNECTION_UNSENT_BYTES,
     MAX_OUTBOUND_STREAMS,
@@ -64,7 +63,7 @@ class QuicStreams:
     __slots__ = ("_blocked", "_engine", "_lingering", "_outbound", "_streams", "_wrote",
                  "unread_bytes")  # fmt: skip
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Machine) -> None:
         self._engine = engine
         self._streams: dict[int, QuicStream] = {}
         self._lingering: dict[int, QuicStream] = {}  # over, and the peer still sends
@@ -83,27 +82,27 @@ class QuicStreams:
         """Streams that are not over."""
         return len(self._streams)
 
-    # --- what aioquic tells -----------------------------------------------------------------------
+    # --- what the machine tells -------------------------------------------------------------------
 
-    def on_data(self, event: quic.StreamDataReceived, told: list[MuxerEvent]) -> None:
+    def on_data(self, event: quic.StreamData, told: list[MuxerEvent]) -> None:
         """Bytes of a stream, its end, or both."""
         stream_id, size = event.stream_id, len(event.data)
         stream = self._streams.get(stream_id)
         if stream is None:
             if stream_id in self._lingering:
-                self._drop_late(stream_id, size, ended=event.end_stream)
+                self._drop_late(stream_id, size, ended=event.fin)
                 return
             stream = self._accept(stream_id, told)
         if size:
             stream.unread += size
             self.unread_bytes += size
             told.append(Data(stream, event.data))
-        if event.end_stream:
+        if event.fin:
             stream.remote_closed = True
             told.append(Eof(stream))
             self._drop_if_closed(stream)
 
-    def on_reset(self, event: quic.StreamReset, told: list[MuxerEvent]) -> None:
+    def on_reset(self, event: quic.PeerReset, told: list[MuxerEvent]) -> None:
         """The peer aborted what it sends."""
         stream = self._streams.get(event.stream_id)
         if stream is None:
@@ -116,9 +115,9 @@ class QuicStreams:
         self._grant_rest(stream)
         self._engine.abort(stream.id)
         self._drop(stream)
-        told.append(StreamReset(stream, _RESET_WITH_CODE if event.error_code else _RESET_BY_PEER))
+        told.append(StreamReset(stream, _RESET_WITH_CODE if event.code else _RESET_BY_PEER))
 
-    def on_stop(self, event: quic.StopSendingReceived) -> None:
+    def on_stop(self, event: quic.StreamStopped) -> None:
         """The peer wants no more of what we send."""
         stream = self._streams.get(event.stream_id)
         if stream is not None:
@@ -128,7 +127,7 @@ class QuicStreams:
     def _accept(self, stream_id: int, told: list[MuxerEvent]) -> QuicStream:
         """The peer's new stream: it has no other way to make one that is unknown here."""
         stream = QuicStream(stream_id, inbound=True)
-        stream.write_closed = not self._engine.can_send(stream_id)
+        stream.write_closed = not self._engine.can_write(stream_id)
         self._streams[stream_id] = stream
         told.append(StreamOpened(stream))
         return stream
@@ -153,7 +152,7 @@ class QuicStreams:
     def open_stream(self) -> QuicStream:
         """See :class:`~codio_dht.net.stack.muxer.Muxer`."""
         engine = self._engine
-        if engine.close_event is not None:
+        if engine.ended is not None:
             raise StreamError("the connection takes no more streams")
         if self._outbound >= MAX_OUTBOUND_STREAMS:
             raise CapacityError(f"{self._outbound} outbound streams on one connection")
@@ -161,8 +160,7 @@ class QuicStreams:
             raise CapacityError(f"{engine.streams_kept} streams that the peer does not finish")
         if engine.streams_allowed <= 0:
             raise CapacityError("the peer allows no more streams")
-        stream = QuicStream(engine.get_next_available_stream_id(), inbound=False)
-        engine.send_stream_data(stream.id, b"")  # takes the id
+        stream = QuicStream(engine.open_stream(), inbound=False)
         self._streams[stream.id] = stream
         self._outbound += 1
         return stream
@@ -179,7 +177,7 @@ class QuicStreams:
                 raise CapacityError(f"{of_stream} bytes unsent on one stream")
             if kept + size > MAX_CONNECTION_UNSENT_BYTES:
                 raise CapacityError(f"{kept} bytes unsent on one connection")
-        self._engine.send_stream_data(stream.id, data)
+        self._engine.write(stream.id, data)
         self._wrote[stream] = None
 
     def consume(self, stream: MuxStream, count: int) -> None:
@@ -205,7 +203,7 @@ class QuicStreams:
         if stream.write_closed or stream.over:
             return
         stream.write_closed = True
-        self._engine.send_stream_data(stream.id, b"", end_stream=True)
+        self._engine.write(stream.id, b"", fin=True)
         self._drop_if_closed(stream)
 
     def reset(self, stream: MuxStream) -> None:
@@ -244,7 +242,7 @@ class QuicStreams:
             self._drop(stream)
 
     def _drop(self, stream: QuicStream) -> None:
-        """The stream is over here; aioquic keeps it until the peer agrees."""
+        """The stream is over here; the machine keeps it until the peer agrees."""
         if not stream.over:
             stream.over = True
             stream.unsent = 0

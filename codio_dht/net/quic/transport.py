@@ -95,7 +95,7 @@ class QuicTransport:
             endpoint.close()
 
     def _endpoint(self, sock: socket.socket, accept: Accept | None) -> Endpoint:
-        return Endpoint(self._context, sock, accept, self._identity.resets)
+        return Endpoint(self._context, sock, accept, self._identity.setup.resets)
 
     def _accept(
         self, endpoint: Endpoint, target: Target, original_id: bytes, retry_id: bytes | None
@@ -127,7 +127,7 @@ class QuicTransport:
     async def dial(self, target: Target, peer_id: PeerId, reached: Callable[[], None]) -> Link:
         """See ``Transport``. The first sign of life opens the link already."""
         try:
-            name = target.socket_name()
+            name = _as_received(target)
         except OSError as error:
             raise DialFailedError(DialFailure.LOCAL, error.strerror or str(error)) from error
         endpoint = self._endpoint_for(target, _route(target.family, name))
@@ -172,6 +172,16 @@ class QuicTransport:
             endpoint = self._dialling[target.family] = self._endpoint(sock, None)
             endpoint.start()
         return self._dialling[target.family]
+
+
+def _as_received(target: Target) -> SocketName:
+    """The target's address in the form in which sockets give it, as answers come from there.
+
+    Raises:
+        OSError: the machine has no such network interface.
+    """
+    _, *rest = target.socket_name()
+    return socket.inet_ntop(target.family, target.ip.packed), *rest  # type: ignore[return-value]
 
 
 def _route(family: socket.AddressFamily, name: SocketName) -> _IpAddress | None:

@@ -128,12 +128,20 @@ class Receiver:
         """
         if not self._learns:
             data, remote = self._sock.recvfrom(_READ_BYTES)
-            return data, (remote, None)
+            return data, (_plain(remote), None)
         data, told, _, remote = self._sock.recvmsg(_READ_BYTES, _ANCILLARY_BYTES)
+        remote = _plain(remote)
         for _, kind, content in told:
             if kind == self._type:
                 return data, (remote, _answer_from(content))
         return data, (remote, None)
+
+
+def _plain(remote: SocketName) -> SocketName:
+    """The address as it is dialled: the zone of a link-local one is in its fourth part already."""
+    if len(remote) == 2 or "%" not in remote[0]:
+        return remote
+    return remote[0].partition("%")[0], *remote[1:]
 
 
 def _answer_from(info: bytes) -> bytes:

@@ -37,6 +37,8 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
     first = data[at]
     if first < _ONE_BYTE:
         return first, at + 1
+    if first < 0x80:  # two bytes, as most others
+        return (first & 0x3F) << 8 | data[at + 1], at + 2
     size = 1 << (first >> 6)
     end = at + size
     if end > len(data):
