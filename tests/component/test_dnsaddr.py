@@ -397,7 +397,7 @@ async def test_the_systems_files_are_read_again_when_they_change(
             assert resolver is not None
             return resolver
 
-        monkeypatch.setattr(dnsaddr, "_system_resolver", system_resolver)
+        monkeypatch.setattr(name_servers, "_system_resolver", system_resolver)
         hosts.write_text("192.0.2.50 nas\n")
         conf.write_text("first")
         servers = SystemNameServers(hosts=hosts)
