@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from multiaddr import Multiaddr
@@ -430,6 +431,18 @@ async def test_a_peer_that_restarted_is_noticed_with_the_next_packet(
             assert 1 == after.stats()["quic_resets_sent"]
             assert 1 == survivor.stats()["quic_resets_received"]
             await survivor.connect(key.peer_id(), after.addrs, soon())
+
+
+async def test_an_ordinary_end_makes_no_resets_go_to_and_fro() -> None:
+    async with made_host(QUIC) as server, made_host(QUIC) as client:
+        for _ in range(3):
+            await connect(client, server)
+            await identified(server, client.peer_id)
+            await client.disconnect(server.peer_id)
+            await until(lambda: not server.connections())
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert "quic_resets_sent" not in server.stats()
+        assert "quic_resets_sent" not in client.stats()
 
 
 async def test_a_token_that_nobody_promised_ends_nothing() -> None:

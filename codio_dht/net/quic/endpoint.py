@@ -26,6 +26,8 @@ from codio_dht.net.link import LinkContext, LinkState, now
 from codio_dht.net.quic.headers import LONG_HEADER, destination_of_long
 from codio_dht.net.quic.limits import (
     CONNECTION_ID_BYTES,
+    DRAIN_S,
+    MAX_DRAINED_IDS,
     MAX_WAITING_STRANGERS,
     MIN_TIMER_S,
     STRANGERS_PER_TURN,
@@ -73,6 +75,8 @@ class Endpoint:
         self._links: dict[bytes, QuicLink] = {}
         self._by_token: dict[bytes, QuicLink] = {}
         self._waiting: deque[Datagram] = deque()
+        self._drained: dict[bytes, float] = {}
+        """Ids of connections that are over, and until when packets for them get no answer."""
         self._strangers = Strangers(
             resets,
             context.counters,
@@ -156,8 +160,12 @@ class Endpoint:
 
     def forget(self, link: QuicLink) -> None:
         """The link is over. Its timer is dropped when it fires, or when there are many such."""
+        until = now() + DRAIN_S
         for gone in link.registered:
             self._links.pop(gone, None)
+            self._drained[gone] = until
+        while len(self._drained) > MAX_DRAINED_IDS:
+            del self._drained[next(iter(self._drained))]
         link.registered = set()
         self._find_by_token(link, None)
 
@@ -240,6 +248,8 @@ class Endpoint:
             self._context.counters["quic_resets_received"] += 1
             link.forgotten()
             return
+        if self._drained.get(data[1 : 1 + CONNECTION_ID_BYTES], 0.0) > moment:
+            return  # sent before the peer knew that the connection is over
         target = of_udp_socket(path[0])
         verdict = self._strangers.judge(data, path[0], target.ip, moment)
         if not isinstance(verdict, Opening):

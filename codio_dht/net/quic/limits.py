@@ -63,6 +63,14 @@ more end it."""
 UDP_BATCH: Final = 32
 """Datagrams taken from a UDP socket before its connections answer and others run."""
 
+DRAIN_S: Final = 3.0
+"""Packets for a connection that is over get no answer for so long, seconds: its peer sent them
+before it knew (RFC 9000, section 10.2). Stateless resets in answer to those, and to each other,
+would go to and fro."""
+
+MAX_DRAINED_IDS: Final = 4_096
+"""Ids of connections that are over, remembered for that; the oldest are forgotten."""
+
 MAX_WAITING_STRANGERS: Final = 256
 """Datagrams of no connection that wait to be looked at, of one socket; more are dropped and
 counted. A dialler sends its first packet again."""
