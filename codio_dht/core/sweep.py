@@ -215,6 +215,14 @@ class Sweep:
         self._starts = [start for start, _ in spans]
         self._swept = [at for _, at in spans]
 
+    def nothing_to_do(self, now: UnixTime) -> Rest:
+        """There are no keys: all of them, none, were swept just now."""
+        if not self._running:
+            self.opened([(Place(0), now)])
+            self._thin.clear()
+            self._failures.clear()
+        return Rest(UnixTime(now + REPROVIDE_CHECK_S))
+
     @property
     def spans(self) -> list[tuple[Place, UnixTime]]:
         """When each part was swept: what the store should say too."""

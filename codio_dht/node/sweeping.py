@@ -138,12 +138,13 @@ class Sweeping:
         self._look_around(known, now)
         self._warn_of_lag(now)
         sweep.grown(known)
+        if not len(self._storage.own_keys):
+            return sweep.nothing_to_do(now)
         waiting = None
-        if len(self._storage.own_keys):
-            try:
-                waiting = await self._storage.call(partial(self._find_waiting, self._busy(now)))
-            except StorageError as error:
-                log.warning("own_keys_not_read", error=str(error))
+        try:
+            waiting = await self._storage.call(partial(self._find_waiting, self._busy(now)))
+        except StorageError as error:
+            log.warning("own_keys_not_read", error=str(error))
         try:
             size = self._network.size.estimate(self._clock.monotonic())
         except UnknownNetworkSizeError:

@@ -358,6 +358,12 @@ def test_a_key_provided_by_itself_to_few_makes_its_part_thin() -> None:
     assert ask(sweep, 1) == Turn(Place(PLACES // 2), ALL, waiting_only=False)
 
 
+def test_without_keys_nothing_is_ever_due() -> None:
+    sweep = sweep_of((0, -1e6), (PLACES // 2, -5.0))
+    assert isinstance(sweep.nothing_to_do(at(0)), Rest)
+    assert (sweep.spans, sweep.figures(at(1)).due) == ([(0, at(0))], 0)
+
+
 # --- figures and bounds ---------------------------------------------------------------------------
 
 
