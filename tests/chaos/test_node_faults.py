@@ -186,10 +186,10 @@ async def test_a_store_that_fails_at_random_costs_calls_and_not_the_node(autojum
     broken = True
 
     def at_times(function):
-        def call(*args):
+        def call(*args, **options):
             if broken and rng.random() < 0.4:
                 raise StorageError("at random")
-            return function(*args)
+            return function(*args, **options)
 
         return call
 
