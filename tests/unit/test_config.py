@@ -83,6 +83,9 @@ class _Host:
     def remote_addrs(self, peer_id):
         return ()
 
+    def account(self, peer_id):
+        return None
+
     def protect(self, peer_id, tag):
         pass
 
