@@ -101,6 +101,7 @@ _CODES: Final = {code: encode_varint(code) for code in _VALUE_BYTES}
 _IPS: Final = frozenset({P_IP4, P_IP6})
 _NAMES: Final = frozenset({P_DNS, P_DNS4, P_DNS6, P_DNSADDR})
 _HOST_NAMES: Final = _NAMES | {P_SNI}
+_ONIONS: Final = frozenset({P_ONION, P_ONION3})
 _TEXTS: Final = frozenset({P_IP6ZONE, P_HTTP_PATH, P_UNIX})
 _MIN_GARLIC64_BYTES: Final = 386
 _GARLIC32_BYTES: Final = 32
@@ -189,6 +190,8 @@ def _check_value(code: int, value: bytes) -> None:
         good = len(value) >= _MIN_GARLIC64_BYTES
     elif code == P_GARLIC32:
         good = len(value) == _GARLIC32_BYTES or len(value) >= _MIN_ENCRYPTED_GARLIC32_BYTES
+    elif code in _ONIONS:
+        good = any(value[-2:])  # its port: go and the Python library refuse port 0
     elif code in _TEXTS:
         good = _is_text(value) and (code != P_IP6ZONE or b"/" not in value)
         good = good and (code != P_UNIX or bool(value.strip(b"/\\")))

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from time import thread_time
 from typing import Protocol
 
 import trio
@@ -295,9 +296,18 @@ class Link(ABC):
             self._capacity_freed = trio.Event()
         await self._capacity_freed.wait()
 
-    def settle(self, began: Monotonic) -> float:
-        """A turn of this link that ``began`` then is over: its origin is charged with it, and with
-        what the link holds now. For how many seconds it must not be read."""
+    def meter(self) -> float:
+        """What :meth:`settle` takes, read where a turn of this link begins: the processor time of
+        this thread, in seconds; 0 where nobody pays, since reading it is a system call."""
+        return 0.0 if self.charges.account is None else thread_time()
+
+    def settle(self, meter: float) -> float:
+        """A turn of this link is over: its origin is charged with the processor time since
+        ``meter``, and with what the link holds now. For how many seconds it must not be read.
+
+        Processor time and not time that passed: where the machine is busy with something else, that
+        is no fault of the peer.
+        """
         charges = self.charges
         if charges.account is None:
             return 0.0
@@ -305,8 +315,7 @@ class Link(ABC):
         if excess is not None and self.state is not LinkState.ENDED:
             self.context.counters[f"connections_shed:{excess} of one origin"] += 1
             self.end(CapacityError(f"too many {excess} of one origin"))
-        moment = now()
-        return charges.pause_s(moment - began, moment)
+        return charges.pause_s(thread_time() - meter if meter else 0.0, now())
 
     # --- events -----------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import resource
 import socket
+import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -654,6 +655,28 @@ async def test_a_request_that_comes_with_the_end_of_the_handshake_is_charged_as_
             await until(lambda: bool(payers))
         assert [True] == [isinstance(payer, Account) for payer in payers]
         assert {} == server._admitted
+
+
+async def test_an_origin_pays_for_processor_time_and_not_for_time_that_passed() -> None:
+    fed = 0
+
+    class Waiting(Echo):
+        def feed(self, data: bytes, now: Monotonic) -> Any:
+            nonlocal fed
+            time.sleep(0.3)  # as if the system ran something else
+            fed += 1
+            return super().feed(data, now)
+
+    async with (
+        echo_server(limits=Limits(exempt_local=False)) as (server, _),
+        raw_peer(server, "127.1.1.1") as peer,
+    ):
+        server.serve("/waiting", lambda peer_id: Waiting(), idle_timeout_s=IDLE_S)
+        for count in range(1, 4):
+            peer.connection.streams.open(["/waiting"], now(), b"x")
+            await peer.flush()
+            await until(lambda count=count: fed == count)
+        assert 0 == server.stats().get("turns_delayed", 0)
 
 
 async def test_a_peer_that_tells_changes_all_the_time_is_not_heard() -> None:

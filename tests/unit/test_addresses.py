@@ -267,6 +267,13 @@ def test_whatever_is_readable_can_be_printed_and_read_again(protocol: Any, value
             assert Multiaddr(text).to_bytes() == addr
 
 
+@pytest.mark.parametrize(("code", "host_bytes"), [(444, 10), (445, 35)])
+def test_an_onion_address_has_a_port(code: int, host_bytes: int) -> None:
+    onion = encode_varint(code) + bytes(host_bytes)
+    assert is_readable(onion + b"\0\1")
+    assert not is_readable(onion + b"\0\0")
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -10,6 +10,7 @@ All methods are safe after its end.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import thread_time
 from typing import Protocol
 
 import trio
@@ -116,20 +117,23 @@ class QuicLink(Link):
             return
         if len(data) > QUIC_KEEP_ALIVE_BYTES:
             self.last_active = moment
-        began = now()
+        meter = self.meter()
         self._quic.feed(data, addr, moment)
-        self._spent_s += now() - began
+        if meter:
+            self._spent_s += thread_time() - meter
 
     def respond(self, moment: Monotonic) -> None:
         """Do what the datagrams taken ask for, and send what there is to send."""
-        began = Monotonic(now() - self._spent_s)
-        self._spent_s = 0.0
+        meter = self.meter()
+        if meter:
+            meter -= self._spent_s
+            self._spent_s = 0.0
         events = self._quic.digest(moment)
         if events or self._capacity_freed is not None:
             self.handle(events)
         if self.state is not LinkState.ENDED:
             self.flush()
-        self._paused_until = moment + self.settle(began)
+        self._paused_until = moment + self.settle(meter)
 
     @property
     def ids(self) -> set[bytes]:
@@ -248,10 +252,10 @@ class QuicLink(Link):
         try:
             while self._quic.work_left:
                 await checkpoint()
-                began = now()
-                self.handle(self._quic.work(began))
+                meter = self.meter()
+                self.handle(self._quic.work(now()))
                 self.flush()
-                pause_s = self.settle(began)
+                pause_s = self.settle(meter)
                 if pause_s > 0:
                     await trio.sleep(pause_s)
         except Exception as error:  # noqa: BLE001 - a connection's outermost edge

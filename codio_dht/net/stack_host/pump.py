@@ -120,7 +120,7 @@ class Pump(Link):
                 continue
             except OSError:
                 data = b""
-            moment = current_time()
+            moment, meter = current_time(), self.meter()
             if data:
                 self.heard_at = moment
                 if len(data) > KEEP_ALIVE_BYTES:
@@ -131,7 +131,7 @@ class Pump(Link):
             if events or self._capacity_freed is not None:
                 self.handle(events)
             self.flush()
-            pause_s = self.settle(moment)
+            pause_s = self.settle(meter)
             if pause_s > 0:
                 await self._pause(pause_s)
             if connection.work_left:
@@ -147,12 +147,12 @@ class Pump(Link):
         connection = self._connection
         while connection.work_left:
             await checkpoint()
-            began = now()
-            events = connection.work(began)
+            meter = self.meter()
+            events = connection.work(now())
             if events:
                 self.handle(events)
             self.flush()
-            pause_s = self.settle(began)
+            pause_s = self.settle(meter)
             if pause_s > 0:
                 await self._pause(pause_s)
 
