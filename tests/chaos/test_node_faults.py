@@ -503,6 +503,7 @@ def over(sizes: dict[str, int]) -> dict[str, int]:
     }
 
 
+@pytest.mark.deadline_s(600)
 async def test_ten_thousand_peers_that_come_and_go_leave_every_container_within_its_bound(
     autojump_clock,
 ):

@@ -672,10 +672,10 @@ async def test_an_origin_pays_for_processor_time_and_not_for_time_that_passed() 
         raw_peer(server, "127.1.1.1") as peer,
     ):
         server.serve("/waiting", lambda peer_id: Waiting(), idle_timeout_s=IDLE_S)
-        for count in range(1, 4):
+        for _ in range(3):
             peer.connection.streams.open(["/waiting"], now(), b"x")
-            await peer.flush()
-            await until(lambda count=count: fed == count)
+        await peer.flush()
+        await until(lambda: fed == 3)
         assert 0 == server.stats().get("turns_delayed", 0)
 
 
