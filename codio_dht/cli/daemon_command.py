@@ -77,6 +77,15 @@ from codio_dht.daemon.settings import (
     help="How often own keys are provided again.  [default: 12h]",
 )
 @click.option(
+    "--provider-addr",
+    "provider_addrs",
+    multiple=True,
+    envvar="CODIO_DHT_PROVIDER_ADDRS",
+    metavar="MULTIADDR",
+    help="Where the content is served, if that is not this node (repeatable), such as"
+    " /dns/edge.example/tcp/443/https.",
+)
+@click.option(
     "--protocol",
     envvar="CODIO_DHT_PROTOCOL",
     metavar="ID",
@@ -148,6 +157,7 @@ def _settings(ctx: click.Context, options: dict[str, Any]) -> Settings:
         log_level=options["log_level"].lower(),
         provider_timeout_s=options["provider_timeout"],
         republish_interval_s=options["republish_interval"],
+        provider_addrs=options["provider_addrs"],
         protocol=options["protocol"],
         deny_lists=options["deny_list"],
     )

@@ -98,6 +98,7 @@ def open_node(settings: Settings) -> AbstractAsyncContextManager[Dht]:
     said: dict[str, Any] = {
         "provider_timeout": settings.provider_timeout_s,
         "republish_interval": settings.republish_interval_s,
+        "provider_addrs": settings.provider_addrs or None,
         "protocol": settings.protocol,
     }
     config = DHTConfig(**{name: value for name, value in said.items() if value is not None})

@@ -60,6 +60,7 @@ class Settings:
     log_level: str = "info"
     provider_timeout_s: float | None = None
     republish_interval_s: float | None = None
+    provider_addrs: tuple[str, ...] = ()
     protocol: str | None = None
     deny_lists: tuple[Path, ...] = ()
     kubo_config: str | None = field(default=None, repr=False)

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 FAKE = [sys.executable, str(ROOT / "tests" / "unit" / "fake_daemon.py")]
 REAL = [sys.executable, "-m", "codio_dht.cli"]
 CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
+OTHER_CID = "bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
 LOOPBACK = ("--listen", "/ip4/127.0.0.1/tcp/0", "--bootstrap", "none")
 
 PROMISED_STOP_S = 10.0
@@ -530,13 +531,18 @@ def start_real(start: Start, data_dir: Path, *options: str) -> tuple[Daemon, Any
 def test_two_daemons_find_what_the_other_has(start: Start, tmp_path: Path) -> None:
     one, first = start_real(start, tmp_path / "one")
     addr, id_one = first["addrs"][0], first["peer_id"]
+    served_at = "/dns/edge.example/tcp/443/https"
     two, second = start_real(
-        start, tmp_path / "two", "--listen", "/ip4/127.0.0.1/tcp/0", "--bootstrap", addr
-    )
+        start, tmp_path / "two", "--listen", "/ip4/127.0.0.1/tcp/0", "--bootstrap", addr,
+        "--provider-addr", served_at,
+    )  # fmt: skip
     id_two = second["peer_id"]
     for daemon in (one, two):
         until_joined(daemon.data_dir)
 
+    assert asked(two.data_dir, "provide", "once", OTHER_CID)["holders"] == 1
+    found = asked(one.data_dir, "findprovs", OTHER_CID, "-n", "1")
+    assert {"peer_id": id_two, "addrs": [f"{served_at}/p2p/{id_two}"]} == found
     provided = asked(one.data_dir, "provide", "add", f"ipfs://{CID}")
     assert (CID, 1) == (provided["cid"], provided["holders"])
     found = asked(two.data_dir, "findprovs", CID, "-n", "1")
@@ -599,6 +605,7 @@ def test_a_port_in_use_is_one_line(start: Start, tmp_path: Path) -> None:
         (("--listen", "/ip4/127.0.0.1/udp/4001"), "listen"),
         (("--announce", "nonsense"), "announce"),
         (("--bootstrap", "/ip4/192.0.2.1/tcp/4001"), "bootstrap"),
+        (("--provider-addr", "nonsense"), "provider_addrs"),
         (("--provider-timeout", "1h", "--republish-interval", "2h"), "republish_interval"),
     ],
 )
