@@ -34,9 +34,6 @@ VALIDATOR_TIMEOUT_S: Final = 2.0
 """How long an application's validator may take for one verdict, seconds, waiting for a thread
 included."""
 
-PUBLIC_NAMESPACES: Final = ("ipns", "pk")
-"""The namespaces of the public network; its servers refuse all others (IPFS)."""
-
 _PUBLIC_PREFIX: Final = "/ipfs/"
 
 

@@ -191,8 +191,7 @@ def ranked(targets: Iterable[Target]) -> list[Target]:
     for near in sorted({near for near, _ in shelves}):
         of_carriers = [
             [each for each in chain.from_iterable(zip_longest(*shelves[near, place])) if each]
-            for place in (0, 1)
-            if (near, place) in shelves
+            for place in sorted({place for distance, place in shelves if distance == near})
         ]
         for begin in range(0, max(map(len, of_carriers)), QUIC_FIRST):
             for of_carrier in of_carriers:

@@ -68,11 +68,14 @@ class ProvideCalls:
 
         Raises:
             UsageError: ``cid`` is no CID, or ``quorum`` is out of range.
+            DeniedError: the key is denied.
             NoPeersError: no peer could be reached, or this node has no address that the network's
                 policy lets others be told.
         """
         wanted = arguments.quorum_argument(quorum, self._config.replication_factor)
-        return await self._providing.provide_once(multihash_of(cid), wanted)
+        key = multihash_of(cid)
+        self._life.node.shared.denials.check_key(key)
+        return await self._providing.provide_once(key, wanted)
 
     @ended_with_the_node
     async def stop_providing(self, cid: CidLike) -> bool:

@@ -56,6 +56,7 @@ async def test_a_denied_key_is_neither_taken_nor_told_nor_looked_up(autojump_clo
             assert not isinstance(respond(FindNode(provider.peer_id.to_bytes())), Refuse)
             for call in (
                 node.provide(CID),
+                node.provide_once(CID),
                 node.find_providers(CID),
                 node.get_value(value),
                 node.put_value(value, b"x"),
