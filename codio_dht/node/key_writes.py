@@ -60,8 +60,8 @@ class KeyWrites:
         self._waiting[change] = None
         try:
             async with self._turn:
-                if change in self._waiting:
-                    changes, self._waiting = list(self._waiting), {}
+                while change in self._waiting:
+                    changes = self._take()
                     with trio.CancelScope(shield=True):
                         await self._commit(changes)
         finally:
@@ -70,6 +70,21 @@ class KeyWrites:
             raise StorageError(str(change.error)) from change.error
         assert change.done is not None
         return change.done
+
+    def _take(self) -> list[_Change]:
+        """Take out what is written next: all that waits, the oldest first, up to a change that adds
+        a key which one before it removes. For what is added is written first, and whoever adds a
+        key last has it."""
+        taken: list[_Change] = []
+        removed: set[bytes] = set()
+        for change in self._waiting:
+            if removed and any(new.key in removed for new in change.added):
+                break
+            removed.update(change.removed)
+            taken.append(change)
+        for change in taken:
+            del self._waiting[change]
+        return taken
 
     async def _commit(self, changes: Sequence[_Change]) -> None:
         """Write ``changes``, what is added before what is removed, and tell memory."""
