@@ -22,13 +22,16 @@ heaviest origin is the first to be refused.
 One rule decides about flows: each origin has a rate, and may use in one go what it left unused for
 a while (a token bucket, kept as the time until which the origin has paid). When the node is short
 of time, :attr:`OriginLedger.pressure` divides the rate of CPU time
-(:mod:`codio_dht.core.shedding`). An honest origin uses a small part of its rate, so it does not
-notice.
+(:mod:`codio_dht.core.shedding`), but not what an origin may use in one go: that is worth little to
+whoever uses much, and a handshake or two to all others.
 
 Never reads a clock, and never refuses anything itself: callers ask, and act.
 
 Bound: ``MAX_ACCOUNTS`` accounts. Past it an old account that holds nothing and has used nothing
-lately is forgotten; if there is none among the oldest, the lightest of these is.
+lately is forgotten; if there is none among the oldest, the lightest of these is. The accounts of
+open connections (:meth:`OriginLedger.keep`), and those of their subnets and groups, are never
+forgotten: whoever forgot one would open a second account of the same origin, with limits of its
+own. There are at most three for each connection.
 """
 
 from __future__ import annotations
@@ -163,7 +166,7 @@ def subnet_of(ip: bytes) -> bytes:
 class Account:
     """What one origin holds and has used. Written by :class:`OriginLedger` alone."""
 
-    __slots__ = ("held", "ip", "key", "level", "paid_until", "parent", "refused")
+    __slots__ = ("held", "ip", "key", "level", "paid_until", "parent", "refused", "users")
 
     def __init__(self, key: object, level: Level, parent: Account | None, ip: bytes) -> None:
         self.key = key
@@ -173,6 +176,8 @@ class Account:
         """The address that was seen last: of a subnet or group, one of its addresses."""
         self.held = [0] * len(Stock)
         self.paid_until = [-inf] * len(Flow)
+        self.users = 0
+        """Connections that it is kept for, and accounts of which it is the parent."""
         self.refused = 0
         """How often this account was at a limit since :meth:`OriginLedger.take_refused`."""
 
@@ -230,7 +235,9 @@ class OriginLedger:
         self._bursts = [flows[flow].burst_s for flow in Flow]
         self._held = [0] * len(Stock)
         self._max_accounts = max_accounts
-        self._accounts: OrderedDict[object, Account] = OrderedDict()
+        self._accounts: dict[object, Account] = {}
+        self._unused: OrderedDict[object, Account] = OrderedDict()
+        """Those without users, the one that was asked for longest ago first."""
         self._latest = Monotonic(-inf)
         """The latest time that was given."""
         self.pressure = 1.0
@@ -245,51 +252,59 @@ class OriginLedger:
 
     def subnet(self, ip: bytes) -> Account:
         """The account of the subnet that the address ``ip`` is in."""
-        key: object = subnet_of(ip)
-        account = self._accounts.get(key)
-        if account is None:
-            account = self._open(key, Level.SUBNET, self._group(ip), ip)
-        else:
-            self._accounts.move_to_end(key)
-            account.ip = ip
-        return account
+        key = subnet_of(ip)
+        return self._found(key, ip) or self._open(key, Level.SUBNET, self._group(ip), ip)
 
     def peer(self, ip: bytes, peer: bytes) -> Account:
         """The account of ``peer`` at the address ``ip``."""
         key = (subnet_of(ip), peer)
-        account = self._accounts.get(key)
-        if account is None:
-            account = self._open(key, Level.PEER, self.subnet(ip), ip)
-        else:
-            self._accounts.move_to_end(key)
-            account.ip = ip
-        return account
+        return self._found(key, ip) or self._open(key, Level.PEER, self.subnet(ip), ip)
 
     def _group(self, ip: bytes) -> Account:
         key = group_of_ip(ip)
+        return self._found(key, ip) or self._open(key, Level.GROUP, None, ip)
+
+    def keep(self, account: Account) -> None:
+        """A connection is charged to ``account``: it is not forgotten before :meth:`let_go` was
+        called as often."""
+        account.users += 1
+        self._unused.pop(account.key, None)
+
+    def let_go(self, account: Account) -> None:
+        """A connection that was charged to ``account`` is over."""
+        account.users -= 1
+        if not account.users:
+            self._unused[account.key] = account
+
+    def _found(self, key: object, ip: bytes) -> Account | None:
         account = self._accounts.get(key)
-        if account is None:
-            return self._open(key, Level.GROUP, None, ip)
-        self._accounts.move_to_end(key)
+        if account is not None:
+            account.ip = ip
+            if not account.users:
+                self._unused.move_to_end(key)
         return account
 
     def _open(self, key: object, level: Level, parent: Account | None, ip: bytes) -> Account:
-        if len(self._accounts) >= self._max_accounts:
+        if parent is not None:
+            self.keep(parent)
+        while len(self._accounts) >= self._max_accounts and self._unused:
             self._forget_one()
-        account = self._accounts[key] = Account(key, level, parent, ip)
+        account = self._accounts[key] = self._unused[key] = Account(key, level, parent, ip)
         return account
 
     def _forget_one(self) -> None:
-        """Forget the lightest of the oldest accounts."""
+        """Forget the lightest of the oldest accounts without users."""
         lightest, least = None, inf
-        for count, account in enumerate(self._accounts.values()):
+        for count, account in enumerate(self._unused.values()):
             load = max(*self._stock_loads(account), *self._flow_loads(account, self._latest))
             if load < least:
                 lightest, least = account, load
             if load == 0 or count + 1 >= _EXAMINED:
                 break
         assert lightest is not None
-        del self._accounts[lightest.key]
+        del self._accounts[lightest.key], self._unused[lightest.key]
+        if lightest.parent is not None:
+            self.let_go(lightest.parent)
 
     # --- stocks -----------------------------------------------------------------------------------
 
@@ -334,10 +349,12 @@ class OriginLedger:
     def spend(self, account: Account, flow: Flow, amount: float, now: Monotonic) -> float:
         """Charge what has been used; for how many seconds the origin should have to wait before it
         uses more. 0 as long as it is within its rate."""
+        burst_s = self._bursts[flow]
         if flow is Flow.CPU:
             amount *= self.pressure
+            burst_s *= self.pressure  # what was left unused is worth as much as before
         self._latest = now
-        rates, earliest = self._rates[flow], now - self._bursts[flow]
+        rates, earliest = self._rates[flow], now - burst_s
         paid_until: float = now
         owner: Account | None = account
         while owner is not None:

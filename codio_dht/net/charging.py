@@ -67,14 +67,20 @@ class Charging:
 
 
 class Charges:
-    """What one connection costs. States: open, closed (:meth:`close`); charges to nobody while its
-    account is None."""
+    """What one connection costs. Charges to nobody while its account is None.
 
-    __slots__ = ("_account", "_bytes", "_origins", "_streams")
+    States: open, closed (:meth:`close`). While it is closed it holds nothing; the time of its last
+    turn is charged still.
+    """
+
+    __slots__ = ("_account", "_bytes", "_closed", "_kept", "_origins", "_streams")
 
     def __init__(self, origins: OriginLedger, account: Account | None) -> None:
         self._origins = origins
         self._account = account
+        self._kept: Account | None = None
+        """The account that must not be forgotten, as this connection is charged to it."""
+        self._closed = False
         self._bytes = 0
         self._streams = 0
 
@@ -84,11 +90,14 @@ class Charges:
         return self._account
 
     def move(self, account: Account | None) -> None:
-        """``account`` pays from now on, also for what is held."""
+        """``account`` pays from now on, also for what is held. A no-op once closed."""
+        if self._closed:
+            return
         held, streams = self._bytes, self._streams
-        self.close()
-        self._account = account
+        self._give_back()
+        self._account = self._kept = account
         if account is not None:
+            self._origins.keep(account)
             self._bytes, self._streams = held, streams
             self._origins.force(account, Stock.BYTES, held)
             self._origins.force(account, Stock.STREAMS, streams)
@@ -104,7 +113,7 @@ class Charges:
     def within(self, held_bytes: int, streams: int) -> str | None:
         """The connection holds this much now; what it holds too much of, if it does."""
         account = self._account
-        if account is None:
+        if account is None or self._closed:
             return None
         grown = held_bytes - self._bytes
         if grown >= BYTES_STEP or (grown < 0 and -grown >= BYTES_STEP):
@@ -119,12 +128,19 @@ class Charges:
         return None
 
     def close(self) -> None:
-        """The connection is over: give everything back."""
+        """The connection is over: give everything back. Idempotent."""
+        self._closed = True
+        self._give_back()
+
+    def _give_back(self) -> None:
         account = self._account
         if account is not None:
             self._origins.release(account, Stock.BYTES, self._bytes)
             self._origins.release(account, Stock.STREAMS, self._streams)
         self._bytes = self._streams = 0
+        if self._kept is not None:
+            self._origins.let_go(self._kept)
+            self._kept = None
 
     def _charge(self, account: Account, stock: Stock, grown: int) -> bool:
         if grown > 0:

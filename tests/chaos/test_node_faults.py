@@ -430,7 +430,8 @@ BOUNDS = {
     "_Owner.parts": MAX_ADMISSION_QUEUE,
     "_Owner.keys": MAX_ADMISSION_QUEUE,
     "GroupLimits._seen": MAX_SEEN_PEERS,
-    "OriginLedger._accounts": MAX_ACCOUNTS,
+    "OriginLedger._accounts": MAX_ACCOUNTS + 3 * CONNECTIONS,
+    "OriginLedger._unused": MAX_ACCOUNTS,
     "Admission._probing": MAX_ADMISSION_PROBES,
     "BackoffMemory._failed": MAX_ADMISSION_MEMORY,  # the door's; no other is as large
     "GroupLimits._members": params.KEY_BITS * params.K,

@@ -107,6 +107,32 @@ def test_what_a_connection_holds_moves_to_its_peer_and_ends_with_it() -> None:
     assert (0, 0) == (origins.held(Stock.BYTES), origins.held(Stock.STREAMS))
 
 
+def test_a_connection_that_is_over_is_charged_with_nothing_that_stays() -> None:
+    origins, charges = small()
+    account = origins.peer(ip("5.6.7.8").packed, PEER.to_bytes())
+    charges.move(account)
+    charges.within(2 * BYTES_STEP, STREAMS_STEP)
+    charges.close()
+    assert charges.within(2 * BYTES_STEP, STREAMS_STEP) is None  # its last turn is settled
+    assert (0, 0) == (origins.held(Stock.BYTES), origins.held(Stock.STREAMS))
+    assert 0 < charges.pause_s(1.0, NOW)  # which took time all the same
+
+
+def test_a_connection_keeps_the_account_of_its_peer() -> None:
+    origins = OriginLedger(max_accounts=20)
+    charges = Charges(origins, origins.subnet(ip("5.6.7.8").packed))
+    account = origins.peer(ip("5.6.7.8").packed, PEER.to_bytes())
+    charges.move(account)
+    for last in range(100):
+        origins.subnet(ip(f"20.0.{last}.1").packed)
+    assert account is origins.peer(ip("5.6.7.8").packed, PEER.to_bytes())
+    charges.close()
+    charges.close()
+    for last in range(100):
+        origins.subnet(ip(f"20.0.{last}.1").packed)
+    assert account is not origins.peer(ip("5.6.7.8").packed, PEER.to_bytes())
+
+
 def test_a_connection_pauses_when_its_origin_used_up_its_time_but_never_for_too_long() -> None:
     _, charges = small()
     assert 0 == charges.pause_s(0.1, NOW)

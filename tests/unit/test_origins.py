@@ -128,8 +128,18 @@ def test_pressure_makes_cpu_time_dearer_and_nothing_else() -> None:
     accounts = ledger()
     accounts.pressure = 4.0
     peer = accounts.peer(ip("5.6.7.8"), ALICE)
-    assert 4 == accounts.spend(peer, Flow.CPU, 3, NOW)
+    accounts.spend(peer, Flow.CPU, 8, NOW)  # all that it left unused
+    assert 12 == accounts.spend(peer, Flow.CPU, 3, NOW)
     assert 0 == accounts.spend(peer, Flow.DIALS, 3, NOW)
+
+
+def test_pressure_takes_nothing_from_what_an_origin_left_unused() -> None:
+    """One handshake on a slow machine may take a large part of it."""
+    accounts = ledger()
+    accounts.pressure = 16.0
+    peer = accounts.peer(ip("5.6.7.8"), ALICE)
+    assert 0 == accounts.spend(peer, Flow.CPU, 8, NOW)
+    assert 0 == accounts.owed_s(peer, Flow.CPU, NOW)
 
 
 def test_what_cannot_be_afforded_is_not_charged() -> None:
@@ -158,6 +168,44 @@ def test_accounts_are_bounded_and_those_that_hold_something_are_kept() -> None:
         accounts.peer(bytes([20, number >> 8, number & 0xFF, 1]), BOB)
     assert 100 == len(accounts)
     assert holder is accounts.peer(ip("5.6.7.8"), ALICE)
+
+
+def crowd(accounts: OriginLedger) -> None:
+    """A thousand others come."""
+    for number in range(1_000):
+        accounts.peer(bytes([20, number >> 8, number & 0xFF, 1]), BOB)
+
+
+def test_the_account_of_a_connection_is_kept_with_its_owners_for_as_long_as_that_lasts() -> None:
+    accounts = OriginLedger(max_accounts=100)
+    peer = accounts.peer(ip("5.6.7.8"), ALICE)
+    subnet = peer.parent
+    accounts.keep(peer)
+    crowd(accounts)
+    assert subnet is accounts.subnet(ip("5.6.7.9"))
+    assert subnet is accounts.peer(ip("5.6.7.9"), BOB).parent
+    crowd(accounts)
+    assert peer is accounts.peer(ip("5.6.7.8"), ALICE)
+    others = []
+    for last in range(60):
+        others.append(accounts.peer(bytes([30, 0, last, 1]), BOB))
+        accounts.keep(others[-1])
+    assert 100 < len(accounts)  # as many as are kept, with their owners
+    for each in [peer, *others]:
+        accounts.let_go(each)
+    crowd(accounts)
+    assert subnet is not accounts.subnet(ip("5.6.7.9"))
+    assert 100 == len(accounts)
+
+
+def test_a_subnet_is_never_forgotten_before_its_peers() -> None:
+    accounts = OriginLedger(max_accounts=100)
+    for number in range(1_000):
+        peer = accounts.peer(bytes([20, number >> 8, number & 0xFF, 1]), BOB)
+        accounts.spend(peer, Flow.CPU, number % 7, NOW)
+        for account in list(accounts._accounts.values()):
+            parent = account.parent
+            assert parent is None or accounts._accounts[parent.key] is parent
 
 
 def test_refusals_are_told_once() -> None:
