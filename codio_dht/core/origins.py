@@ -9,7 +9,7 @@ Two kinds of costs:
 
     stocks   what is held at this moment: bytes, streams, records. Charged with
              :meth:`OriginLedger.hold`, and given back with :meth:`OriginLedger.release`.
-    flows    what is used up: CPU time, handshakes, dials, events. Charged with
+    flows    what is used up: CPU time, events, disk of records. Charged with
              :meth:`OriginLedger.spend`, where the work is done already and the origin has to wait
              for its next turn, or with :meth:`OriginLedger.afford`, where it can still be refused.
 
@@ -83,13 +83,9 @@ class Flow(IntEnum):
 
     CPU = 0
     """Time of the event loop, in seconds."""
-    HANDSHAKES = 1
-    """Connections that it began, each of which costs a handshake."""
-    DIALS = 2
-    """Dials that its words caused: addresses that it named and that were tried."""
-    EVENTS = 3
+    EVENTS = 1
     """Messages about itself (identify, and identify push) that were read and passed on."""
-    RECORD_BYTES = 4
+    RECORD_BYTES = 2
     """Disk that its records take, in bytes (estimated): provider records and values. A record lives
     48 h, so what an origin may use of this flow in 48 h bounds what is kept of it at any time."""
 
@@ -131,10 +127,6 @@ DEFAULT_FLOWS: Final[Mapping[Flow, Rate]] = {
     # A request costs 0.1 ms, so a /24 may ask 1,000 times a second, for ever. The busiest servers
     # of the public network see some hundreds a second, from everybody.
     Flow.CPU: Rate(0.08, 0.1, 0.2, 2.0),
-    # A handshake costs 0.5 to 3 ms. Eight a second of one address were the limit before.
-    Flow.HANDSHAKES: Rate(8.0, 16.0, 64.0, 8.0),
-    # A peer names at most 32 addresses of itself, and replies name 20 peers.
-    Flow.DIALS: Rate(1.0, 2.0, 8.0, 16.0),
     # A peer says who it is when it connects, and when its addresses change.
     Flow.EVENTS: Rate(2.0, 16.0, 64.0, 16.0),
     # In 48 h at most 4.5 MiB in one go and as much again: 9 MiB, some 20,000 records. A peer that
@@ -193,18 +185,6 @@ class Account:
             return group_of_ip(self.ip)
         bits = 24 if len(self.ip) == IPV4_BYTES else 56
         return str(ip_network((self.ip, bits), strict=False))
-
-
-@dataclass(frozen=True, slots=True)
-class OriginLoad:
-    """How an origin stands, for people and metrics."""
-
-    network: str
-    load: float
-    """The largest part of a limit that it uses; 1 or more: it is at a limit."""
-    cost: str
-    """The cost of which it uses that part."""
-    refused: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,17 +376,7 @@ class OriginLedger:
             owner = owner.parent
         return owed
 
-    # --- who is heavy -----------------------------------------------------------------------------
-
-    def heaviest(self, count: int, now: Monotonic) -> list[OriginLoad]:
-        """The ``count`` subnets that use the largest part of a limit, the heaviest first."""
-        standings = [
-            self._standing(account, now)
-            for account in self._accounts.values()
-            if account.level is Level.SUBNET
-        ]
-        standings.sort(key=lambda each: (-each.load, each.network))
-        return standings[:count]
+    # --- who was at a limit -----------------------------------------------------------------------
 
     def take_refused(self) -> list[Refusals]:
         """The accounts that were at a limit since this was called last, the one that was most often
@@ -423,14 +393,6 @@ class OriginLedger:
     def _refused(self, account: Account) -> None:
         account.refused += 1
         self.refusals += 1
-
-    def _standing(self, account: Account, now: Monotonic) -> OriginLoad:
-        costs = [stock.name for stock in Stock] + [flow.name for flow in Flow]
-        loads = [*self._stock_loads(account), *self._flow_loads(account, now)]
-        load = max(loads)
-        return OriginLoad(
-            account.network, round(load, 3), costs[loads.index(load)].lower(), account.refused
-        )
 
     def _stock_loads(self, account: Account) -> list[float]:
         return [account.held[stock] / self._limits[stock][account.level] for stock in Stock]

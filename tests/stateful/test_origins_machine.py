@@ -41,7 +41,7 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.ledger = OriginLedger(
             stocks={**DEFAULT_STOCKS, Stock.STREAMS: HELD},
-            flows={**DEFAULT_FLOWS, Flow.DIALS: RATE},
+            flows={**DEFAULT_FLOWS, Flow.EVENTS: RATE},
         )
         self.held: dict[tuple[bytes, bytes], int] = defaultdict(int)
         self.spent: list[tuple[float, bytes, bytes, int]] = []
@@ -90,7 +90,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.spent.append((self.now, ip, peer, amount))
         expected = max(0.0, *[self.owed(*owner) for owner in owners(ip, peer)])
         account = self.ledger.peer(ip, peer)
-        assert expected == self.ledger.spend(account, Flow.DIALS, amount, Monotonic(self.now))
+        assert expected == self.ledger.spend(account, Flow.EVENTS, amount, Monotonic(self.now))
 
     @rule(ip=IPS, peer=PEERS, amount=st.integers(1, 9))
     def afford(self, ip: bytes, peer: bytes, amount: int) -> None:
@@ -98,7 +98,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.owed(level, owner) + amount / RATE[level] for level, owner in owners(ip, peer)
         ]
         account = self.ledger.peer(ip, peer)
-        affordable = self.ledger.afford(account, Flow.DIALS, Monotonic(self.now), amount)
+        affordable = self.ledger.afford(account, Flow.EVENTS, Monotonic(self.now), amount)
         assert (max(after) <= 0) == affordable
         if affordable:
             self.spent.append((self.now, ip, peer, amount))

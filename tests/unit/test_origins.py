@@ -29,7 +29,7 @@ def ip(text: str) -> bytes:
 def ledger(held: Held = HELD) -> OriginLedger:
     return OriginLedger(
         stocks={**DEFAULT_STOCKS, Stock.STREAMS: held},
-        flows={**DEFAULT_FLOWS, Flow.CPU: RATE, Flow.DIALS: RATE},
+        flows={**DEFAULT_FLOWS, Flow.CPU: RATE, Flow.EVENTS: RATE},
     )
 
 
@@ -130,7 +130,7 @@ def test_pressure_makes_cpu_time_dearer_and_nothing_else() -> None:
     peer = accounts.peer(ip("5.6.7.8"), ALICE)
     accounts.spend(peer, Flow.CPU, 8, NOW)  # all that it left unused
     assert 12 == accounts.spend(peer, Flow.CPU, 3, NOW)
-    assert 0 == accounts.spend(peer, Flow.DIALS, 3, NOW)
+    assert 0 == accounts.spend(peer, Flow.EVENTS, 3, NOW)
 
 
 def test_pressure_takes_nothing_from_what_an_origin_left_unused() -> None:
@@ -145,19 +145,10 @@ def test_pressure_takes_nothing_from_what_an_origin_left_unused() -> None:
 def test_what_cannot_be_afforded_is_not_charged() -> None:
     accounts = ledger()
     peer = accounts.peer(ip("5.6.7.8"), ALICE)
-    affordable = [accounts.afford(peer, Flow.DIALS, NOW) for _ in range(10)]
+    affordable = [accounts.afford(peer, Flow.EVENTS, NOW) for _ in range(10)]
     assert [True] * 8 + [False] * 2 == affordable
-    assert accounts.afford(peer, Flow.DIALS, Monotonic(NOW + 1))
+    assert accounts.afford(peer, Flow.EVENTS, Monotonic(NOW + 1))
     assert 2 == peer.refused == accounts.refusals
-
-
-def test_the_heaviest_subnet_is_named_with_the_cost_that_weighs_most() -> None:
-    accounts = ledger()
-    accounts.spend(accounts.peer(ip("5.6.7.8"), ALICE), Flow.CPU, 100, NOW)
-    accounts.hold(accounts.peer(ip("7.6.7.8"), ALICE), Stock.STREAMS, 3)
-    accounts.subnet(ip("9.9.9.9"))
-    found = [(each.network, each.cost, each.load) for each in accounts.heaviest(2, NOW)]
-    assert [("5.6.7.0/24", "cpu", 6.25), ("7.6.7.0/24", "streams", 0.5)] == found
 
 
 def test_accounts_are_bounded_and_those_that_hold_something_are_kept() -> None:
