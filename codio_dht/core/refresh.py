@@ -297,7 +297,7 @@ class RefreshSchedule:
         k = self._table.bucket_size
         for peer in self._table.nearest(self._table.local, 2 * k):
             entry = self._table.entry(peer)
-            if entry and entry.last_answered is not None and entry.last_answered >= run.began:
+            if entry and entry.last_answered >= run.began:
                 reached += 1
                 if reached == k:
                     return entry.cpl
@@ -313,7 +313,7 @@ class RefreshSchedule:
         """``run`` is over: who is near and was silent all the while?"""
         for peer in self._nearest():
             entry = self._table.entry(peer)
-            if entry is None or entry.last_answered is None or entry.last_answered < run.began:
+            if entry is None or entry.last_answered < run.began:
                 self._to_probe[peer.key] = peer
         self._run = None
         if not run.own_key_only:

@@ -90,8 +90,8 @@ class Entry:
     peer: PeerId
     cpl: int
     added: Monotonic
-    last_answered: Monotonic | None
-    """Its last answer to a request of ours; None if it has not answered one yet."""
+    last_answered: Monotonic
+    """Its last answer to a request of ours."""
     last_useful: Monotonic | None
     replaceable: bool
 
@@ -110,13 +110,11 @@ class _Entry:
 
     __slots__ = ("added", "cpl", "last_answered", "last_useful", "peer", "replaceable")
 
-    def __init__(
-        self, peer: PeerId, cpl: int, added: Monotonic, *, answered: bool, replaceable: bool
-    ) -> None:
+    def __init__(self, peer: PeerId, cpl: int, added: Monotonic, *, replaceable: bool) -> None:
         self.peer = peer
         self.cpl = cpl
         self.added = added
-        self.last_answered: Monotonic | None = added if answered else None
+        self.last_answered = added
         self.last_useful: Monotonic | None = None
         self.replaceable = replaceable
 
@@ -210,16 +208,12 @@ class RoutingTable:
         return self._bucket_size - self._per_cpl[cpl]
 
     def silent_since(self, before: Monotonic) -> list[PeerId]:
-        """The peers whose last answer is older than ``before``; those that never answered first."""
-        silent = [
-            (entry.last_answered is not None, entry.last_answered or 0.0, position, entry.peer)
-            for position, entry in enumerate(self._entries.values())
-            if entry.last_answered is None or entry.last_answered < before
-        ]
-        return [peer for *_, peer in sorted(silent, key=lambda each: each[:3])]
+        """The peers whose last answer is older than ``before``, the longest silent first."""
+        silent = [entry for entry in self._entries.values() if entry.last_answered < before]
+        return [entry.peer for entry in sorted(silent, key=lambda entry: entry.last_answered)]
 
     def latest(self) -> list[PeerId]:
-        """Everybody, whoever answered last first; those that never answered last."""
+        """Everybody, whoever answered last first."""
         return self.silent_since(Monotonic(math.inf))[::-1]
 
     def cpl_counts(self) -> list[int]:
@@ -239,20 +233,17 @@ class RoutingTable:
 
     # --- changes ----------------------------------------------------------------------------------
 
-    def add(
-        self, peer: PeerId, now: Monotonic, *, replaceable: bool = False, answered: bool = True
-    ) -> AddOutcome:
+    def add(self, peer: PeerId, now: Monotonic, *, replaceable: bool = False) -> AddOutcome:
         """Take in ``peer``, which answered a request of ours at ``now``.
 
-        ``answered=False`` is for one that has not; ``replaceable`` lets a later peer displace it
-        until :meth:`settle`. A peer that is in stays as it is, but for its last answer.
+        ``replaceable`` lets a later peer displace it until :meth:`settle`. A peer that is in stays
+        as it is, but for its last answer.
         """
         key = peer.key
         if key == self._local:
             return AddOutcome.REFUSED_SELF
         if key in self._entries:
-            if answered:
-                self.answered(peer, now)
+            self.answered(peer, now)
             return AddOutcome.KNOWN
         prefix = cpl(self._local, key)
         displaced = None
@@ -265,7 +256,7 @@ class RoutingTable:
         if displaced is not None:
             self.remove(displaced)
         self._place(key, prefix)
-        self._entries[key] = _Entry(peer, prefix, now, answered=answered, replaceable=replaceable)
+        self._entries[key] = _Entry(peer, prefix, now, replaceable=replaceable)
         if self._policy is not None:
             self._policy.entered(peer, prefix, now)
         return AddOutcome.ADDED if displaced is None else AddOutcome.REPLACED
@@ -285,17 +276,11 @@ class RoutingTable:
         return True
 
     def answered(self, peer: PeerId, now: Monotonic) -> bool:
-        """Note that ``peer`` answered a request of ours at ``now``; whether it is in.
-
-        One that had never answered is settled by that.
-        """
+        """Note that ``peer`` answered a request of ours at ``now``; whether it is in."""
         entry = self._entries.get(peer.key)
         if entry is None:
             return False
-        if entry.last_answered is None:
-            entry.replaceable = False
-        if entry.last_answered is None or entry.last_answered < now:
-            entry.last_answered = now
+        entry.last_answered = max(entry.last_answered, now)
         return True
 
     def useful(self, peer: PeerId, now: Monotonic) -> bool:
@@ -307,10 +292,9 @@ class RoutingTable:
         return True
 
     def settle(self) -> None:
-        """Make every answered peer permanent (GO, once the node has joined)."""
+        """Make every peer permanent (GO, once the node has joined)."""
         for entry in self._entries.values():
-            if entry.last_answered is not None:
-                entry.replaceable = False
+            entry.replaceable = False
 
     # --- inside -----------------------------------------------------------------------------------
 
@@ -339,9 +323,7 @@ class RoutingTable:
             entry = self._entries[key]
             if not entry.replaceable or entry.cpl != prefix:
                 continue
-            if entry.last_answered is None:
-                return entry.peer
-            if chosen is None or entry.last_answered < (chosen.last_answered or 0.0):
+            if chosen is None or entry.last_answered < chosen.last_answered:
                 chosen = entry
         return None if chosen is None else chosen.peer
 

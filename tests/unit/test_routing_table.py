@@ -192,16 +192,6 @@ def test_settled_peers_are_no_longer_replaceable() -> None:
     assert table.add(b, now(2)) is AddOutcome.FULL
 
 
-def test_a_peer_that_never_answered_is_replaceable_until_it_does() -> None:
-    a, b, c = peers_at_cpl(0, 3)
-    table = RoutingTable(LOCAL, bucket_size=1)
-    table.add(a, now(1), replaceable=True, answered=False)
-    table.settle()
-    assert table.add(b, now(2), replaceable=True, answered=False) is AddOutcome.REPLACED
-    table.answered(b, now(3))
-    assert table.add(c, now(4)) is AddOutcome.FULL
-
-
 # --- nearest --------------------------------------------------------------------------------------
 
 
@@ -286,13 +276,12 @@ def test_an_entry_remembers_when_it_came_answered_and_was_useful() -> None:
 
 
 def test_the_silent_are_those_not_heard_since_the_longest_silent_first() -> None:
-    a, b, c, d = peers_at_cpl(0, 4)
+    a, b, c = peers_at_cpl(0, 3)
     table = filled(RoutingTable(LOCAL), [a, b, c])
-    table.add(d, now(9), replaceable=True, answered=False)
     table.answered(a, now(5))
-    assert table.silent_since(now(0)) == [d]
-    assert table.silent_since(now(5)) == [d, b, c]
-    assert table.silent_since(now(5.5)) == [d, b, c, a]
+    assert table.silent_since(now(0)) == []
+    assert table.silent_since(now(5)) == [b, c]
+    assert table.silent_since(now(5.5)) == [b, c, a]
 
 
 def test_cpl_counts_look_into_the_mixed_bucket() -> None:
