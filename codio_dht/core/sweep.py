@@ -88,6 +88,10 @@ each failure."""
 PROVIDE_RETRY_MAX_S: Final = 3_600.0
 """The longest time until such a part is tried again, seconds."""
 
+MAX_LEFT_KEYS: Final = 256
+"""Keys that a turn could not provide and that are tried again later each by itself. If there are
+more, the whole part is."""
+
 MAX_SPANS: Final = 65_536
 """Parts of the keyspace of which the time of the last sweep is remembered. Past it the two
 neighbours that were swept at nearly the same time become one."""
@@ -195,7 +199,8 @@ class Sweep:
         """When each span was swept: from its start up to the next one's."""
         self._running: dict[Turn, None] = {}
         self._failures: dict[Place, _Failures] = {}
-        """Parts in which something failed, by their start. No more than there are spans."""
+        """Parts in which something failed, and places of keys that were left over, by their start.
+        No more than ``max_spans``; past that the one that failed first is forgotten."""
         self._backoff = Backoff(PROVIDE_RETRY_S, PROVIDE_RETRY_MAX_S)
         self._thin: dict[Place, int] = {}
         """How many peers have to be known for a part to be swept again, by the part's start."""
@@ -280,19 +285,26 @@ class Sweep:
         if not turn.waiting_only:
             self._note(start, end, at)
 
-    def ended(self, turn: Turn, now: UnixTime, *, failed: bool, known: int) -> None:
-        """``turn`` is over. If it ``failed`` for some of its keys, they wait, and it is tried again
-        later. ``known`` peers were known."""
+    def ended(
+        self, turn: Turn, now: UnixTime, *, failed: bool, known: int, left: Sequence[Place] = ()
+    ) -> None:
+        """``turn`` is over. If it ``failed``, all of it is tried again later; or else the keys at
+        the places ``left`` are, which wait still, and which hold up no others. ``known`` peers were
+        known."""
         self._running.pop(turn, None)
-        if failed:
-            before = self._failures.get(turn.start)
-            count = 1 if before is None else before.count + 1
-            if before is not None or len(self._failures) < self._max_spans:
-                until = now + self._backoff.delay_s(count)
-                self._failures[turn.start] = _Failures(turn.end, count, until)
-        else:
-            self._failures.pop(turn.start, None)
+        failed = failed or len(left) > MAX_LEFT_KEYS
+        ends = {turn.start: turn.end} if failed else {place: Place(place + 1) for place in left}
+        counts = {start: failures.count for start, failures in self._failures.items()}
+        if not failed:
+            for start in [start for start in self._failures if turn.start <= start < turn.end]:
+                del self._failures[start]
             self.known_at(turn.start, known)
+        for start, end in ends.items():
+            count = counts.get(start, 0) + 1
+            self._failures.pop(start, None)
+            self._failures[start] = _Failures(end, count, now + self._backoff.delay_s(count))
+            if len(self._failures) > self._max_spans:
+                del self._failures[next(iter(self._failures))]
 
     def known_at(self, place: Place, known: int) -> None:
         """What lies at ``place`` was provided while ``known`` peers were known."""

@@ -24,7 +24,7 @@ from codio_dht.core.peer import PeerId
 from codio_dht.core.region_sweep import GiveAll, Look, RegionSweep, RegionSwept
 from codio_dht.core.regions import Place, RegionMap, place_of
 from codio_dht.core.steps import Ask, Wait, Working
-from codio_dht.core.sweep import LAG_WARNING_S, Measure, Rest, Sweep, SweepStep, Turn
+from codio_dht.core.sweep import LAG_WARNING_S, MAX_LEFT_KEYS, Measure, Rest, Sweep, SweepStep, Turn
 from codio_dht.errors import NetworkError, NoPeersError, RemoteError, StorageError
 from codio_dht.logger import get_logger
 from codio_dht.node.clock import Clock
@@ -203,14 +203,15 @@ class Sweeping:
         """Sweep the keys of ``turn``, a page at a time."""
         region, after, start = RegionMap(self._network.k), b"", turn.start
         failed = ended = False
+        left: list[Place] = []
         try:
             while not ended:
                 page, at = await self._read(turn, after)
                 ended = len(page) < PAGE_KEYS
                 end = turn.end if ended else Place(place_of(key_of(page[-1][0])) + 1)
                 denies = self._lookups.denials.denies_key
-                denied = [key for key, _ in page if denies(key)]
-                left_out = self._alone.keys() | set(denied)
+                denied = {key: waits for key, waits in page if denies(key)}
+                left_out = self._alone.keys() | denied.keys()
                 keys = {key: waits for key, waits in page if key not in left_out}
                 outcome = await self._hand_out(region, list(keys)) if keys else None
                 if outcome is None and keys:
@@ -231,7 +232,10 @@ class Sweeping:
                     await self._storage.call(partial(self._storage.store.keys.note_swept, swept))
                 copies = 0 if outcome is None else outcome.copies
                 self.sweep.swept(turn, start, end, at, keys=len(held), copies=copies)
-                failed = failed or bool(unheld) or bool(denied)
+                failed = failed or (bool(unheld) and not held)
+                waiting = [*unheld, *(key for key, waits in denied.items() if waits)]
+                room = MAX_LEFT_KEYS + 1 - len(left)
+                left += [place_of(key_of(key)) for key in waiting[:room]]
                 start, after = end, page[-1][0] if page else after
         except StorageError as error:  # what was handed out is handed out again, too early
             failed = True
@@ -241,7 +245,7 @@ class Sweeping:
             raise
         finally:
             known = len(self._network.table)
-            self.sweep.ended(turn, self._clock.unix(), failed=failed, known=known)
+            self.sweep.ended(turn, self._clock.unix(), failed=failed, known=known, left=left)
             self._changed.set()
 
     async def _read(self, turn: Turn, after: bytes) -> tuple[list[tuple[bytes, bool]], UnixTime]:

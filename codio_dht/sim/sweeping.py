@@ -112,8 +112,10 @@ class SimulatedProviding:
             sweep.swept(
                 turn, turn.start, turn.end, began, keys=len(swept.held), copies=swept.copies
             )
-        failed = bool(swept.unheld)
-        sweep.ended(turn, self._queue.unix, failed=failed, known=len(network.table))
+        failed = bool(swept.unheld) and not swept.held
+        left = [place_of(key_of(key)) for key in swept.unheld]
+        known = len(network.table)
+        sweep.ended(turn, self._queue.unix, failed=failed, known=known, left=left)
         self._alarm.set(self._queue.now)
 
     def _parcel(self, key: bytes) -> Parcel:

@@ -9,6 +9,7 @@ import trio.testing
 from codio_dht import DHTConfig, DHTManager, PeerId
 from codio_dht.core.keyspace import key_of
 from codio_dht.core.multihash import multihash_of
+from codio_dht.core.sweep import PROVIDE_RETRY_MAX_S
 from codio_dht.errors import UsageError
 from codio_dht.formats.cid import DAG_PB, RAW, format_cid
 from codio_dht.node.results import KeyStatus, ProvideStatus
@@ -198,3 +199,21 @@ async def test_records_name_the_addresses_that_the_user_says_the_content_is_serv
             client.peer_id,
             ["/dns/edge.example/tcp/443/https"],
         )
+
+
+async def test_a_saved_key_that_is_denied_holds_up_no_other(autojump_clock):
+    async with keepers(0.02) as peers, client_of(peers) as client:
+        await client.deny(f"/ipfs/{cid(0)}")
+        await client.provide_many([cid(0)])
+        await trio.sleep(6 * 3_600)
+        for number in range(1, 4):
+            await client.provide_many([cid(number)])
+            with trio.fail_after(60):
+                while held(peers, cid(number)) != sorted(closest(cid(number))):
+                    await trio.sleep(1)
+        assert held(peers, cid(0)) == []
+        assert (await totals(client)).waiting == 1
+        await client.stop_denying(f"/ipfs/{cid(0)}")
+        await trio.sleep(PROVIDE_RETRY_MAX_S)
+        await nothing_waits(client)
+        assert held(peers, cid(0)) == sorted(closest(cid(0)))

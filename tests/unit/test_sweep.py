@@ -13,6 +13,7 @@ from codio_dht.core.keyspace import Key
 from codio_dht.core.regions import PLACES, Place
 from codio_dht.core.sweep import (
     EARLIEST,
+    MAX_LEFT_KEYS,
     MEASURING_LOOKUPS,
     OFFLINE_AFTER_S,
     PROVIDE_RETRY_MAX_S,
@@ -297,6 +298,35 @@ def test_a_part_that_fails_holds_up_no_other() -> None:
         done(sweep, step, 0)
     assert len(seen) == 7
     assert first not in seen
+
+
+def test_keys_that_are_left_over_rest_by_themselves_and_are_forgotten_when_they_are_done() -> None:
+    sweep = sweep_of((0, -1e6))
+    first = ask(sweep, 0)
+    assert isinstance(first, Turn)
+    sweep.begun(first)
+    sweep.swept(first, first.start, first.end, at(0), keys=8, copies=160)
+    sweep.ended(first, at(0), failed=False, known=KNOWN, left=[Place(7), Place(9)])
+    assert sweep.busy(at(0)) == [(7, 8), (9, 10)]
+    second = ask(sweep, 0, waiting=8)
+    assert second == Turn(Place(0), ALL, waiting_only=True)
+    assert isinstance(second, Turn)
+    sweep.begun(second)
+    sweep.ended(second, at(0), failed=False, known=KNOWN, left=[Place(9)])
+    assert sweep.busy(at(PROVIDE_RETRY_S)) == [(9, 10)]
+    assert sweep.busy(at(2 * PROVIDE_RETRY_S)) == []
+
+
+def test_of_very_many_keys_left_over_the_whole_part_rests_and_what_rests_is_bounded() -> None:
+    sweep = sweep_of((0, -1e6), max_spans=5)
+    turn = ask(sweep, 0)
+    assert isinstance(turn, Turn)
+    for count in (9, MAX_LEFT_KEYS + 1):
+        sweep.begun(turn)
+        left = [Place(2 * each) for each in range(count)]
+        sweep.ended(turn, at(0), failed=False, known=KNOWN, left=left)
+        assert len(sweep._failures) <= 5
+    assert sweep.busy(at(0)) == [(0, PLACES)]
 
 
 @pytest.mark.conformance("c61")
