@@ -196,8 +196,8 @@ class Client:
 
     def _items(self, exchange: Exchange, *, whole: bool) -> Iterator[Any]:
         """The items of a request as they come. ``whole``: the timeout is that of all of them."""
-        with self._turns, self._connected() as connection:
-            deadline = self._deadline()
+        deadline = self._deadline()
+        with self._turn(), self._connected(deadline) as connection:
             self._do(partial(connection.sendall, exchange.request), connection, deadline)
             while not exchange.over:
                 data = self._do(partial(connection.recv, READ_BYTES), connection, deadline)
@@ -210,10 +210,7 @@ class Client:
     ) -> T:
         """The result of an operation on ``connection``, which may wait until ``deadline``."""
         try:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise TimeoutError
-            connection.settimeout(left)
+            connection.settimeout(_left(deadline))
             return operation()
         except TimeoutError as error:
             raise DeadlineError(f"no answer within {self._timeout:g} s") from error
@@ -221,11 +218,23 @@ class Client:
             raise connection_failure(error, self.data_dir) from error
 
     @contextmanager
-    def _connected(self) -> Iterator[socket.socket]:
+    def _turn(self) -> Iterator[None]:
+        """One of the calls that may run at once."""
+        if not self._turns.acquire(timeout=self._timeout):
+            raise DeadlineError(
+                f"no turn within {self._timeout:g} s: {MAX_CALLS_AT_ONCE} calls are under way"
+            )
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    @contextmanager
+    def _connected(self, deadline: float | None) -> Iterator[socket.socket]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             try:
                 with socket_path(self.data_dir) as path:
-                    connection.settimeout(self._timeout)
+                    connection.settimeout(_left(deadline))
                     connection.connect(path)
             except TimeoutError as error:
                 raise DeadlineError("the daemon does not accept connections") from error
@@ -235,3 +244,17 @@ class Client:
 
     def _deadline(self) -> float | None:
         return None if self._timeout is None else time.monotonic() + self._timeout
+
+
+def _left(deadline: float | None) -> float | None:
+    """How many seconds there are until ``deadline``; None: it is never.
+
+    Raises:
+        TimeoutError: there are none.
+    """
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left

@@ -15,6 +15,7 @@ import trio
 
 from codio_dht import Mode, PeerId, PeerInfo, ProvideResult, multihash_of
 from codio_dht.client import AsyncClient, Client, DaemonFaultError
+from codio_dht.client.exchange import MAX_CALLS_AT_ONCE
 from codio_dht.core.clock import UnixTime
 from codio_dht.core.lookup_states import Standing
 from codio_dht.core.own_keys import OwnKey
@@ -193,6 +194,34 @@ def test_a_call_that_takes_too_long_is_given_up_here_and_at_the_daemon(
     with pytest.raises(DeadlineError, match=r"0\.05 s"):
         Client(data_dir, timeout=0.05).find_providers(CID)
     assert ended(dht)
+
+
+def test_a_call_that_waits_for_its_turn_among_many_has_a_time_limit_too(
+    data_dir: Path, dht: FakeDht
+) -> None:
+    dht.never = True
+    client = Client(data_dir)
+    open_ones = [client.iter_providers(CID) for _ in range(MAX_CALLS_AT_ONCE)]
+    for each in open_ones:
+        next(each)
+    client._timeout = 0.01
+    failed: list[DeadlineError] = []
+
+    def ask() -> None:
+        try:
+            client.identity()
+        except DeadlineError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert "turn" in str(failed[0])
+    for each in open_ones:
+        each.close()  # type: ignore[attr-defined]
+    client._timeout = None
+    assert client.identity().peer_id
 
 
 def test_results_that_keep_coming_have_a_time_limit_each(data_dir: Path, dht: FakeDht) -> None:
