@@ -48,7 +48,7 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.formats.ip import IPV4_BYTES, group_of_ip, ip_prefix
 
 MAX_ACCOUNTS: Final = 32_768
-"""Accounts remembered, of all levels together: some 12 MB. The public network has about 10,000
+"""Accounts remembered, of all levels together: some 18 MB. The public network has about 10,000
 servers, and the rest are those that came lately."""
 
 _EXAMINED: Final = 16
