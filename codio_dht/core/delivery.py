@@ -69,6 +69,10 @@ PROVIDE_RPC_TIMEOUT_S: Final = 10.0
 """How long handing one record to one peer may take, a dial included, in seconds (GO: 10 in its
 sweep, 30 in its classic provide)."""
 
+RECORD_ALONE_TIME_S: Final = 1.0
+"""Time for each record, on average, of a peer that gets many and takes one on a stream, seconds. A
+slower one gets no more of them: it would hold up what is handed out to others."""
+
 PROVIDE_CONFIRM_TIMEOUT_S: Final = 3.0
 """How long a sender waits for the peer to end the stream of a record, in seconds. Without that end
 the record counts as sent, not as confirmed."""

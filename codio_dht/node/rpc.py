@@ -29,6 +29,7 @@ from codio_dht.core.clock import Monotonic
 from codio_dht.core.delivery import (
     PROVIDE_CONFIRM_TIMEOUT_S,
     PROVIDE_RPC_TIMEOUT_S,
+    RECORD_ALONE_TIME_S,
     Receipt,
 )
 from codio_dht.core.messages import AddProvider, FailureReason, MessageType, Reply, Request
@@ -157,7 +158,8 @@ class RpcClient:
         """Hand provider records to a peer, all on one stream, and wait until it has ended the
         stream, or for ``PROVIDE_CONFIRM_TIMEOUT_S``. ``records`` gives the ADD_PROVIDER requests as
         frames; it is called again if the peer takes only one request on a stream (py-libp2p, which
-        answers it and closes), and then each record has a stream of its own.
+        answers it and closes). Then each record has a stream of its own, and ``deadline`` is put
+        off for them as far as ``RECORD_ALONE_TIME_S`` says.
 
         Raises:
             NetworkError: not reached, no kad, the stream was reset, or the deadline passed.
@@ -169,9 +171,10 @@ class RpcClient:
                     await self._connect(peer, deadline)
                 if not await self._give_on_one_stream(peer, records, deadline):
                     self.counters["records_one_by_one"] += 1
-                    for frame in records():
-                        by = Monotonic(trio.current_time() + PROVIDE_RPC_TIMEOUT_S)
-                        await self._give_one(peer, frame, by)
+                    by = trio.current_time() + PROVIDE_RPC_TIMEOUT_S
+                    for count, frame in enumerate(records()):
+                        until = Monotonic(by + RECORD_ALONE_TIME_S * count)
+                        await self._give_one(peer, frame, until)
         finally:
             self.pending -= 1
 

@@ -37,6 +37,8 @@ class Keepers:
     """Take the record and never end the stream."""
     echoing: set[PeerId] = field(default_factory=set)
     """Take one record, answer it, and end the stream, as py-libp2p's servers do."""
+    dawdling: set[PeerId] = field(default_factory=set)
+    """As ``echoing``, but they end each stream only after 2.9 s."""
     held: dict[bytes, list[PeerId]] = field(default_factory=dict)
     """Who was handed the record of a key, and how often."""
     record_streams: int = 0
@@ -71,6 +73,11 @@ class Keepers:
                 self.told_addrs |= {entry.addrs for entry in request.providers}
                 if stream.peer_id in self.echoing:
                     stream.answer(encode_request(request))
+                    stream.finish()
+                    return
+                if stream.peer_id in self.dawdling:
+                    stream.answer(encode_request(request))
+                    await trio.sleep(2.9)
                     stream.finish()
                     return
                 if stream.peer_id in self.lingering:

@@ -98,6 +98,20 @@ async def test_what_was_swept_is_not_repeated_after_a_restart(autojump_clock, tm
             assert status.held_by == tuple(closest(cids[7]))
 
 
+async def test_a_peer_that_draws_out_each_record_does_not_hold_up_the_sweep(autojump_clock):
+    cids = [cid(number) for number in range(60)]
+    async with keepers(0.02) as peers, client_of(peers) as client:
+        peers.dawdling.update([PEERS[0], PEERS[1]])
+        began = trio.current_time()
+        await client.provide_many(cids)
+        await nothing_waits(client)
+        assert trio.current_time() - began < 60
+        others = [each for each in PEERS if each not in peers.dawdling]
+        for each in cids:
+            true = sorted(others, key=lambda peer, each=each: peer.key ^ key_of(multihash_of(each)))
+            assert set(true[: K - 2]) <= set(held(peers, each))
+
+
 @pytest.mark.conformance("c61")
 async def test_keys_saved_while_nobody_can_be_reached_are_provided_afterwards(autojump_clock):
     cids = [cid(number) for number in range(20)]
