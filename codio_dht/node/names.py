@@ -100,7 +100,7 @@ class Names:
             await self._republishing.stop(dht_key)
             removed: bool = await self._call(partial(self._keys.remove, label))
         self._asked.discard(dht_key)
-        if not self._turns[label].statistics().tasks_waiting:
+        if not self._turns[label].locked():  # nobody waited for it
             del self._turns[label]
         return removed
 

@@ -6,9 +6,11 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from libp2p import new_host
 
 from codio_dht import DHTManager
@@ -19,6 +21,7 @@ from codio_dht.crypto.keys import PrivateKey
 from codio_dht.errors import NoPeersError, UsageError
 from codio_dht.formats.text import format_name
 from codio_dht.node.clock import Clock
+from codio_dht.node.names import Names
 from codio_dht.store.identity import create_identity
 from codio_dht.store.name_keys import NameKeys
 from memory_host import MemoryHost, MemoryNet
@@ -301,3 +304,32 @@ async def test_a_wrong_argument_is_named(autojump_clock, arguments, said: str) -
             await node.publish_name(whole.pop("path"), **whole)
         with pytest.raises(UsageError, match="domain"):
             await node.resolve_name("/ipns/docs.ipfs.tech")
+
+
+async def test_a_key_that_is_removed_leaves_one_turn_to_those_who_wait_for_it() -> None:
+    class NothingKept:
+        async def stop(self, _key: bytes) -> bool:
+            return False
+
+    async def call(function):
+        return function()
+
+    unused: Any = None
+    kept: Any = NothingKept()
+    names = Names(unused, kept, NameKeys(None), call, Clock())
+    await names.generate("blog")
+    turn, end = names._turns["blog"], trio.Event()
+
+    async def publish() -> None:
+        async with turn:
+            await end.wait()
+
+    async with trio.open_nursery() as nursery:
+        async with turn:
+            nursery.start_soon(names.remove, "blog")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(publish)
+            await trio.testing.wait_all_tasks_blocked()
+        await trio.testing.wait_all_tasks_blocked()
+        assert names._turns["blog"] is turn
+        end.set()
