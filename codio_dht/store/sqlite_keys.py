@@ -24,6 +24,10 @@ from codio_dht.errors import FormatError, PeerIdError
 from codio_dht.formats.varint import length_prefixed, split_length_prefixed
 from codio_dht.store.database import Database
 
+MAX_WAITING_SWEEPS: Final = 256
+"""Pages of waiting keys of which it is remembered who took them; past it the oldest is forgotten.
+Who adds a key each second makes as many pages, and each names up to some hundred peers."""
+
 _COLUMNS: Final = "SELECT key, added, provided, written, waits FROM provided_keys"
 
 
@@ -155,6 +159,11 @@ class SqliteKeys:
                 connection.execute(
                     "INSERT OR REPLACE INTO waiting_sweeps VALUES (?, ?, ?, ?)",
                     (page.start, page.at, page.end, holders),
+                )
+                connection.execute(
+                    "DELETE FROM waiting_sweeps WHERE swept <= (SELECT swept FROM waiting_sweeps"
+                    " ORDER BY swept DESC LIMIT 1 OFFSET ?)",
+                    (MAX_WAITING_SWEEPS,),
                 )
                 return
             before = connection.execute(

@@ -28,6 +28,7 @@ from codio_dht.store.database import Database
 from codio_dht.store.interface import SnapshotPeer, Store
 from codio_dht.store.schema import KEYS, RECORDS, pack_addrs, unpack_addrs
 from codio_dht.store.sqlite import SqliteRecords, SqliteStore
+from codio_dht.store.sqlite_keys import MAX_WAITING_SWEEPS
 
 KEY = b"\x12\x20" + b"k" * 32
 OTHER_KEY = b"\x12\x20" + b"o" * 32
@@ -417,6 +418,19 @@ def test_a_swept_page_is_noted_with_its_keys_and_holders(store: SqliteStore) -> 
     assert store.keys.holders_of(Place(7), UnixTime(NOW + 20)) == (peer(3),)
     assert store.keys.spans() == [(0, NOW), (100, NOW + 9)]
     assert store.keys.count_waiting() == 0
+
+
+def test_of_how_many_waiting_sweeps_the_holders_are_remembered_is_bounded() -> None:
+    store, extra = SqliteStore(None), 20
+    for number in range(MAX_WAITING_SWEEPS + extra):
+        holders = (peer(number % 100),)
+        page = page_of(number % 7, PLACES, number, waiting_only=True, holders=holders)
+        store.keys.note_swept(page)
+    counted = store.keys.database.connection.execute("SELECT count(*) FROM waiting_sweeps")
+    assert counted.fetchone()[0] == MAX_WAITING_SWEEPS
+    assert store.keys.holders_of(Place(10), UnixTime(extra - 1)) is None
+    assert store.keys.holders_of(Place(10), UnixTime(extra)) == (peer(extra),)
+    store.close()
 
 
 @given(
