@@ -109,7 +109,7 @@ class DenyLists:
         """Apply ``rule`` from now on, also after a restart; False if it was given before.
 
         Raises:
-            UsageError: it is no rule, or there are too many.
+            UsageError: it is no rule, there are too many, or a list cannot be read.
             StorageError: it could not be saved, and is not applied.
         """
         rule = checked_rule(rule)
@@ -125,8 +125,8 @@ class DenyLists:
         """Apply ``rule`` no more; False if it was not given while the node ran.
 
         Raises:
-            UsageError: it is no rule.
-            StorageError: that could not be saved.
+            UsageError: it is no rule, or a list cannot be read; it is applied still.
+            StorageError: that could not be saved; it is applied still.
         """
         rule = checked_rule(rule)
         async with self._one_at_a_time:
@@ -136,14 +136,22 @@ class DenyLists:
         return True
 
     async def _set_own(self, rules: list[str]) -> None:
+        stamps, read = await self._read(rules)  # before they are saved: it may be impossible
         await trio.to_thread.run_sync(_write_own, self._own_file, rules)
         self._own = rules
-        await self._reload()
+        self._use(stamps, read)
 
     async def _reload(self) -> DenyCounts:
+        return self._use(*await self._read(self._own))
+
+    async def _read(self, own: list[str]) -> tuple[list[_Stamp], DenyRules]:
+        """All rules, with ``own`` as those that were given while the node ran, and the stamps of
+        the files."""
         stamps = [_stamp(path) for path in self._files]
-        lines = [*self._lines, *self._own]
-        rules = await trio.to_thread.run_sync(_read_all, self._files, lines)
+        lines = [*self._lines, *own]
+        return stamps, await trio.to_thread.run_sync(_read_all, self._files, lines)
+
+    def _use(self, stamps: list[_Stamp], rules: DenyRules) -> DenyCounts:
         self._stamps = stamps
         self._apply(rules)
         counts = rules.counts()

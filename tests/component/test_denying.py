@@ -156,3 +156,18 @@ async def test_a_list_that_cannot_be_read_stops_the_start(tmp_path: Path) -> Non
         for wrong in (["nonsense"], [7], "list"):
             with pytest.raises(UsageError):
                 DHTManager(net.host(1), deny=wrong)  # type: ignore[arg-type]
+
+
+async def test_a_rule_that_cannot_be_applied_is_not_saved_either(tmp_path: Path) -> None:
+    file, data = tmp_path / "bad.deny", tmp_path / "data"
+    file.write_text(f"/ipfs/{OTHER}\n")
+    async with memory_net() as net, DHTManager(net.host(1), data_dir=data, deny=[file]) as node:
+        file.unlink()
+        with pytest.raises(UsageError, match="cannot read the deny list"):
+            await node.deny(CID)
+        assert not node.is_denied(CID)
+        assert [] == node.deny_rules()
+        assert not (data / OWN_LIST).exists()
+        file.write_text("")
+        assert await node.deny(CID)
+        assert node.is_denied(CID)
