@@ -1,8 +1,9 @@
 """Load shedding: how hard the node presses the heavy origins when it is late.
 
-Decides one number, the pressure, from how late the event loop is. While it is later than
-``TARGET_LAG_S`` the pressure doubles with each sample, and when it is in time again the pressure
-falls slowly. The ledger of origins divides the rate of CPU time by it
+Decides one number, the pressure, from how late the event loop is by its own work. While it is later
+than ``TARGET_LAG_S`` the pressure doubles with each sample, and when it is in time again the pressure
+falls slowly. Where the machine is busy with something else the loop is late too, but the origins are
+not the cause, so the loop is never taken to be later than the time that it worked. The ledger of origins divides the rate of CPU time by it
 (:attr:`codio_dht.core.origins.OriginLedger.pressure`). So the origins that use most are slowed down
 or refused first, and those that use little are served at once.
 
@@ -38,12 +39,16 @@ class Shedding:
         self.worst_lag_s = 0.0
         """The latest it was, in seconds, since the start."""
         self.pressure = 1.0
+        self._own_lag_s = 0.0
+        """As ``lag_s``, of its own work."""
 
-    def sample(self, late_s: float) -> float:
-        """The event loop was woken ``late_s`` after it should have been; the pressure now."""
+    def sample(self, late_s: float, worked_s: float) -> float:
+        """The event loop was woken ``late_s`` after it should have been, and since the sample before
+        it used ``worked_s`` of processor time; the pressure now."""
         late_s = max(late_s, 0.0)
         self.worst_lag_s = max(self.worst_lag_s, late_s)
         self.lag_s += _SMOOTHING * (late_s - self.lag_s)
-        change = _RISE if self.lag_s > TARGET_LAG_S else _FALL
+        self._own_lag_s += _SMOOTHING * (min(late_s, worked_s) - self._own_lag_s)
+        change = _RISE if self._own_lag_s > TARGET_LAG_S else _FALL
         self.pressure = min(max(self.pressure * change, 1.0), MAX_PRESSURE)
         return self.pressure

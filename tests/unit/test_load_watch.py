@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
@@ -8,9 +9,11 @@ from codio_dht.core.origins import OriginLedger, Stock
 from codio_dht.net.stack_host.load_watch import MIN_REPORTED_TIMES, LoadWatch
 
 
-async def test_a_late_event_loop_presses_the_heavy_origins_and_one_in_time_does_not(
-    autojump_clock: MockClock,
+@pytest.mark.parametrize(("work", "presses"), [(0.9, True), (0.001, False)])
+async def test_an_event_loop_that_is_late_by_its_own_work_presses_the_heavy_origins(
+    autojump_clock: MockClock, work: float, presses: bool
 ) -> None:
+    """``work`` is its part of the time; the rest the machine gave to something else."""
     late_s, lost_s = 0.5, 0.0
 
     def clock() -> float:
@@ -20,11 +23,11 @@ async def test_a_late_event_loop_presses_the_heavy_origins_and_one_in_time_does_
         return trio.current_time() + lost_s
 
     origins = OriginLedger()
-    watch = LoadWatch(origins, clock)
+    watch = LoadWatch(origins, clock, lambda: work * (trio.current_time() + lost_s))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch.run)
         await trio.sleep(1)
-        assert origins.pressure > 1
+        assert (origins.pressure > 1) is presses
         late_s = 0.0
         await trio.sleep(10)
         assert 1 == origins.pressure

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import ip_address
+from time import thread_time
 from typing import Final
 
 import trio
@@ -31,22 +32,28 @@ _log = get_logger(__name__)
 
 class LoadWatch:
     """Measures how late the event loop is, and tells the ledger of origins. ``clock`` is the event
-    loop's."""
+    loop's, ``worked`` the processor time of its thread so far, in seconds."""
 
-    def __init__(self, origins: OriginLedger, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        origins: OriginLedger,
+        clock: Callable[[], float],
+        worked: Callable[[], float] = thread_time,
+    ) -> None:
         self.shedding = Shedding()
         self._origins = origins
         self._clock = clock
+        self._worked = worked
         self._report_at = 0.0
 
     async def run(self) -> None:
         """Measure, for ever."""
         self._report_at = self._clock() + REPORT_INTERVAL_S
         while True:
-            due = self._clock() + SAMPLE_INTERVAL_S
+            due, worked = self._clock() + SAMPLE_INTERVAL_S, self._worked()
             await trio.sleep(SAMPLE_INTERVAL_S)
             moment = self._clock()
-            self._origins.pressure = self.shedding.sample(moment - due)
+            self._origins.pressure = self.shedding.sample(moment - due, self._worked() - worked)
             if moment >= self._report_at:
                 self._report_at = moment + REPORT_INTERVAL_S
                 self.report()
