@@ -1,9 +1,10 @@
 """Load shedding: how hard the node presses the heavy origins when it is late.
 
-Decides one number, the pressure, from how late the event loop is by its own work. While it is later
-than ``TARGET_LAG_S`` the pressure doubles with each sample, and when it is in time again the pressure
-falls slowly. Where the machine is busy with something else the loop is late too, but the origins are
-not the cause, so the loop is never taken to be later than the time that it worked. The ledger of origins divides the rate of CPU time by it
+Decides one number, the pressure, from how late the event loop is by its own work. While it is
+later than ``TARGET_LAG_S`` the pressure doubles with each sample, and when it is in time again the
+pressure falls slowly. Where the machine is busy with something else the loop is late too, but the
+origins are not the cause: so the loop is never taken to be later than the time that it worked. The
+ledger of origins divides the rate of CPU time by the pressure
 (:attr:`codio_dht.core.origins.OriginLedger.pressure`). So the origins that use most are slowed down
 or refused first, and those that use little are served at once.
 
@@ -43,8 +44,8 @@ class Shedding:
         """As ``lag_s``, of its own work."""
 
     def sample(self, late_s: float, worked_s: float) -> float:
-        """The event loop was woken ``late_s`` after it should have been, and since the sample before
-        it used ``worked_s`` of processor time; the pressure now."""
+        """The event loop was woken ``late_s`` after it should have been, and used ``worked_s`` of
+        processor time since the sample before; the pressure now."""
         late_s = max(late_s, 0.0)
         self.worst_lag_s = max(self.worst_lag_s, late_s)
         self.lag_s += _SMOOTHING * (late_s - self.lag_s)
