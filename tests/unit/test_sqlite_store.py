@@ -324,31 +324,31 @@ def test_own_keys_come_in_pages_in_the_order_of_the_keyspace(store: SqliteStore)
 @pytest.mark.conformance("c65")
 @given(st.data())
 def test_a_turn_finds_exactly_the_keys_of_its_part_of_the_keyspace(data: st.DataObject) -> None:
-    store = SqliteStore(None)
     keys = in_order(*(bytes((number,)) for number in range(30)))
-    store.keys.add([NewKey(key) for key in keys], NOW)
     provided = data.draw(st.sets(st.sampled_from(keys)))
-    store.keys.mark_provided(sorted(provided), NOW)
     places = [place_of(key_of(key)) for key in keys]
     border = st.sampled_from([0, PLACES, *places, *(place + 1 for place in places)])
     start, end = sorted([Place(data.draw(border)), Place(data.draw(border))])
     waiting_only = data.draw(st.booleans())
     found: list[tuple[bytes, bool]] = []
-    while True:
-        after = found[-1][0] if found else b""
-        page = store.keys.turn_page(start, end, after, 4, waiting_only=waiting_only)
-        found += page
-        if len(page) < 4:
-            break
+    with closing(SqliteStore(None)) as store:
+        store.keys.add([NewKey(key) for key in keys], NOW)
+        store.keys.mark_provided(sorted(provided), NOW)
+        while True:
+            after = found[-1][0] if found else b""
+            page = store.keys.turn_page(start, end, after, 4, waiting_only=waiting_only)
+            found += page
+            if len(page) < 4:
+                break
+        next_waiting, waiting_keys = store.keys.next_waiting(start), store.keys.count_waiting()
     assert found == [
         (key, key not in provided)
         for key, place in zip(keys, places, strict=True)
         if start <= place < end and not (waiting_only and key in provided)
     ]
     waiting = [p for k, p in zip(keys, places, strict=True) if p >= start and k not in provided]
-    assert store.keys.next_waiting(start) == next(iter(waiting), None)
-    assert store.keys.count_waiting() == len(keys) - len(provided)
-    store.close()
+    assert next_waiting == next(iter(waiting), None)
+    assert waiting_keys == len(keys) - len(provided)
 
 
 def test_no_question_about_own_keys_reads_or_sorts_all(store: SqliteStore) -> None:
