@@ -85,7 +85,10 @@ class SendBuffer:
 
     @property
     def has_more(self) -> bool:
-        """Whether there is something to send, if the windows allow it."""
+        """Whether there is something to send, if the windows allow it. After a reset there is not
+        (RFC 9000, section 3.1), however much had not left."""
+        if self.reset_code is not None:
+            return False
         return self._lost is not None or self.highest_offset != self._stop or self._fin_pending
 
     @property
