@@ -142,6 +142,7 @@ class Windows:
             stream = self.streams.get(stream_id)
             if stream is not None and stream.is_over:
                 del self.streams[stream_id]
+                self.starved.pop(stream_id, None)
                 if bool(stream_id & _BY_LISTENER) == self._dialled:
                     self.streams_limit.value += 1
         self.ledger.ended.clear()
