@@ -32,3 +32,54 @@ def test_rfc_9000_section_3_1_after_a_reset_nothing_is_sent_on_the_stream_whatev
     feed(ends, *told, *sent_by_dialler(ends))
     assert ends.listener.ended is None
     assert used == ends.state(ends.dialler).flow.peer_data_used
+
+
+def test_streams_that_are_over_do_not_wait_for_the_connections_window():
+    ends = connected()
+    flow = ends.state(ends.dialler).flow
+    flow.peer.max_data = 0  # as told by a peer that wants answers and takes none
+    for _ in range(20):
+        number = ends.dialler.open_stream()
+        ends.dialler.write(number, b"what the window does not let leave")
+        ends.run()
+        ends.dialler.abort(number)
+        ends.listener.abort(number)
+        ends.run()
+    assert [] == list(flow.streams) == list(flow.starved)
+
+
+# --- addresses ------------------------------------------------------------------------------------
+
+
+def move(ends: Ends, address: str) -> None:
+    """Have the listener believe that the dialler is at another address."""
+    ends.listener.receive(ends.seal(b"\x01\0\0\0"), address, ends.now)
+    assert address == ends.listener.peer_address
+
+
+def test_rfc_9000_section_9_3_who_moves_twice_is_not_asked_at_the_address_between():
+    ends = connected()
+    number = ends.dialler.open_stream()
+    ends.dialler.write(number, b"ask")
+    ends.run()
+    ends.listener.write(number, bytes(100_000))
+    move(ends, "between")
+    between = ends.listener.datagrams_to_send(ends.now)  # all that this address may get
+    assert {"between", HERE} == {to for _, to in between}
+    path = ends.state(ends.listener).paths.current
+    path.received += 10_000  # it had sent more, and is no longer there
+    sent = path.sent
+    ends.address = "elsewhere"
+    ends.dialler.ping()
+    ends.run(2.0)
+    assert ("elsewhere", sent) == (ends.listener.peer_address, path.sent)
+    assert 100_000 == len(ends.received(ends.dialler, number))
+
+
+def test_rfc_9000_section_8_1_an_answer_that_may_not_leave_yet_waits():
+    ends = connected()
+    path = ends.state(ends.listener).paths.add("elsewhere")
+    path.to_answer.append(b"12345678")
+    assert "elsewhere" not in {to for _, to in ends.listener.datagrams_to_send(ends.now)}
+    path.received = 1_200
+    assert "elsewhere" in {to for _, to in ends.listener.datagrams_to_send(ends.now)}

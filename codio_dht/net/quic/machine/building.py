@@ -226,7 +226,10 @@ class Builder:
         allowed = s.datagram_bytes if path.room is None else path.room
         room = min(s.datagram_bytes, allowed) - overhead
         packet = PacketDraft(PacketLevel.ONE_RTT, space.next_number, room, room)
-        self._write_path_frames(packet, path)
+        try:
+            self._write_path_frames(packet, path)
+        except FullError:
+            pass  # the rest waits until more came from there
         if not packet.frames:
             return
         if allowed >= MIN_INITIAL_DATAGRAM_BYTES:

@@ -59,8 +59,8 @@ class Path:
         return self.challenge
 
     def on_challenge_fate(self, acknowledged: bool) -> None:
-        """The challenge arrived, or has to be sent again."""
-        if not acknowledged and not self.is_proven:
+        """The challenge arrived, or has to be sent again, if it is not given up yet."""
+        if not acknowledged and self.deadline is not None:
             self.wants_challenge = True
 
 
@@ -96,6 +96,8 @@ class Paths:
         """The peer is there now."""
         if self.current.is_proven:
             self.fallback = self.current
+        self.current.deadline = None
+        self.current.wants_challenge = False
         self.current = path
         if not path.is_proven:
             path.wants_challenge = True
