@@ -83,3 +83,18 @@ def test_rfc_9000_section_8_1_an_answer_that_may_not_leave_yet_waits():
     assert "elsewhere" not in {to for _, to in ends.listener.datagrams_to_send(ends.now)}
     path.received = 1_200
     assert "elsewhere" in {to for _, to in ends.listener.datagrams_to_send(ends.now)}
+
+
+def test_an_address_that_may_get_nothing_yet_keeps_no_timer_busy():
+    ends = connected()
+    ends.run(1.0)
+    move(ends, "elsewhere")
+    ends.listener.datagrams_to_send(ends.now)
+    for _ in range(3):
+        ends.listener.receive(ends.seal(b"\x01\0\0\0"), "elsewhere", ends.now)
+    path = ends.state(ends.listener).paths.current
+    path.sent = 3 * path.received
+    assert [] == ends.listener.datagrams_to_send(ends.now)
+    due = ends.listener.next_timeout()
+    assert due is not None
+    assert due > ends.now

@@ -38,6 +38,8 @@ _KEY_PHASE_BIT: Final = 2
 _MIN_PAYLOAD_BYTES: Final = 4
 """Header protection samples past the longest packet number (RFC 9001, section 5.4.2)."""
 _MIN_CRYPTO_BYTES: Final = 32
+_MIN_ROOM_BYTES: Final = 32
+"""In less of a datagram no packet is begun."""
 _MIN_STREAM_ROOM_BYTES: Final = 64
 """In less of a packet no stream is looked at."""
 _MIN_PIECE_BYTES: Final = 256
@@ -71,6 +73,13 @@ class Builder:
         else:
             self._long_packets(now, built)
         return built
+
+    @property
+    def may_send(self) -> bool:
+        """Whether the peer's address may get another short packet (RFC 9000, section 8.1). If not,
+        something has to come from there first, and no timer changes that."""
+        room = self._s.paths.current.room
+        return room is None or room >= self._overhead(PacketLevel.ONE_RTT) + _MIN_ROOM_BYTES
 
     # --- an established connection ----------------------------------------------------------------
 
@@ -140,6 +149,7 @@ class Builder:
         """Datagrams of all levels that there are keys for, and no more than the address may get."""
         s = self._s
         path = s.paths.current
+        s.pacing_at = None
         while True:
             allowed = path.room
             room = s.datagram_bytes if allowed is None else min(s.datagram_bytes, allowed)
@@ -167,7 +177,7 @@ class Builder:
                 continue
             space = s.spaces[level]
             overhead = self._overhead(level)
-            if room < overhead + _MIN_CRYPTO_BYTES:
+            if room < overhead + _MIN_ROOM_BYTES:
                 break
             flight = room if space.probes else min(room, s.recovery.room)
             packet = PacketDraft(level, space.next_number, room - overhead, flight - overhead)

@@ -140,6 +140,8 @@ class Machine:
             return None
         due = s.idle_since + self.idle_timeout_s
         ack_at = s.spaces[PacketLevel.ONE_RTT].ack_at
+        if ack_at is not None and not self._builder.may_send:
+            ack_at = None
         for each in (s.recovery.next_timeout(now), ack_at, s.pacing_at, s.paths.next_timeout()):
             if each is not None and each < due:
                 due = each
