@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codio_dht.net.quic.machine.buffers import Ledger, SendBuffer
 from quic_ends import HERE, THERE, Ends, connected
 
 
@@ -98,3 +99,39 @@ def test_an_address_that_may_get_nothing_yet_keeps_no_timer_busy():
     due = ends.listener.next_timeout()
     assert due is not None
     assert due > ends.now
+
+
+# --- the handshake --------------------------------------------------------------------------------
+
+
+def test_handshake_data_sent_twice_is_sent_right_when_it_is_lost_once_more():
+    ledger = Ledger()
+    buffer = SendBuffer(0, ledger)
+    content = bytes(range(200))
+    buffer.write(content)
+    there: set[int] = set()
+
+    def take(room: int) -> tuple[int, int, bool]:
+        taken = buffer.take(room, 1 << 62)
+        assert taken is not None
+        offset, data, fin = taken
+        assert data == content[offset : offset + len(data)]
+        return offset, offset + len(data), fin
+
+    first, second = take(110), take(90)
+    buffer.send_again()
+    buffer.on_fate(True, *first)  # it was only late
+    again = []
+    while buffer.has_more:
+        again.append(take(50))
+    for each in again:
+        there |= set(range(*each[:2]))
+    assert set(range(110, 200)) <= there
+    buffer.send_again()
+    twice = [take(90)]
+    buffer.on_fate(True, *again[0])
+    buffer.on_fate(True, *second)
+    assert 0 == buffer.kept == ledger.kept
+    for each in (*again[1:], *twice):
+        buffer.on_fate(False, *each)
+    assert not buffer.has_more

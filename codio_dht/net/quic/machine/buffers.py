@@ -156,13 +156,16 @@ class SendBuffer:
         """What was sent is with the peer, or lost."""
         if self.reset_code is not None:
             return
+        if start < self._start:  # sent twice: the peer has this much from the other packet
+            start = self._start
         if not acknowledged:
             self._on_lost(start, stop, fin)
             return
-        if start == self._start and self._acked_ahead is None:
-            self._forget(stop)
-        elif stop > start:
-            self._on_acked_behind_a_gap(start, stop)
+        if stop > start:
+            if start == self._start and self._acked_ahead is None:
+                self._forget(stop)
+            else:
+                self._on_acked_behind_a_gap(start, stop)
         if fin:
             self._acked_fin = True
         if self._acked_fin and self._start == self._end:
@@ -193,6 +196,10 @@ class SendBuffer:
         del self._buffer[:size]
         self._start = stop
         self._ledger.kept -= size
+        if self._lost is not None:  # it was only late
+            self._lost.drop_below(stop)
+            if not len(self._lost):
+                self._lost = None
 
     def reset(self, code: int) -> None:
         """Give up what was not sent. Idempotent."""
