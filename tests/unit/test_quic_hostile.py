@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codio_dht.net.quic.machine.buffers import Ledger, SendBuffer
-from quic_ends import HERE, THERE, Ends, connected
+from quic_ends import HERE, START, THERE, Ends, connected
 
 
 def feed(ends: Ends, *datagrams: bytes) -> None:
@@ -135,3 +135,16 @@ def test_handshake_data_sent_twice_is_sent_right_when_it_is_lost_once_more():
     for each in (*again[1:], *twice):
         buffer.on_fate(False, *each)
     assert not buffer.has_more
+
+
+def test_rfc_9000_section_8_1_a_close_counts_against_what_an_unproven_address_may_get():
+    ends = Ends()
+    heard = len(ends.first[0][0])
+    ends.lose = lambda to, data: to is ends.dialler or ends.now > START
+    ends.run(9.0)
+    while ends.state(ends.listener).paths.current.room:
+        ends.state(ends.listener).paths.current.sent += 1
+    ends.sent[ends.listener] = 3 * heard
+    ends.listener.close(0)
+    ends.carry(ends.listener)
+    assert 3 * heard == ends.sent[ends.listener]

@@ -272,6 +272,9 @@ class Builder:
         if s.dialled and packets[0].level is PacketLevel.INITIAL:
             missing = MIN_INITIAL_DATAGRAM_BYTES - sum(map(self._size, packets))
             packets[-1].pad(len(packets[-1].frames) + missing)
+        allowed = s.paths.current.room
+        if allowed is not None and sum(map(self._size, packets)) > allowed:
+            return []  # RFC 9000, section 8.1: the peer learns it by its time-out
         datagram = b"".join(self._seal(each, now) for each in packets)
         return [(datagram, s.paths.current.address)]
 
