@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from codio_dht.net.quic.machine.buffers import Ledger, SendBuffer
+from codio_dht.net.quic.machine.errors import Code
+from codio_dht.net.quic.varints import varint
 from quic_ends import HERE, START, THERE, Ends, connected
 
 
@@ -148,3 +150,13 @@ def test_rfc_9000_section_8_1_a_close_counts_against_what_an_unproven_address_ma
     ends.listener.close(0)
     ends.carry(ends.listener)
     assert 3 * heard == ends.sent[ends.listener]
+
+
+# --- ids ------------------------------------------------------------------------------------------
+
+
+def test_rfc_9000_section_19_16_an_id_that_was_made_but_never_told_is_not_given_up():
+    ends = connected()
+    made = ends.state(ends.listener).ids.own[-1].number + 1
+    frames = [b"\x19" + varint(number) for number in range(1, made + 2)]
+    assert Code.PROTOCOL_VIOLATION == ends.craft(b"".join(frames))

@@ -385,7 +385,7 @@ class Builder:
             head = bytes((frames.NEW_CONNECTION_ID,)) + varint(own.number) + b"\0"
             frame = head + bytes((len(own.id),)) + own.id + ids.reset_token(own)
             packet.add(frame, own.on_fate)
-            own.is_told = True
+            own.is_told = own.was_told = True
 
     def _write_path_frames(self, packet: PacketDraft, path: Path) -> None:
         while path.to_answer:

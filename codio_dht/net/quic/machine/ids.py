@@ -36,12 +36,15 @@ _MAX_UNTOLD: Final = 16
 class OwnCid:
     """An id of this side."""
 
-    __slots__ = ("id", "is_told", "number")
+    __slots__ = ("id", "is_told", "number", "was_told")
 
     def __init__(self, number: int, connection_id: bytes, *, is_told: bool) -> None:
         self.number = number
         self.id = connection_id
         self.is_told = is_told
+        """The peer needs not to be told (again)."""
+        self.was_told = is_told
+        """The peer may know it."""
 
     def on_fate(self, acknowledged: bool) -> None:
         """The peer knows the id, or has to be told again."""
@@ -125,6 +128,9 @@ class Ids:
                             RETIRE_CONNECTION_ID)  # fmt: skip
         for at, each in enumerate(self.own):
             if each.number == number:
+                if not each.was_told:
+                    raise QuicError(Code.PROTOCOL_VIOLATION, "an id that was never told",
+                                    RETIRE_CONNECTION_ID)  # fmt: skip
                 if each.id == used:
                     raise QuicError(Code.PROTOCOL_VIOLATION, "the id in use was given up",
                                     RETIRE_CONNECTION_ID)  # fmt: skip
