@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from codio_dht.net.quic.machine.buffers import Ledger, SendBuffer
+from codio_dht.net.quic.machine.buffers import Ledger, SendBuffer, StreamState
 from codio_dht.net.quic.machine.errors import Code
 from codio_dht.net.quic.varints import varint
 from quic_ends import HERE, START, THERE, Ends, connected
@@ -160,3 +160,36 @@ def test_rfc_9000_section_19_16_an_id_that_was_made_but_never_told_is_not_given_
     made = ends.state(ends.listener).ids.own[-1].number + 1
     frames = [b"\x19" + varint(number) for number in range(1, made + 2)]
     assert Code.PROTOCOL_VIOLATION == ends.craft(b"".join(frames))
+
+
+# --- what costs the peer little -------------------------------------------------------------------
+
+
+def test_limits_told_over_and_over_look_at_no_stream():
+    ends = connected()
+    flow = ends.state(ends.listener).flow
+
+    class Untouched(dict[int, StreamState]):
+        def values(self):
+            raise AssertionError("every stream is looked at")
+
+    flow.streams = Untouched(flow.streams)
+    told = flow.peer_streams
+    assert ends.craft(b"".join(b"\x12" + varint(told + more) for more in range(100))) is None
+    assert told + 99 == flow.peer_streams
+
+
+def test_streams_past_the_peers_limit_wait_for_it():
+    ends = connected()
+    flow = ends.state(ends.dialler).flow
+    flow.peer_streams = 1
+    first, second, third = (ends.dialler.open_stream() for _ in range(3))
+    for number in (first, second, third):
+        ends.dialler.write(number, b"data")
+    ends.run()
+    sizes = [len(ends.received(ends.listener, number)) for number in (first, second, third)]
+    assert [4, 0, 0] == sizes
+    flow.on_max_streams(2, 0x12)
+    ends.run()
+    sizes = [len(ends.received(ends.listener, number)) for number in (first, second, third)]
+    assert [4, 4, 0] == sizes

@@ -15,6 +15,7 @@ and the windows for bytes received and not taken.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from codio_dht.net.quic.limits import (
@@ -52,6 +53,7 @@ class Windows:
     """The streams of one connection, and all windows."""
 
     __slots__ = (
+        "_blocked",
         "_dialled",
         "_ungranted",
         "data",
@@ -67,6 +69,7 @@ class Windows:
 
     def __init__(self, *, dialled: bool) -> None:
         self._dialled = dialled
+        self._blocked: deque[StreamState] = deque()  # ours, by their ids
         self.ledger = Ledger()
         self.streams: dict[int, StreamState] = {}
         self.data = Limit(QUIC_CONNECTION_WINDOW_BYTES)
@@ -127,7 +130,9 @@ class Windows:
             QUIC_STREAM_WINDOW_BYTES,
             self.peer.max_stream_data_bidi_remote,
         )
-        stream.is_blocked = self.next_id // _STEP >= self.peer_streams
+        if self.next_id // _STEP >= self.peer_streams:
+            stream.is_blocked = True
+            self._blocked.append(stream)
         self.next_id += _STEP
         return stream
 
@@ -217,7 +222,8 @@ class Windows:
         if value > MAX_STREAMS_EVER:
             raise QuicError(Code.FRAME_ENCODING_ERROR, "too many streams to name", frame_type)
         self.peer_streams = max(self.peer_streams, value)
-        for stream in self.streams.values():
-            if stream.is_blocked and stream.id // _STEP < self.peer_streams:
-                stream.is_blocked = False
-                self.ledger.ready[stream.id] = None
+        blocked = self._blocked
+        while blocked and blocked[0].id // _STEP < self.peer_streams:
+            stream = blocked.popleft()
+            stream.is_blocked = False
+            self.ledger.ready[stream.id] = None
