@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from codio_dht.net.quic.machine.buffers import Ledger, SendBuffer, StreamState
 from codio_dht.net.quic.machine.errors import Code
 from codio_dht.net.quic.varints import varint
@@ -101,6 +103,26 @@ def test_an_address_that_may_get_nothing_yet_keeps_no_timer_busy():
     due = ends.listener.next_timeout()
     assert due is not None
     assert due > ends.now
+
+
+@pytest.mark.parametrize("size", [36, 600])
+def test_rfc_9000_section_8_2_1_a_challenge_fills_its_datagram_if_so_much_may_be_sent(size):
+    ends = connected()
+    ends.listener.receive(ends.seal(b"\x01" + bytes(size)), "elsewhere", ends.now)
+    sizes = [
+        len(data)
+        for data, to in ends.listener.datagrams_to_send(ends.now)
+        if to == "elsewhere"
+    ]
+    assert ends.state(ends.listener).paths.current.challenge is not None
+    assert (sizes[0] >= 1_200) == (size == 600)
+
+
+def test_rfc_9000_section_8_2_2_an_answer_to_a_challenge_fills_its_datagram():
+    ends = connected()
+    assert ends.craft(b"\x1a" + b"12345678") is None
+    ((data, _),) = ends.listener.datagrams_to_send(ends.now)
+    assert len(data) >= 1_200
 
 
 # --- the handshake --------------------------------------------------------------------------------

@@ -111,7 +111,16 @@ class Builder:
             self._fill(packet, space, now, data=wants or bool(space.probes))
             if not packet.frames:
                 return
+            self._pad(packet, overhead)
             built.append((self._seal_short(packet, space, header, now), address))
+
+    @staticmethod
+    def _pad(packet: PacketDraft, overhead: int) -> None:
+        """Make the packet as long as it has to be. A datagram shows that its path takes full ones,
+        too, where so much may be sent (RFC 9000, section 8.2.1)."""
+        packet.pad(_MIN_PAYLOAD_BYTES)
+        if packet.asks_path and packet.room + overhead >= MIN_INITIAL_DATAGRAM_BYTES:
+            packet.pad(MIN_INITIAL_DATAGRAM_BYTES - overhead)
 
     def _short_header(self, space: Space) -> bytes:
         s = self._s
@@ -124,7 +133,6 @@ class Builder:
     def _seal_short(self, packet: PacketDraft, space: Space, header: bytes, now: float) -> bytes:
         keys = self._s.phases.send
         assert keys is not None
-        packet.pad(_MIN_PAYLOAD_BYTES)
         datagram = keys.seal(header, packet.record.number, bytes(packet.frames))
         self._register(packet, space, len(datagram), now)
         return datagram
@@ -184,7 +192,7 @@ class Builder:
             data = level is not PacketLevel.ONE_RTT or s.stage is not Progress.HANDSHAKE
             self._fill(packet, space, now, data=data)
             if packet.frames:
-                packet.pad(_MIN_PAYLOAD_BYTES)
+                self._pad(packet, overhead)
                 packets.append(packet)
                 room -= self._size(packet)
         return packets
@@ -242,8 +250,7 @@ class Builder:
             pass  # the rest waits until more came from there
         if not packet.frames:
             return
-        if allowed >= MIN_INITIAL_DATAGRAM_BYTES:
-            packet.pad(MIN_INITIAL_DATAGRAM_BYTES - overhead)
+        self._pad(packet, overhead)
         datagram = self._seal_short(packet, space, header, now)
         path.sent += len(datagram)
         built.append((datagram, path.address))
@@ -389,11 +396,13 @@ class Builder:
 
     def _write_path_frames(self, packet: PacketDraft, path: Path) -> None:
         while path.to_answer:
+            packet.asks_path = True
             packet.add(bytes((frames.PATH_RESPONSE,)) + path.to_answer[0])
             path.to_answer.popleft()
         if path.wants_challenge:
             challenge = path.make_challenge()
             path.wants_challenge = True  # until it is in a packet
+            packet.asks_path = True
             packet.add(bytes((frames.PATH_CHALLENGE,)) + challenge, path.on_challenge_fate)
             path.wants_challenge = False
 

@@ -27,7 +27,7 @@ class FullError(Exception):
 class PacketDraft:
     """A packet that is being built."""
 
-    __slots__ = ("frames", "level", "may_fly", "record", "room")
+    __slots__ = ("asks_path", "frames", "level", "may_fly", "record", "room")
 
     def __init__(self, level: PacketLevel, number: int, room: int, may_fly: int) -> None:
         self.level = level
@@ -37,6 +37,8 @@ class PacketDraft:
         """Bytes for frames."""
         self.may_fly = may_fly
         """The same for frames that congestion control counts."""
+        self.asks_path = False
+        """It challenges an address, or answers a challenge."""
 
     def add(self, frame: bytes, fate: Fate | None = None, *arguments: Any) -> None:
         """Put in a frame that asks for an acknowledgement.
