@@ -455,6 +455,23 @@ async def test_a_token_that_nobody_promised_ends_nothing() -> None:
         assert client.is_connected(server.peer_id)
 
 
+async def test_another_socket_of_the_node_does_not_betray_a_connections_reset_token() -> None:
+    elsewhere = Multiaddr("/ip4/127.0.0.2/udp/0/quic-v1")
+    async with made_host(QUIC, elsewhere) as server, made_host(QUIC) as client:
+        asked, other = sorted(server.addrs, key=str)
+        await client.connect(server.peer_id, [asked], soon())
+        (link,) = client._connections
+        assert isinstance(link, QuicLink)
+        await until(lambda: link.promised_token is not None)
+        async with Dialler(server, "127.0.0.1") as stranger:
+            stranger.server = ("127.0.0.2", port_of(other))
+            (ours,) = server._connections
+            assert isinstance(ours, QuicLink)
+            for each in ours.ids:
+                answer = await stranger.send(b"\x40" + each + bytes(60))
+                assert answer[-16:] != link.promised_token
+
+
 # --- floods ---------------------------------------------------------------------------------------
 
 

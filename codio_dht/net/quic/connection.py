@@ -26,6 +26,7 @@ taken half of that. ``receive`` never raises on a peer's bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from enum import Enum, auto
 from typing import Any, Final
 
@@ -105,6 +106,12 @@ class QuicIdentity:
         check_tls()
         self.setup = Setup(make_certificate(identity), ResetTokens(identity))
         self.unix_now = unix_now
+
+    def at(self, own: Address) -> QuicIdentity:
+        """The same at the socket that is bound to ``own``, whose reset tokens are its own."""
+        there = copy(self)
+        there.setup = Setup(self.setup.own, self.setup.resets.at(own))
+        return there
 
 
 class Quic:

@@ -23,6 +23,7 @@ from trio.lowlevel import checkpoint, notify_closing, wait_readable
 
 from codio_dht.core.clock import Monotonic
 from codio_dht.net.link import LinkContext, LinkState, now
+from codio_dht.net.quic.connection import QuicIdentity
 from codio_dht.net.quic.headers import LONG_HEADER, destination_of_long
 from codio_dht.net.quic.limits import (
     CONNECTION_ID_BYTES,
@@ -36,7 +37,7 @@ from codio_dht.net.quic.limits import (
 )
 from codio_dht.net.quic.link import QuicLink
 from codio_dht.net.quic.strangers import MIN_RESET_BYTES, Opening, Strangers
-from codio_dht.net.quic.tokens import RESET_TOKEN_BYTES, ResetTokens
+from codio_dht.net.quic.tokens import RESET_TOKEN_BYTES
 from codio_dht.net.quic.udp_socket import (
     Datagram,
     Path,
@@ -64,11 +65,12 @@ class Endpoint:
         context: LinkContext,
         sock: socket.socket,
         accept: Accept | None,
-        resets: ResetTokens,
+        identity: QuicIdentity,
     ) -> None:
-        """The connections of ``sock``; without ``accept`` nobody may begin one. ``resets`` are the
-        stateless reset tokens of this node's identity."""
+        """The connections of ``sock``; without ``accept`` nobody may begin one."""
         self.sock = sock
+        self.identity = identity.at(sock.getsockname())
+        """The node's, with the stateless reset tokens of this socket."""
         self._fd = sock.fileno()
         self._context = context
         self._accept = accept
@@ -78,7 +80,7 @@ class Endpoint:
         self._drained: dict[bytes, float] = {}
         """Ids of connections that are over, and until when packets for them get no answer."""
         self._strangers = Strangers(
-            resets,
+            self.identity.setup.resets,
             context.counters,
             listens=accept is not None,
             exempt_local=context.limits.exempt_local,

@@ -4,7 +4,9 @@
   8.1). Their key lives as long as the process: a dialler that comes back after a restart is asked
   once more.
 - :class:`ResetTokens` tell a peer that its connection is gone (RFC 9000, section 10.3). They follow
-  from the identity, so that a node that lost everything but its identity can still say so.
+  from the identity and the socket's own address, so that a node that lost everything but these can
+  still say so. Were they the same on all sockets of a node, anybody who sees an id would learn its
+  token by asking a socket that does not know the connection (section 21.11).
 
 No token is kept, and none of a peer's bytes makes them raise.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import hmac
 import os
+from copy import copy
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
@@ -33,12 +36,18 @@ _MILLISECONDS: Final = 1_000
 
 
 class ResetTokens:
-    """The stateless reset tokens of one identity."""
+    """The stateless reset tokens of one identity, at one of its sockets."""
 
     __slots__ = ("_key",)
 
     def __init__(self, identity: PrivateKey) -> None:
         self._key = hmac.digest(identity.to_protobuf(), _RESET_LABEL, "sha256")
+
+    def at(self, own: SocketName) -> ResetTokens:
+        """The tokens of the socket that is bound to ``own``."""
+        others = copy(self)
+        others._key = hmac.digest(self._key, f"{own[0]} {own[1]}".encode(), "sha256")
+        return others
 
     def of(self, connection_id: bytes) -> bytes:
         """The token of one of this node's connection ids; the same for ever."""

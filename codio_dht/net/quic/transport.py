@@ -95,7 +95,7 @@ class QuicTransport:
             endpoint.close()
 
     def _endpoint(self, sock: socket.socket, accept: Accept | None) -> Endpoint:
-        return Endpoint(self._context, sock, accept, self._identity.setup.resets)
+        return Endpoint(self._context, sock, accept, self._identity)
 
     def _accept(
         self, endpoint: Endpoint, target: Target, original_id: bytes, retry_id: bytes | None
@@ -109,7 +109,7 @@ class QuicTransport:
         link = QuicLink(
             self._context,
             endpoint,
-            self._identity,
+            endpoint.identity,
             target,
             inbound=True,
             original_id=original_id,
@@ -134,7 +134,7 @@ class QuicTransport:
         link = QuicLink(
             self._context,
             endpoint,
-            self._identity,
+            endpoint.identity,
             target,
             inbound=False,
             expected=peer_id,
