@@ -95,6 +95,16 @@ def test_what_the_system_cannot_cut_is_sent_one_by_one(refusal, again):
     assert again == bool(sock.joined)
 
 
+@LINUX
+def test_an_address_that_nothing_can_be_sent_to_does_not_end_cutting():
+    sock = FakeSocket(errno.EINVAL, errno.EINVAL)  # as for port 0, which anybody may claim
+    sender = sender_on(sock)
+    assert 3 == sender.send([(b"x", HERE)] * 3)
+    sock.refusal = sock.each = None
+    assert 0 == sender.send([(b"y", HERE)] * 3)
+    assert [[b"y"] * 3] == sock.joined
+
+
 def test_what_the_system_does_not_take_is_counted():
     full = errno.EAGAIN
     assert 3 == sender_on(FakeSocket(full, full)).send([(b"x", HERE)] * 3)

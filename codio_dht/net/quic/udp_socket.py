@@ -180,11 +180,12 @@ class Sender:
         try:
             self._sock.sendmsg([data for data, _ in run], told, 0, remote)
         except OSError as error:
-            if error.errno in _UNSUPPORTED and local is None:
-                self._cuts = False
-            elif error.errno != errno.EMSGSIZE and error.errno not in _UNSUPPORTED:
+            if error.errno != errno.EMSGSIZE and error.errno not in _UNSUPPORTED:
                 return len(run)
-            return self._send_each(run)
+            lost = self._send_each(run)
+            if error.errno in _UNSUPPORTED and local is None and not lost:
+                self._cuts = False  # else it is the address that the system refuses
+            return lost
         return 0
 
     def _send_each(self, datagrams: Sequence[Datagram]) -> int:
