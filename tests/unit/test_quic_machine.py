@@ -222,6 +222,7 @@ def test_rfc_9000_section_17_2_5_a_dialler_follows_one_retry():
         return retry_packet(original=original, source=source, destination=own, token=b"token")
 
     dialler.receive(retry(b"another id", b"retry-01"), THERE, START)
+    dialler.receive(retry(first_id, first_id), THERE, START)  # gives no other id
     assert [] == dialler.datagrams_to_send(START)
     dialler.receive(retry(first_id, b"retry-01"), THERE, START)
     ((again, _),) = dialler.datagrams_to_send(START)

@@ -214,6 +214,7 @@ class Reader:
             or s.has_begun_reading
             or s.retry_id is not None
             or header.destination != s.ids.own[0].id
+            or header.source == s.first_id
             or not token
             or len(body) < header.number_at
             or retry_tag(s.first_id, body) != tag
