@@ -110,9 +110,7 @@ def test_rfc_9000_section_8_2_1_a_challenge_fills_its_datagram_if_so_much_may_be
     ends = connected()
     ends.listener.receive(ends.seal(b"\x01" + bytes(size)), "elsewhere", ends.now)
     sizes = [
-        len(data)
-        for data, to in ends.listener.datagrams_to_send(ends.now)
-        if to == "elsewhere"
+        len(data) for data, to in ends.listener.datagrams_to_send(ends.now) if to == "elsewhere"
     ]
     assert ends.state(ends.listener).paths.current.challenge is not None
     assert (sizes[0] >= 1_200) == (size == 600)
@@ -123,6 +121,30 @@ def test_rfc_9000_section_8_2_2_an_answer_to_a_challenge_fills_its_datagram():
     assert ends.craft(b"\x1a" + b"12345678") is None
     ((data, _),) = ends.listener.datagrams_to_send(ends.now)
     assert len(data) >= 1_200
+
+
+def test_who_moves_while_much_is_lost_at_its_old_address_is_found_at_the_new_one():
+    ends = connected()
+    number = ends.dialler.open_stream()
+    ends.dialler.write(number, b"ask")
+    ends.run()
+    ends.listener.write(number, bytes(200_000))
+    ends.run()  # the congestion window has grown
+    ends.dialler.grant_stream(number, 200_000)
+    ends.run()
+    ends.listener.write(number, bytes(200_000))
+    for _ in range(40):  # nothing arrives at an address that is no longer the peer's
+        ends.listener.datagrams_to_send(ends.now)
+        ends.now += 0.1
+        ends.listener.on_timeout(ends.now)
+    recovery = ends.state(ends.listener).recovery
+    assert recovery.room < 0
+    move(ends, "elsewhere")
+    assert recovery.room < 0
+    ends.listener.datagrams_to_send(ends.now)
+    path = ends.state(ends.listener).paths.current
+    assert path.challenge is not None
+    assert not path.wants_challenge  # it has left
 
 
 # --- the handshake --------------------------------------------------------------------------------

@@ -187,7 +187,8 @@ class Builder:
             overhead = self._overhead(level)
             if room < overhead + _MIN_ROOM_BYTES:
                 break
-            flight = room if space.probes else min(room, s.recovery.room)
+            is_probe = space.probes or s.paths.current.wants_challenge
+            flight = room if is_probe else min(room, s.recovery.room)
             packet = PacketDraft(level, space.next_number, room - overhead, flight - overhead)
             data = level is not PacketLevel.ONE_RTT or s.stage is not Progress.HANDSHAKE
             self._fill(packet, space, now, data=data)
