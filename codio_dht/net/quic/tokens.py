@@ -45,9 +45,10 @@ class ResetTokens:
 
     def at(self, own: SocketName) -> ResetTokens:
         """The tokens of the socket that is bound to ``own``."""
-        others = copy(self)
-        others._key = hmac.digest(self._key, f"{own[0]} {own[1]}".encode(), "sha256")
-        return others
+        there = copy(self)
+        key = hmac.digest(self._key, f"{own[0]} {own[1]}".encode(), "sha256")
+        there._key = key  # noqa: SLF001 - of the same class
+        return there
 
     def of(self, connection_id: bytes) -> bytes:
         """The token of one of this node's connection ids; the same for ever."""

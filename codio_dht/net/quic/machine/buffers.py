@@ -156,8 +156,7 @@ class SendBuffer:
         """What was sent is with the peer, or lost."""
         if self.reset_code is not None:
             return
-        if start < self._start:  # sent twice: the peer has this much from the other packet
-            start = self._start
+        start = max(start, self._start)  # sent twice, it may be there from the other packet
         if not acknowledged:
             self._on_lost(start, stop, fin)
             return
