@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from codio_dht.store.sqlite import SqliteStore
+from killing import kill_after
 
 ROOT = Path(__file__).parents[2]
 ROUNDS = 6
@@ -53,25 +51,6 @@ trio.run(main)
 """
 
 
-def killed(directory: Path, first: int, lines: int) -> list[list[str]]:
-    """What the program had said when it was killed, after so many lines or a few more."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(directory), str(first)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout is not None
-    try:
-        said = [child.stdout.readline() for _ in range(lines)]
-    finally:
-        child.send_signal(signal.SIGKILL)
-        said += child.stdout.readlines()
-        child.stdout.close()
-        assert child.wait(30) == -signal.SIGKILL
-    return [line.split() for line in said if line.endswith("\n")]
-
-
 @pytest.mark.conformance("c66")
 @pytest.mark.deadline_s(300)
 def test_after_sigkill_no_saved_key_is_forgotten_and_no_removed_one_comes_back(
@@ -83,7 +62,8 @@ def test_after_sigkill_no_saved_key_is_forgotten_and_no_removed_one_comes_back(
         first = turn * 1_000_000
         saved: set[int] = set()
         removed: set[int] = set()
-        for what, begin, done in killed(tmp_path, first, rng.randrange(1, 9)):
+        for line in kill_after(rng.randrange(1, 9), PROGRAM, tmp_path, first):
+            what, begin, done = line.split()
             numbers = range(int(begin), int(begin) + int(done))
             (saved if what == "saved" else removed).update(numbers)
         store = SqliteStore(tmp_path)

@@ -4,9 +4,6 @@ peers come and go: nothing leaks, nothing is forgotten, every container returns 
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
-import sys
 from collections import Counter, OrderedDict, deque
 from pathlib import Path
 
@@ -45,6 +42,7 @@ from hostile_host import (
     numbered_id,
     plant,
 )
+from killing import kill_after, start
 from nodes import EPOCH, full_addr, host_of, memory_net, open_nodes, settle, soon
 
 CID = "bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy"
@@ -323,15 +321,6 @@ trio.run(main)
 """
 
 
-def start(directory: Path, first: int, limit: int = 0) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", PROVIDE, str(directory), str(first), str(limit)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
 def own_keys(directory: Path) -> set[int]:
     store = SqliteStore(directory)
     keys = {int.from_bytes(own.key[2:], "big") for own in store.keys.page(b"", 100_000)}
@@ -343,21 +332,15 @@ def own_keys(directory: Path) -> set[int]:
 def test_after_sigkill_no_key_is_forgotten_whose_provide_had_returned(tmp_path):
     rng, told = random.Random(9), set()
     for turn in range(4):
-        child = start(tmp_path, turn * 10_000)
-        assert child.stdout is not None
-        lines = [child.stdout.readline() for _ in range(rng.randrange(1, 40))]
-        child.send_signal(signal.SIGKILL)
-        lines += child.stdout.readlines()
-        child.stdout.close()
-        assert child.wait(30) == -signal.SIGKILL
-        told |= {int(line) for line in lines if line.endswith("\n")}
+        lines = kill_after(rng.randrange(1, 40), PROVIDE, tmp_path, turn * 10_000, 0)
+        told |= set(map(int, lines))
         found = own_keys(tmp_path)
         assert found >= told
         assert len(found - told) <= turn + 1
 
 
 def test_a_full_disk_refuses_provides_and_forgets_none(tmp_path):
-    child = start(tmp_path, 0, limit=200_000)
+    child = start(PROVIDE, tmp_path, 0, 200_000)
     said, _ = child.communicate(timeout=90)
     assert child.returncode == 0
     assert own_keys(tmp_path) == set(range(int(said) + 1))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from codio_dht.core.peer import PeerId
 from codio_dht.core.records import Flush, ProviderRow
 from codio_dht.store.identity import load_or_create_identity
 from codio_dht.store.sqlite import SqliteStore
+from killing import kill_after, start
 
 ROOT = Path(__file__).parents[2]
 BATCH = 50
@@ -90,29 +88,6 @@ print("refused", refused)
 )
 
 
-def start(program: str, directory: Path, number: int) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", program, str(directory), str(number)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def kill_after(program: str, directory: Path, number: int, lines: int) -> list[str]:
-    """What the program had said when it was killed, ``lines`` lines or a few more into its work."""
-    child = start(program, directory, number)
-    assert child.stdout is not None
-    try:
-        said = [child.stdout.readline() for _ in range(lines)]
-    finally:
-        child.send_signal(signal.SIGKILL)
-        said += child.stdout.readlines()
-        child.stdout.close()
-        assert child.wait(30) == -signal.SIGKILL
-    return [line for line in said if line.endswith("\n")]
-
-
 def batch_rows(number: int) -> set[PeerId]:
     assert number >= 0
     return {PeerId(b"\x12\x20" + n.to_bytes(32, "big")) for n in range(BATCH)}
@@ -127,7 +102,7 @@ def test_after_sigkill_every_own_key_and_every_flushed_batch_is_there_and_whole(
     batches: set[int] = set()
     first = 0
     for _ in range(ROUNDS):
-        for line in kill_after(ADD_AND_FLUSH, tmp_path, first, rng.randrange(2, 60)):
+        for line in kill_after(rng.randrange(2, 60), ADD_AND_FLUSH, tmp_path, first):
             kind, number = line.split()
             (keys if kind == "key" else batches).add(int(number))
         first = max(keys) + 10
@@ -147,7 +122,7 @@ def test_after_sigkill_a_key_file_is_whole_or_not_there(tmp_path: Path) -> None:
     rng = random.Random(7)
     for turn in range(ROUNDS):
         number = turn * 10_000
-        told = kill_after(MAKE_IDENTITIES, tmp_path, number, rng.randrange(1, 30))
+        told = kill_after(rng.randrange(1, 30), MAKE_IDENTITIES, tmp_path, number)
         for line in told:
             made, peer_id = line.split()
             key = load_or_create_identity(tmp_path / made / "identity.key")
