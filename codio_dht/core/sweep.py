@@ -362,6 +362,11 @@ class Sweep:
         """When what lies at ``place`` was swept last; 0 if never."""
         return UnixTime(self._swept[self._index_of(place)])
 
+    def lag_s(self, now: UnixTime) -> float:
+        """How long the part has been due that is due for longest, in seconds; 0 if none is due."""
+        first = min(self._due(index, now) for index in range(len(self._starts)))
+        return max(0.0, now - max(first, self._earliest_due(now)))
+
     def figures(self, now: UnixTime) -> SweepFigures:
         """Where the sweep stands. Looks at every part."""
         dues = [self._due(index, now) for index in range(len(self._starts))]
@@ -375,7 +380,7 @@ class Sweep:
             due=sum(due <= now for due in dues),
             running=len(self._running),
             next_due=None if first == inf else UnixTime(first),
-            lag_s=max(0.0, now - max(first, self._earliest_due(now))),
+            lag_s=self.lag_s(now),
             keys_per_s=keys / RATE_WINDOW_S,
             copies_per_key=copies / keys if keys else None,
         )

@@ -162,10 +162,9 @@ def make_providing(shared: Shared, main: NetworkRuntime) -> Providing:
         interval_s=config.republish_interval,
         k=config.replication_factor,
     )
-    provided_at = provider_addrs(config)
 
     def told() -> tuple[bytes, ...]:
-        return told_addrs(network, lambda: shared.host.addrs, provided_at)
+        return told_addrs(network, lambda: shared.host.addrs, main.provided_at)
 
     sweeping = Sweeping(main.lookups, shared.storage, sweep, shared.clock, told)
     return Providing(
@@ -281,6 +280,7 @@ def make_runtime(
         shared.runner,
         shared.denials,
     )
+    provided_at = provider_addrs(config)
     responder = Responder(
         host.peer_id,
         table=network.table,
@@ -289,7 +289,7 @@ def make_runtime(
         rng=shared.rng,
         address_filter=network.address_filter,
         own_keys=shared.own_keys,
-        provider_addrs=provider_addrs(config),
+        provider_addrs=provided_at,
         values=shared.values,
         k=config.replication_factor,
         origin_of=partial(_record_origin, host),
@@ -309,7 +309,7 @@ def make_runtime(
         deliveries=Deliveries(lookups, shared.errands),
         protection=protection,
         keeps_snapshot=keeps_snapshot,
-        provided_at=provider_addrs(config),
+        provided_at=provided_at,
     )
 
 

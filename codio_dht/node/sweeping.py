@@ -184,7 +184,7 @@ class Sweeping:
 
     def _warn_of_lag(self, now: UnixTime) -> None:
         """Say so if the sweep falls further and further behind."""
-        lag_s = self.sweep.figures(now).lag_s if len(self._storage.own_keys) else 0.0
+        lag_s = self.sweep.lag_s(now) if len(self._storage.own_keys) else 0.0
         if lag_s < LAG_WARNING_S:
             self._warned_lag_s = 0.0
         elif lag_s >= self._warned_lag_s + LAG_WARNING_S:
