@@ -19,7 +19,6 @@ from typing import Any, Final, Self
 
 from codio_dht.daemon.datadir import socket_path, start_command
 from codio_dht.daemon.protocol import (
-    API_VERSION,
     MAX_ANSWER_BYTES,
     MAX_REQUESTS_PER_CONNECTION,
     Answer,
@@ -35,6 +34,7 @@ from codio_dht.daemon.protocol import (
     Result,
     decode_answer,
     encode_request,
+    version_fault,
 )
 from codio_dht.errors import CodioError
 
@@ -186,11 +186,8 @@ class CommandConnection:
                 raise _error(failure)
             case _:
                 raise DaemonError("what answers there is not a codio-dht daemon")
-        if hello.api != API_VERSION:
-            raise DaemonError(
-                f"the daemon (codio-dht {hello.version}) speaks version {hello.api} of the control"
-                f" API, this command version {API_VERSION}; use the same release for both"
-            )
+        if fault := version_fault(hello, "this command"):
+            raise DaemonError(fault)
         return hello
 
     def send(self, method: str, params: Mapping[str, Any]) -> int:

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from codio_dht.daemon.datadir import start_command
 from codio_dht.daemon.protocol import (
-    API_VERSION,
     MAX_ANSWER_BYTES,
     ControlError,
     ErrorCode,
@@ -27,6 +26,7 @@ from codio_dht.daemon.protocol import (
     Result,
     decode_answer,
     encode_request,
+    version_fault,
 )
 from codio_dht.errors import (
     CapacityError,
@@ -91,8 +91,9 @@ class Exchange:
         try:
             for answer in map(decode_answer, self._reader.feed(data)):
                 match answer:
-                    case Hello(api, version, _):
-                        _check_version(api, version)
+                    case Hello() as hello:
+                        if fault := version_fault(hello, "this program"):
+                            raise DaemonFaultError(fault)
                     case Item(_, item):
                         items.append(item)
                     case Result(_, result):
@@ -111,14 +112,6 @@ def connection_failure(error: OSError, data_dir: Path) -> CodioError:
             f"no daemon is running in {data_dir}; start one: {start_command(data_dir)}"
         )
     return NotRunningError(f"cannot talk to the daemon in {data_dir}: {error.strerror}")
-
-
-def _check_version(api: int, version: str) -> None:
-    if api != API_VERSION:
-        raise DaemonFaultError(
-            f"the daemon (codio-dht {version}) speaks version {api} of the control API, this"
-            f" program version {API_VERSION}; use the same release for both"
-        )
 
 
 def _error(code: str, message: str) -> CodioError:

@@ -109,6 +109,16 @@ class Hello:
     peer_id: str
 
 
+def version_fault(hello: Hello, speaker: str) -> str | None:
+    """Why ``speaker``, as in "this command", cannot talk to the daemon; None if it can."""
+    if hello.api == API_VERSION:
+        return None
+    return (
+        f"the daemon (codio-dht {hello.version}) speaks version {hello.api} of the control API,"
+        f" {speaker} version {API_VERSION}; use the same release for both"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One of several results, as it was found."""
